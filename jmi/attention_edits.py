@@ -1,0 +1,138 @@
+"""Interventions on attention weights: knocking edges out, setting and scaling them.
+
+An edge goes from a query position (the token that looks) to a key position (the token looked at).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jmi.errors import InterventionError
+from jmi.selection import axis_mask, check_selectors, site_mask
+from jmi.sites import Site
+
+SCORES = "blocks.*.attn.hook_attn_scores"
+PATTERN = "blocks.*.attn.hook_pattern"
+
+
+@struct.dataclass
+class Edges:
+    """Base of attention edits: which edges. Everything not given means all.
+
+    Attributes:
+      queries: query positions; alone, these queries attend to nothing chosen.
+      keys: key positions.
+      heads: query heads.
+      rows: batch rows.
+      edges: ``[n, 2]`` (query, key) pairs, instead of the product of ``queries`` and ``keys``.
+      mask: boolean array broadcastable to ``[batch, head, query, key]``, further narrowing.
+    """
+
+    queries: Any = struct.field(default=None, kw_only=True)
+    keys: Any = struct.field(default=None, kw_only=True)
+    heads: Any = struct.field(default=None, kw_only=True)
+    rows: Any = struct.field(default=None, kw_only=True)
+    edges: Any = struct.field(default=None, kw_only=True)
+    mask: Any = struct.field(default=None, kw_only=True)
+
+    def _selectors(self) -> dict[str, Any]:
+        return {"rows": self.rows, "heads": self.heads, "queries": self.queries, "keys": self.keys}
+
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for edges that do not exist in a tensor of ``shape``."""
+        check_selectors(self._selectors(), site, shape)
+        if all(getattr(self, f) is None for f in ("queries", "keys", "heads", "rows", "edges", "mask")):
+            raise InterventionError(f"{site.point}: name the edges: queries=, keys=, heads=, edges= or mask=")
+        if self.edges is None or isinstance(self.edges, jax.core.Tracer):
+            return
+        edges = np.asarray(self.edges)
+        if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
+            raise InterventionError(
+                f"{site.point}: edges= must be (query, key) pairs, got shape {edges.shape}"
+            )
+        check_selectors({"queries": edges[:, 0], "keys": edges[:, 1]}, site, shape)
+
+    def edge_mask(self, value: jax.Array, site: Site) -> jax.Array:
+        """Boolean mask of the chosen edges, broadcast to ``[batch, head, query, key]``."""
+        mask = site_mask(self._selectors(), site, value.shape)
+        mask = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask
+        if self.edges is not None:
+            pairs = jnp.asarray(self.edges)
+            to = axis_mask(pairs[:, :1], value.shape[-2]), axis_mask(pairs[:, 1:], value.shape[-1])
+            mask = mask & (to[0][:, :, None] & to[1][:, None, :]).any(0)[None, None]
+        if self.mask is not None:
+            given = jnp.asarray(self.mask)
+            mask = mask & given.reshape((1,) * (value.ndim - given.ndim) + given.shape).astype(bool)
+        try:
+            return jnp.broadcast_to(mask, value.shape)
+        except ValueError:
+            raise InterventionError(
+                f"{site.point}: mask= of shape {jnp.shape(self.mask)} does not broadcast to {value.shape}"
+            ) from None
+
+
+def _only_at(edit: Edges, site: Site, point: str, instead: str) -> None:
+    if site.point != point:
+        name = type(edit).__name__
+        raise InterventionError(f"{site.point}: {name} acts on {point}; {instead}")
+
+
+@struct.dataclass
+class Knockout(Edges):
+    """Cut attention edges: the chosen scores become -inf, so their attention is exactly zero.
+
+    The site comes after any soft-cap and mask, so the cut holds there too. The softmax gives the
+    lost weight to the other keys; a query with every key cut attends to nothing (a row of zeros).
+
+    Example:
+      >>> import jmi
+      >>> hooks = {"blocks.8.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=0)}
+    """
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        _only_at(self, site, SCORES, "to zero attention weights after the softmax use Zero")
+        return jnp.where(self.edge_mask(value, site), -jnp.inf, value)
+
+
+@struct.dataclass
+class ScaleAttention(Edges):
+    """Multiply the chosen attention weights by ``factor``, then renormalise the rows touched."""
+
+    factor: Any
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        _only_at(self, site, PATTERN, "attach it there")
+        mask = self.edge_mask(value, site)
+        scaled = jnp.where(mask, value * jnp.asarray(self.factor).astype(value.dtype), value)
+        return _renormalise(scaled, value, mask)
+
+
+@struct.dataclass
+class SetAttention(Edges):
+    """Set the chosen attention weights to ``weight``; the row's other visible keys pay for it.
+
+    The difference is taken in equal parts from the other keys with attention above zero, none
+    below zero, and the row is renormalised. Keys without attention (the future) stay without.
+    """
+
+    weight: Any
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        _only_at(self, site, PATTERN, "attach it there")
+        mask = self.edge_mask(value, site)
+        weight = jnp.asarray(self.weight).astype(value.dtype)
+        others = ~mask & (value > 0)
+        change = jnp.where(mask, weight - value, 0).sum(-1, keepdims=True)
+        share = change / jnp.maximum(others.sum(-1, keepdims=True), 1).astype(value.dtype)
+        moved = jnp.where(mask, weight, jnp.where(others, jnp.maximum(value - share, 0), value))
+        return _renormalise(moved, value, mask)
+
+
+def _renormalise(new: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:
+    total = new.sum(-1, keepdims=True)
+    # A row whose every weight vanished cannot be normalised: it stays as it is, not NaN.
+    rows = new / jnp.where(total > 1e-10, total, 1)
+    return jnp.where(mask.any(-1, keepdims=True), rows, old)

@@ -1,0 +1,152 @@
+"""Captures: which values a run returns, and what is kept of each.
+
+A capture is a name or a `Capture`. Its reducer runs inside the layer, so only the reduced array is
+ever stored. Layers are stored one after another on one axis, in layer order.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jmi.errors import HookError
+from jmi.sites import HasSites, Site, find
+
+Reducer = Callable[[jax.Array, Site], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """What to return from a site.
+
+    Attributes:
+      name: site name or pattern.
+      when: "after" the interventions there (what flows onward), or "before" them (what arrived).
+      reduce: pure ``(value, site) -> array`` that runs in the layer; a pytree callable keeps its
+        arrays as data, a plain function is static and retraces for each new object.
+      label: the key in the output; by default the name, plus ``@before``.
+    """
+
+    name: str
+    when: Literal["after", "before"] = "after"
+    reduce: Reducer | None = None
+    label: str | None = None
+
+
+@struct.dataclass
+class Select:
+    """Reducer: one position and/or one head (data), its axis dropped."""
+
+    position: Any = None
+    head: Any = None
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        picks = [(self.position, site.axis("pos", "query")), (self.head, site.axis("head", "kv_head"))]
+        for index, axis in sorted((p for p in picks if p[0] is not None), key=lambda p: -(p[1] or 0)):
+            if axis is None:
+                raise HookError(f"{site.point}: Select names an axis that is not among {site.axes}")
+            value = jax.lax.dynamic_index_in_dim(value, jnp.asarray(index), axis, keepdims=False)
+        return value
+
+
+@struct.dataclass
+class Dot:
+    """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32."""
+
+    vectors: Any
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        del site
+        wide = jnp.promote_types(value.dtype, jnp.float32)
+        return value.astype(wide) @ jnp.asarray(self.vectors).astype(wide).T
+
+
+@struct.dataclass
+class Norm:
+    """Reducer: Euclidean length of the last axis, at least float32."""
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        del site
+        return jnp.linalg.norm(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=-1)
+
+
+@struct.dataclass
+class IsFinite:
+    """Reducer: True when every entry is finite. Over ``blocks.*`` it finds the layer of a NaN."""
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        del site
+        return jnp.isfinite(value).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Static part of one stored capture: everything but which layers and the reducer's arrays.
+
+    ``count`` is the number of layers kept, None outside the blocks. ``whole`` means every layer.
+    """
+
+    label: str
+    point: str
+    when: str
+    count: int | None
+    whole: bool
+
+
+@dataclasses.dataclass
+class Plan:
+    """A validated list of captures: static groups, their data, and the layers each one keeps."""
+
+    groups: tuple[Group, ...]
+    data: tuple[tuple[Any, Reducer | None], ...]
+    layers: tuple[tuple[int, ...] | None, ...]
+
+
+def plan(arch: HasSites, capture: Sequence[str | Capture]) -> Plan:
+    """Validate ``capture`` and group it by site; names of one point share one buffer.
+
+    Raises:
+      HookError: an unknown name, or one label used for two different things.
+    """
+    if isinstance(capture, (str, Capture)):
+        capture = [capture]
+    merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]] = {}
+    for given in capture:
+        spec = Capture(given) if isinstance(given, str) else given
+        if spec.when not in ("after", "before"):
+            raise HookError(f"{spec.name}: when={spec.when!r}; use 'after' or 'before'")
+        for site, layers in find(arch, spec.name):
+            label = spec.label or site.point + ("@before" if spec.when == "before" else "")
+            point, when, reduce, known = merged.setdefault(
+                label, (site.point, spec.when, spec.reduce, None if layers is None else set())
+            )
+            if (point, when) != (site.point, spec.when) or reduce is not spec.reduce:
+                raise HookError(f"{spec.name}: two different captures under '{label}'; give each a label=")
+            if known is not None and layers is not None:
+                known.update(layers)
+    return _build(arch.n_layers, merged)
+
+
+def _build(n_layers: int, merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]]) -> Plan:
+    groups, data, kept = [], [], []
+    for label, (point, when, reduce, known) in merged.items():
+        layers = None if known is None else tuple(sorted(known))
+        count = None if layers is None else len(layers)
+        groups.append(Group(label, point, when, count, whole=count == n_layers))
+        slots = None if layers is None else _slots(layers, n_layers)
+        if reduce is not None and jax.tree_util.all_leaves([reduce]):
+            reduce = jax.tree_util.Partial(reduce)
+        data.append((slots, reduce))
+        kept.append(layers)
+    return Plan(tuple(groups), tuple(data), tuple(kept))
+
+
+def _slots(layers: tuple[int, ...], n_layers: int) -> np.ndarray:
+    """Row of each layer, or -1: ``int32[n_layers]``."""
+    slots = np.full(n_layers, -1, np.int32)
+    slots[list(layers)] = np.arange(len(layers))
+    return slots

@@ -1,0 +1,29 @@
+"""Every error jmi raises on purpose. Each message says what is wrong and how to mend it."""
+
+
+class JmiError(Exception):
+    """Base of all errors raised by jmi; the command line turns it into exit code 2."""
+
+
+class HookError(JmiError):
+    """A hook or capture names a point that this model does not have, or one that would not run."""
+
+
+class InterventionError(JmiError):
+    """An intervention does not fit the point it is attached to: shape, dtype, index or kind."""
+
+
+class ConfigError(JmiError):
+    """A model configuration, or an argument, that jmi cannot honour exactly."""
+
+
+class CheckpointError(JmiError):
+    """Weights that are missing, surplus, mis-shaped, truncated, not finite or of a wrong dtype."""
+
+
+class TokenizerError(JmiError):
+    """Text that cannot become tokens as asked, or a model without a tokenizer."""
+
+
+class DownloadError(JmiError):
+    """A model that is neither a folder, nor embedded, nor cached, nor reachable."""

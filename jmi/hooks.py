@@ -1,0 +1,111 @@
+"""From the hooks a user writes to the hooks the engine runs.
+
+`prepare` resolves names, checks what can be checked without running, and turns every choice into
+data: ``{"blocks.5.hook_resid_post": Add(v)}`` becomes ``{"blocks.*.hook_resid_post": (At(mask,
+Add(v)),)}``, whose tree structure does not depend on the layer. The result is itself a hooks dict.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jmi.errors import HookError
+from jmi.interventions import At
+from jmi.sites import HasSites, Site, find
+
+Hooks = Mapping[str, Any]
+
+
+def prepare(arch: HasSites, hooks: Hooks | None, shape: tuple[int, int]) -> dict[str, tuple[Any, ...]]:
+    """Canonical form of ``hooks`` for ``arch``, checked against inputs of ``shape`` (batch, pos).
+
+    Pass the result to your own ``jit`` of `forward`: another layer, position, head, vector, mask
+    or strength keeps its structure, so nothing is traced again. Under several names that meet at
+    one point, wildcards run first, then names in alphabetical order; a sequence runs in order.
+
+    Raises:
+      HookError: an unknown name, layer or something that is not an intervention.
+      InterventionError: an index out of range or a selector without meaning at the site.
+    """
+    prepared: dict[str, list[Any]] = {}
+    for name in sorted(hooks or {}):
+        given = hooks[name]  # type: ignore[index]
+        sequence = given if isinstance(given, (list, tuple)) else (given,)
+        for site, layers in find(arch, name):
+            checked = [_one(arch, name, hook, site, layers, shape) for hook in sequence]
+            prepared.setdefault(site.point, []).extend(checked)
+    return {point: tuple(sequence) for point, sequence in prepared.items()}
+
+
+def _one(
+    arch: HasSites,
+    name: str,
+    hook: Any,
+    site: Site,
+    layers: tuple[int, ...] | None,
+    shape: tuple[int, int],
+) -> Any:
+    if not callable(hook):
+        raise HookError(f"{name}: {hook!r} is not an intervention (a callable (value, site) -> value)")
+    if not isinstance(hook, At):
+        hook = _as_data(hook)
+        _check(hook, site, shape)
+        return hook if layers is None else At(_layer_mask(layers, arch.n_layers), hook)
+    if layers is None or len(layers) != arch.n_layers:
+        raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
+    inner = _as_data(hook.hook)
+    _check(inner, site, shape)
+    return At(_as_mask(name, hook.layers, arch.n_layers), inner)
+
+
+def _check(hook: Any, site: Site, shape: tuple[int, int]) -> None:
+    if hasattr(hook, "check"):
+        hook.check(site, site.shape(*shape))
+
+
+def _layer_mask(layers: tuple[int, ...], n_layers: int) -> np.ndarray:
+    mask = np.zeros(n_layers, bool)
+    mask[list(layers)] = True
+    return mask
+
+
+def _as_mask(name: str, layers: Any, n_layers: int) -> Any:
+    if isinstance(layers, jax.Array):
+        if layers.dtype == bool:
+            return layers
+        index = jax.numpy.atleast_1d(layers)
+        index = jax.numpy.where(index < 0, index + n_layers, index)
+        return (index[:, None] == jax.numpy.arange(n_layers, dtype=index.dtype)[None]).any(0)
+    given = np.asarray(layers)
+    if given.dtype == bool and given.shape == (n_layers,):
+        return given
+    if not np.issubdtype(given.dtype, np.integer):
+        raise HookError(f"{name}: layers must be indices or a mask of {n_layers} booleans")
+    if given.size and (given.min() < -n_layers or given.max() >= n_layers):
+        raise HookError(f"{name}: layers {given.tolist()}; this model has layers 0 to {n_layers - 1}")
+    return _layer_mask(tuple(np.atleast_1d(given) % n_layers), n_layers)
+
+
+def _as_data(hook: Any) -> Any:
+    """``hook`` with Python numbers and lists of them as arrays; a bare function made static."""
+    if dataclasses.is_dataclass(hook) and not isinstance(hook, type):
+        data = {
+            f.name: _as_data(getattr(hook, f.name))
+            for f in dataclasses.fields(hook)
+            if f.metadata.get("pytree_node", True) and getattr(hook, f.name) is not None
+        }
+        return dataclasses.replace(hook, **data)
+    if isinstance(hook, (bool, int, float, np.generic, range)) or _is_numbers(hook):
+        return np.asarray(hook)
+    if callable(hook) and jax.tree_util.all_leaves([hook]):
+        return jax.tree_util.Partial(hook)
+    return hook
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and (
+        not value or all(isinstance(v, (int, float, np.generic)) or _is_numbers(v) for v in value)
+    )

@@ -1,0 +1,146 @@
+"""LanguageModel: architecture, parameters and tokenizer in one hand. Convenience, not semantics."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi.architecture import Architecture, Params
+from jmi.captures import Capture
+from jmi.engine import forward, plan_run, run_compiled
+from jmi.errors import ConfigError, TokenizerError
+from jmi.hooks import Hooks
+from jmi.output import Output, wrap
+from jmi.sites import layer_name, table_of
+from jmi.tokenizers import Batch, Encoding, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A model a person holds: text in, results out.
+
+    Attributes:
+      arch: what it computes.
+      params: its weights, a pytree.
+      tokenizer: None when the model ships none; only methods that use text then fail.
+      name: as it was asked for.
+      identity: gives the commit, or a content hash, of its files (computed when called).
+    """
+
+    arch: Architecture
+    params: Params
+    tokenizer: Tokenizer | None = None
+    name: str = "unnamed"
+    identity: Callable[[], str | None] = lambda: None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the parameters and so of the computation."""
+        return np.dtype(jax.tree.leaves(self.params)[0].dtype)
+
+    def run(
+        self,
+        prompt: str | Sequence[str] | jax.Array | np.ndarray,
+        hooks: Hooks | None = None,
+        capture: Sequence[str | Capture] = (),
+        *,
+        mask: Any = None,
+        positions: Any = None,
+        start_at_layer: Any = None,
+        carry: Any = None,
+        stop_at_layer: Any = None,
+    ) -> Output:
+        """Run the model, compiled; arguments and result as `jmi.forward`.
+
+        Args:
+          prompt: a text, several texts (padded on the left, so that position -1 is the last token
+            of each), or int32 tokens ``[b, s]``.
+
+        Nothing recompiles for another vector, strength, position, head, layer or mask; a new shape
+        or another kind of hook does.
+
+        Raises:
+          ConfigError: no token, more tokens than the context holds, or ids outside the vocabulary.
+          TokenizerError: text without a tokenizer.
+          HookError, InterventionError: as `jmi.forward`.
+        """
+        if isinstance(prompt, str):
+            tokens: Any = self.encode(prompt)
+        elif isinstance(prompt, (list, tuple)) and all(isinstance(p, str) for p in prompt):
+            batch = self.encode_batch(prompt, padding="left")
+            tokens, mask = batch.tokens, batch.mask
+        else:
+            tokens = prompt
+        static, data, layout = plan_run(
+            self.arch, tokens, hooks, capture, mask, positions, start_at_layer, carry, stop_at_layer, True
+        )
+        check_tokens(self.arch, tokens)
+        return wrap(layout, self.arch.n_layers, *run_compiled(static, self.params, *data))
+
+    def encode(self, text: str, special_tokens: bool = True) -> np.ndarray:
+        """Tokens int32 ``[1, s]`` of a text."""
+        return self._text().encode(text, special_tokens)[None]
+
+    def encode_batch(self, texts: Sequence[str], padding: Literal["left", "right"]) -> Batch:
+        """Texts padded to one length, with the mask that `run` needs."""
+        return self._text().encode_batch(texts, padding)
+
+    def encode_with_offsets(self, text: str, special_tokens: bool = True) -> Encoding:
+        """Tokens with the characters each covers."""
+        return self._text().encode_with_offsets(text, special_tokens)
+
+    def decode(self, tokens: Any) -> str:
+        """Text of token ids."""
+        return self._text().decode(tokens)
+
+    def token_id(self, word: str) -> int:
+        """Id of a word that is a single token; TokenizerError when it is several."""
+        return self._text().token_id(word)
+
+    def token_string(self, index: int) -> str:
+        """One token as text; ``<index>`` when the model has no tokenizer."""
+        return f"<{int(index)}>" if self.tokenizer is None else self.tokenizer.token_string(index)
+
+    def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
+        return sites(self.arch, batch, pos, self.dtype)
+
+    def _text(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise TokenizerError(f"{self.name} ships no tokenizer.json; give token ids instead of text")
+        return self.tokenizer
+
+
+def sites(
+    arch: Any, batch: int = 1, pos: int = 1, dtype: Any = jnp.float32
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every site of ``arch`` with its shape and dtype, in execution order, without weights.
+
+    Args:
+      arch: an architecture that describes its parameters (``param_tree``).
+    """
+    is_leaf = lambda leaf: hasattr(leaf, "init")  # noqa: E731
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), arch.param_tree(), is_leaf=is_leaf)
+    tokens = jax.ShapeDtypeStruct((batch, pos), jnp.int32)
+    table = table_of(arch)
+    out = jax.eval_shape(lambda p, t: forward(arch, p, t, capture=list(table)), params, tokens)
+    inside = [point for point in table if point.startswith("blocks.")]
+    names = [p for p in table if p not in inside]
+    first = list(table).index(inside[0])
+    names[first:first] = [layer_name(p, i) for i in range(arch.n_layers) for p in inside]
+    return {name: jax.eval_shape(lambda name=name: out[name]) for name in names}
+
+
+def check_tokens(arch: Architecture, tokens: Any) -> None:
+    """Raise ConfigError for a prompt longer than the context or ids outside the vocabulary."""
+    n_ctx, d_vocab = getattr(arch, "n_ctx", None), getattr(arch, "d_vocab", None)
+    if n_ctx is not None and tokens.shape[1] > n_ctx:
+        raise ConfigError(f"the prompt has {tokens.shape[1]} tokens; the context of this model holds {n_ctx}")
+    if d_vocab is None or isinstance(tokens, jax.core.Tracer):
+        return
+    low, high = int(np.min(tokens)), int(np.max(tokens))
+    if low < 0 or high >= d_vocab:
+        raise ConfigError(f"token ids must be 0 to {d_vocab - 1}; found {low if low < 0 else high}")

@@ -1,0 +1,60 @@
+"""Measures of a change in logits. Natural logarithms: divergences are in nats.
+
+Logits have the vocabulary as last axis; every other axis is kept, so results stay per example.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
+    """KL(baseline || other) in nats, ``[...]`` from logits ``[..., vocab]``, in at least float32."""
+    p, q = _log_softmax(baseline), _log_softmax(other)
+    # Where the baseline has no mass the term is zero, also when the other has none (0 * inf).
+    return jnp.where(p == -jnp.inf, 0, jnp.exp(p) * (p - q)).sum(-1)
+
+
+def logit_diff(logits: jax.Array, token: jax.Array | int, other: jax.Array | int) -> jax.Array:
+    """Logit of ``token`` minus logit of ``other``, ``[...]``."""
+    return _take(logits, token) - _take(logits, other)
+
+
+def log_prob(logits: jax.Array, token: jax.Array | int) -> jax.Array:
+    """Log-probability of ``token`` in nats, ``[...]``."""
+    return _take(_log_softmax(logits), token)
+
+
+def prob(logits: jax.Array, token: jax.Array | int) -> jax.Array:
+    """Probability of ``token``, ``[...]``."""
+    return jnp.exp(log_prob(logits, token))
+
+
+def rank(logits: jax.Array, token: jax.Array | int) -> jax.Array:
+    """Number of tokens with a larger logit than ``token``, int32 ``[...]``; 0 is the top."""
+    return (logits > _take(logits, token)[..., None]).sum(-1)
+
+
+class Changes(NamedTuple):
+    """The tokens whose probability changed most, largest change first; all ``[..., k]``."""
+
+    tokens: jax.Array
+    baseline: jax.Array
+    other: jax.Array
+
+
+def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:
+    """The ``k`` tokens whose probability differs most between two logits ``[..., vocab]``."""
+    p, q = jnp.exp(_log_softmax(baseline)), jnp.exp(_log_softmax(other))
+    _, tokens = jax.lax.top_k(jnp.abs(p - q), k)
+    return Changes(tokens, jnp.take_along_axis(p, tokens, -1), jnp.take_along_axis(q, tokens, -1))
+
+
+def _log_softmax(logits: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+
+
+def _take(values: jax.Array, token: jax.Array | int) -> jax.Array:
+    index = jnp.broadcast_to(jnp.asarray(token), values.shape[:-1])
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]

@@ -1,0 +1,132 @@
+"""Finding a model: embedded, in a folder, in the Hugging Face cache or on the hub."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from jmi.errors import ConfigError, DownloadError
+from jmi_models.embedded import MODELS
+from jmi_models.families import FAMILIES
+
+_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a model came from.
+
+    Attributes:
+      name: as asked for.
+      folder: with its files.
+      revision: commit of a hub model, else None.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+    def identity(self) -> str:
+        """Commit of a hub model, or a hash over the files of a folder."""
+        return self.revision or f"sha256:{_hash(self.folder)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedModel:
+    """A supported model in the Hugging Face cache."""
+
+    name: str
+    family: str
+    revision: str
+    folder: Path
+    bytes: int
+
+
+def find(name: str, revision: str | None = None) -> Source:
+    """Locate the files of a model, downloading them if they are nowhere on this machine.
+
+    Args:
+      name: an embedded model (`jmi_models.embedded.MODELS`), a folder, or a hub id.
+      revision: branch, tag or commit of a hub model.
+
+    Raises:
+      DownloadError: nowhere to be found; the message says what was tried.
+    """
+    path = Path(name).expanduser()
+    if name in MODELS or path.is_dir():
+        if revision is not None:
+            raise ConfigError(f"revision={revision!r}: only models from the hub have revisions, not {name}")
+        return Source(name, MODELS[name] if name in MODELS else path)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise DownloadError(f"{name}: no such folder, and not a hub id (organisation/model)")
+    folder = _snapshot(name, revision)
+    return Source(name, folder, folder.name)
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
+    except HFValidationError as error:
+        raise DownloadError(f"{name}: not a hub id ({error})") from None
+    except LocalEntryNotFoundError:
+        raise DownloadError(
+            f"{name}: not embedded ({', '.join(MODELS)}), not a folder, not in the Hugging Face cache, "
+            "and the hub cannot be reached; connect, or give a folder"
+        ) from None
+    except HfHubHTTPError as error:
+        raise DownloadError(
+            f"{name}: the hub refused it ({str(error).splitlines()[0]}); check the name, and for a gated "
+            "model accept its licence and set HF_TOKEN"
+        ) from None
+    except OSError as error:
+        raise DownloadError(f"{name}: download failed ({error}); try again, or give a folder") from None
+
+
+def list_cached() -> list[CachedModel]:
+    """Models in the Hugging Face cache that jmi can load, by name."""
+    try:
+        repos = huggingface_hub.scan_cache_dir().repos
+    except huggingface_hub.errors.CacheNotFound:
+        return []
+    found = []
+    for repo in repos:
+        revisions = sorted(repo.revisions, key=lambda r: r.last_modified, reverse=True)
+        cached = next(
+            (c for r in revisions if (c := _cached(repo.repo_id, r.snapshot_path, r.commit_hash))), None
+        )
+        if repo.repo_type == "model" and cached:
+            found.append(cached)
+    return sorted(found, key=lambda model: model.name)
+
+
+def _cached(name: str, folder: Path, commit: str) -> CachedModel | None:
+    config, weights = folder / "config.json", list(folder.glob("*.safetensors"))
+    if not config.is_file() or not weights:
+        return None
+    try:
+        kind = json.loads(config.read_text()).get("model_type")
+    except (ValueError, AttributeError):
+        return None
+    size = sum(file.stat().st_size for file in weights)
+    return CachedModel(name, kind, commit, folder, size) if kind in FAMILIES else None
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    files = sorted(p for pattern in _FILES for p in folder.glob(pattern))
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

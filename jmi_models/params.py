@@ -1,0 +1,75 @@
+"""The abstract parameter tree of an architecture: one description drives everything.
+
+Shapes, logical axes and initial values of every parameter stand in one place; initialisation,
+placement on a mesh, loading, saving and their checks all read them there.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """One parameter.
+
+    Attributes:
+      shape: sizes, in the order of ``axes``.
+      axes: logical axis names; stacked layer parameters begin with ``n_layers``.
+      init: standard deviation of a normal initialisation, or ``"ones"`` or ``"zeros"``.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init: float | str = 0.02
+
+
+class HasParams(Protocol):
+    """The part of an architecture that loading and initialisation need."""
+
+    def param_tree(self) -> dict[str, Any]: ...
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """``{"blocks.attn.W_Q": leaf}``: leaves of a nested dict under dotted paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def nested(flat_tree: dict[str, Any]) -> dict[str, Any]:
+    """Inverse of `flat`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat_tree.items():
+        *folders, name = path.split(".")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf
+    return tree
+
+
+def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Random parameters, a function of the seed alone (not of the number of devices).
+
+    Returns:
+      The parameter pytree, layers stacked, in ``dtype``.
+    """
+    params = flat(arch.param_tree())
+    keys = jax.random.split(jax.random.key(seed), len(params))
+    return nested({path: _init(p, key, dtype) for (path, p), key in zip(params.items(), keys, strict=True)})
+
+
+def _init(param: Param, key: jax.Array, dtype: Any) -> jax.Array:
+    if param.init == "ones":
+        return jnp.ones(param.shape, dtype)
+    if param.init == "zeros":
+        return jnp.zeros(param.shape, dtype)
+    return (jax.random.normal(key, param.shape) * jnp.float32(param.init)).astype(dtype)
+
+
+def n_params(arch: HasParams) -> int:
+    """Number of parameters."""
+    return sum(math.prod(p.shape) for p in flat(arch.param_tree()).values())

@@ -1,0 +1,1 @@
+"""Dictionaries and graphs: sparse autoencoders, transcoders and attribution graphs."""
