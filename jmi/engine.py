@@ -1,17 +1,12 @@
-"""The engine: the one place that runs layers.
+"""The engine: validates hooks and captures before tracing, then embeds, runs layers, reads out.
 
-It validates hooks and captures before tracing, scans the blocks, hands each a Tap and gathers what
-the captures ask for. Everything else in jmi is built on `forward`.
-
-How captures are stored: a site wanted in every layer leaves the scan as a stacked output; a site
-wanted in few layers goes into a carried buffer of just those rows (a stacked output that is sliced
-afterwards would still be allocated whole).
+Everything else in jmi is built on `forward`; nothing else runs layers.
 """
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +17,7 @@ from jmi.architecture import Architecture, Params, Tap
 from jmi.captures import Capture, Group, plan
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
+from jmi.layers import run_layers, vary_like
 from jmi.output import Output, wrap
 from jmi.sites import table_of
 
@@ -124,8 +120,10 @@ def execute(
         outside = Tap(table_of(arch), hooks, static.groups, data)
         if carry is None:
             carry = arch.embed(params, tokens, context, outside)
-        carry = _vary_like(carry, (params, inputs, hooks, data, span))
-        carry, rows = _run_layers(static, params["blocks"], carry, context, hooks, data, span)
+        carry = vary_like(carry, (params, inputs, hooks, data, span))
+        carry, rows = run_layers(
+            arch, static.groups, static.remat, params["blocks"], carry, context, hooks, data, span
+        )
         logits = None if static.stops else arch.readout(params, carry, outside)
     arrays = {**rows, **outside.rows}
     return (
@@ -133,121 +131,6 @@ def execute(
         tuple(arrays[i] for i in range(len(static.groups))),
         carry if static.stops else None,
     )
-
-
-def _run_layers(
-    static: Static,
-    blocks: Any,
-    carry: Any,
-    context: Any,
-    hooks: dict[str, tuple[Any, ...]],
-    data: tuple[tuple[Any, Any], ...],
-    span: tuple[Any, Any] | None,
-) -> tuple[Any, dict[int, jax.Array]]:
-    """Run the blocks; returns the carry and the captured layers of each group, stacked."""
-    arch = static.arch
-    inside = {i: g for i, g in enumerate(static.groups) if g.count is not None}
-    stacked = [i for i, g in inside.items() if g.whole]
-    sparse = [i for i, g in inside.items() if not g.whole]
-
-    def layer(layer_params: Params, state: Any, index: Any) -> Any:
-        carry, buffers = state
-        tap = Tap(table_of(arch), hooks, static.groups, data, index)
-        carry = arch.block(layer_params, carry, context, index, tap)
-        tap.finish()
-        buffers = tuple(
-            _write(buffer, data[i][0], index, tap.rows[i]) for i, buffer in zip(sparse, buffers, strict=True)
-        )
-        return (carry, buffers), tuple(tap.rows[i] for i in stacked)
-
-    def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
-        tap = Tap(table_of(arch), hooks, static.groups, data, jnp.int32(0))
-        arch.block(_layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
-        return tuple(tap.rows[i] for i in sparse)
-
-    shapes = jax.eval_shape(rows_of_layer, blocks, carry) if sparse else ()
-    buffers = tuple(
-        _vary_like(_nothing((inside[i].count, *row.shape), row.dtype), (carry,))
-        for i, row in zip(sparse, shapes, strict=True)
-    )
-    (carry, buffers), ys = _loop(static, layer, blocks, (carry, buffers), span)
-    return carry, dict(zip([*sparse, *stacked], [*buffers, *ys], strict=True))
-
-
-def _loop(static: Static, layer: Callable[..., Any], blocks: Any, state: Any, span: Any) -> Any:
-    """Scan ``layer`` over stacked blocks, or walk over listed ones; ``span`` limits what runs."""
-    n = static.arch.n_layers
-    listed = isinstance(blocks, (list, tuple))
-    if static.remat:
-        layer = jax.checkpoint(layer, prevent_cse=listed)
-
-    def step(state: Any, xs: Any) -> Any:
-        index, layer_params = xs
-        if span is None:
-            return layer(layer_params, state, index)
-        # Weights are picked inside the branch: a layer that does not run costs nothing.
-        pick = lambda: layer_params if listed else _layer_of(blocks, index)  # noqa: E731
-        run = lambda state: layer(pick(), state, index)  # noqa: E731
-        _, ys = jax.eval_shape(run, state)
-        skip = lambda state: (state, jax.tree.map(lambda y: _skipped(y, state), ys))  # noqa: E731
-        start, stop = span
-        here = jnp.asarray(start) <= index
-        if stop is not None:
-            here &= index < jnp.asarray(stop)
-        return jax.lax.cond(here, run, skip, state)
-
-    if listed:
-        ys = []
-        for i, layer_params in enumerate(blocks):
-            state, y = step(state, (jnp.int32(i), layer_params))
-            ys.append(y)
-        return state, jax.tree.map(lambda *rows: jnp.stack(rows), *ys)
-    index = jnp.arange(n, dtype=jnp.int32)
-    return jax.lax.scan(step, state, (index, blocks if span is None else None))
-
-
-def _layer_of(blocks: Any, index: Any) -> Params:
-    if isinstance(blocks, (list, tuple)):
-        return blocks[index]
-    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), blocks)
-
-
-def _write(buffer: jax.Array, slots: Any, index: Any, row: jax.Array) -> jax.Array:
-    """``buffer`` with ``row`` in the slot of this layer; unchanged when the layer has none."""
-    slot = jax.lax.dynamic_index_in_dim(jnp.asarray(slots), index, keepdims=False)
-    place = jnp.maximum(slot, 0)
-    old = jax.lax.dynamic_index_in_dim(buffer, place, keepdims=False)
-    # Only one row is read and written, whatever the number of captured layers.
-    return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot >= 0, row, old), place, 0)
-
-
-def _nothing(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Content of a capture whose layer never ran: NaN where the dtype has it, else zero."""
-    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
-
-
-def _skipped(row: Any, state: Any) -> jax.Array:
-    return _vary_like(_nothing(row.shape, row.dtype), state)
-
-
-def _vary_like(tree: Any, others: Any) -> Any:
-    """Mark ``tree`` as device-varying along every manual mesh axis along which ``others`` vary.
-
-    Inside shard_map the carry of a scan must have one type throughout, and hooks or tokens that
-    differ per device make it vary from the first layer on.
-    """
-    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(others)))
-
-    def vary(x: Any) -> Any:
-        missing = tuple(sorted(axes - _varying(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree) if axes else tree
-
-
-def _varying(x: Any) -> frozenset[str]:
-    """Manual mesh axes along which ``x`` differs between devices; none outside shard_map."""
-    return jax.typeof(x).manual_axis_type.varying if isinstance(x, jax.core.Tracer) else frozenset()
 
 
 @contextlib.contextmanager

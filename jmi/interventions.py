@@ -161,8 +161,8 @@ class Project(Selective):
         directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(wide)
         if directions.ndim != 2 or directions.shape[1] != value.shape[-1]:
             raise InterventionError(
-                f"{site.point}: directions of shape {jnp.shape(self.directions)} do not lie in the last axis of "
-                f"{describe(value, site)}; give [{value.shape[-1]}] or [n, {value.shape[-1]}]"
+                f"{site.point}: directions of shape {jnp.shape(self.directions)} do not lie in the "
+                f"last axis of {describe(value, site)}; give [{value.shape[-1]}] or [n, {value.shape[-1]}]"
             )
         basis, _ = jnp.linalg.qr(directions.T)
         inside = ((value.astype(wide) @ basis) @ basis.T).astype(value.dtype)

@@ -26,7 +26,7 @@ class Output:
       n_layers: of the model. Static.
     """
 
-    logits: jax.Array | None
+    logits: jax.Array
     captures: dict[str, jax.Array]
     carry: Any = None
     kept: tuple[tuple[str, tuple[int, ...] | None, int], ...] = struct.field(pytree_node=False, default=())

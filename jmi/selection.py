@@ -75,9 +75,10 @@ def check_selectors(selectors: dict[str, Any], site: Site, shape: tuple[int, ...
                 f"{site.point}: {name}={values.tolist()} is out of range; the {site.axes[axis]} axis "
                 f"has {size} entries (use {-size} to {size - 1})"
             )
-        if values.ndim == 2 and values.shape[0] != shape[0] or values.ndim > 2:
+        if (values.ndim == 2 and values.shape[0] != shape[0]) or values.ndim > 2:
             raise InterventionError(
-                f"{site.point}: {name}= of shape {values.shape}; give a list, or one row per batch row ({shape[0]})"
+                f"{site.point}: {name}= of shape {values.shape}; give a list, or one row for each of "
+                f"the {shape[0]} batch rows"
             )
 
 

@@ -95,6 +95,8 @@ class HasSites(Protocol):
     @property
     def n_layers(self) -> int: ...
 
+    def __hash__(self) -> int: ...
+
     def sites(self) -> Mapping[str, Site]: ...
 
 
@@ -145,9 +147,9 @@ def table_of(arch: HasSites) -> Mapping[str, Site]:
 
 
 def _layers(arch: HasSites, name: str, point: str, layer: str | None) -> tuple[int, ...]:
-    if layer in (None, "*"):
+    if layer is None or layer == "*":
         return tuple(range(arch.n_layers))
-    index = int(layer)  # type: ignore[arg-type]
+    index = int(layer)
     if not -arch.n_layers <= index < arch.n_layers:
         nearest = layer_name(point, arch.n_layers - 1 if index > 0 else 0)
         raise HookError(
@@ -158,10 +160,9 @@ def _layers(arch: HasSites, name: str, point: str, layer: str | None) -> tuple[i
 
 
 def _unknown(arch: HasSites, name: str, point: str, layer: str | None) -> str:
-    known = point in AXES
-    reason = "this model has no such point" if known else "no point of that name"
+    reason = "this model has no such point" if point in AXES else "no point of that name"
     near = difflib.get_close_matches(point, list(table_of(arch)), n=3, cutoff=0.5)
-    if layer not in (None, "*") and -arch.n_layers <= int(layer) < arch.n_layers:  # type: ignore[arg-type]
-        near = [layer_name(p, int(layer)) for p in near]  # type: ignore[arg-type]
+    if layer is not None and layer != "*" and -arch.n_layers <= int(layer) < arch.n_layers:
+        near = [layer_name(p, int(layer)) for p in near]
     hint = f"Nearest: {', '.join(near)}" if near else "`lm.sites()` lists every point"
     return f"{name}: {reason}. {hint}"

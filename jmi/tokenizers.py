@@ -66,7 +66,7 @@ class Tokenizer:
             return None
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        except Exception as error:
             raise TokenizerError(f"{file.name} is not a valid tokenizer ({error})") from None
         backend.no_padding()
         backend.no_truncation()

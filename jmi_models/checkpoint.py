@@ -102,7 +102,8 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
         return {single: None}
     others = sorted(p.name for p in folder.glob("*.bin")) or sorted(p.name for p in folder.iterdir())
     raise CheckpointError(
-        f"{folder}: no model.safetensors and no model.safetensors.index.json; found {_some(others) or 'nothing'}"
+        f"{folder}: neither model.safetensors nor model.safetensors.index.json; "
+        f"found {_some(others) or 'nothing'}"
     )
 
 
@@ -224,7 +225,7 @@ def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _placer(param: Param, layout: str, stacked: bool, sharding: NamedSharding | None) -> Callable[..., Any]:
     """Compiled ``(array, tensor, layer) -> (array with the tensor in place, whether it is finite)``."""
 

@@ -66,7 +66,7 @@ def find(name: str, revision: str | None = None) -> Source:
     if name in MODELS or path.is_dir():
         if revision is not None:
             raise ConfigError(f"revision={revision!r}: only models from the hub have revisions, not {name}")
-        return Source(name, MODELS[name] if name in MODELS else path)
+        return Source(name, MODELS.get(name, path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise DownloadError(f"{name}: no such folder, and not a hub id (organisation/model)")
     folder = _snapshot(name, revision)

@@ -1,6 +1,7 @@
 """`load` and `save`: a model folder to a LanguageModel and back."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def load(
     family = family_of(config)
     arch = family.from_config(config)
     tokenizer = Tokenizer.from_folder(source.folder)
-    shown = _on_terminal() if progress is None else progress
+    shown = sys.stderr.isatty() if progress is None else progress
     arch, params = load_params(source.folder, arch, family, dtype, mesh, shown)
     return LanguageModel(arch, params, tokenizer, source.name, source.identity)
 
@@ -119,9 +120,3 @@ def _check_dtype(dtype: Any) -> Any:
         if jnp.zeros((), dtype).dtype != dtype:
             raise ConfigError("dtype=float64 needs jax.config.update('jax_enable_x64', True) first")
     return dtype
-
-
-def _on_terminal() -> bool:
-    import sys
-
-    return sys.stderr.isatty()

@@ -11,7 +11,7 @@ tell position 257 from 256. Formulas: RoFormer (arXiv:2104.09864), Llama 3.1, Ya
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -211,7 +211,7 @@ def _read_longrope(given: dict[str, Any], original: int, longest: int) -> LongRo
     return LongRope(tuple(given["short_factor"]), tuple(given["long_factor"]), original, float(sharpen))
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[dict[str, Any], int, int], Scaling]] = {
     "default": lambda given, original, longest: Plain(),
     "linear": lambda given, original, longest: Linear(float(given["factor"])),
     "llama3": lambda given, original, longest: Llama3(

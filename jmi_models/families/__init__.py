@@ -13,9 +13,9 @@ FAMILIES: Mapping[str, Family] = {family.name: family for family in (LLAMA,)}
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family that a ``config.json`` belongs to; ConfigError names the supported ones."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind in FAMILIES:
         return FAMILIES[kind]
-    near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
+    near = difflib.get_close_matches(kind, FAMILIES, n=1)
     hint = f" (nearest: {near[0]})" if near else ""
     raise ConfigError(f"model_type {kind!r} is not supported{hint}; supported: {', '.join(FAMILIES)}")

@@ -42,13 +42,16 @@ class Family:
 
 
 # Fields of config.json that describe training, generation or bookkeeping, not the forward pass.
-_NEUTRAL = frozenset(
-    "architectures model_type torch_dtype dtype transformers_version _name_or_path use_cache initializer_range "
-    "bos_token_id eos_token_id pad_token_id unk_token_id attention_dropout rope_theta rope_scaling rope_parameters "
-    "original_max_position_embeddings auto_map id2label label2id return_dict output_attentions "
-    "output_hidden_states chunk_size_feed_forward is_encoder_decoder problem_type task_specific_params "
-    "tokenizer_class use_bfloat16 torchscript _attn_implementation attn_implementation".split()
-)
+_NEUTRAL = {
+    *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path"),
+    *("use_cache", "initializer_range", "attention_dropout", "bos_token_id", "eos_token_id"),
+    *("pad_token_id", "unk_token_id", "tokenizer_class", "auto_map", "id2label", "label2id"),
+    *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+    *("is_encoder_decoder", "problem_type", "task_specific_params", "use_bfloat16", "torchscript"),
+    *("_attn_implementation", "attn_implementation"),
+    # Read by `jmi_models.rope`.
+    *("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"),
+}
 
 
 class Reader:

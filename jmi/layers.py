@@ -1,0 +1,132 @@
+"""The layer loop: scans the blocks, hands each a Tap and stores what the captures ask for.
+
+A site wanted in every layer leaves the scan as a stacked output; a site wanted in few layers goes
+into a carried buffer of just those rows (a stacked output sliced afterwards would still be
+allocated whole).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jmi.architecture import Architecture, Params, Tap
+from jmi.captures import Group
+from jmi.sites import table_of
+
+
+def run_layers(
+    arch: Architecture,
+    groups: tuple[Group, ...],
+    remat: bool,
+    blocks: Any,
+    carry: Any,
+    context: Any,
+    hooks: dict[str, tuple[Any, ...]],
+    data: tuple[tuple[Any, Any], ...],
+    span: tuple[Any, Any] | None,
+) -> tuple[Any, dict[int, jax.Array]]:
+    """Run the blocks; returns the carry and the captured layers of each group, stacked."""
+    stacked = [i for i, g in enumerate(groups) if g.whole]
+    sparse = {i: g.count for i, g in enumerate(groups) if g.count is not None and not g.whole}
+
+    def layer(layer_params: Params, state: Any, index: Any) -> Any:
+        carry, buffers = state
+        tap = Tap(table_of(arch), hooks, groups, data, index)
+        carry = arch.block(layer_params, carry, context, index, tap)
+        tap.finish()
+        buffers = tuple(
+            _write(buffer, data[i][0], index, tap.rows[i]) for i, buffer in zip(sparse, buffers, strict=True)
+        )
+        return (carry, buffers), tuple(tap.rows[i] for i in stacked)
+
+    def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
+        tap = Tap(table_of(arch), hooks, groups, data, jnp.int32(0))
+        arch.block(_layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
+        return tuple(tap.rows[i] for i in sparse)
+
+    shapes = jax.eval_shape(rows_of_layer, blocks, carry) if sparse else ()
+    buffers = tuple(
+        vary_like(_nothing((count, *row.shape), row.dtype), carry)
+        for count, row in zip(sparse.values(), shapes, strict=True)
+    )
+    (carry, buffers), ys = _loop(arch.n_layers, remat, layer, blocks, (carry, buffers), span)
+    return carry, dict(zip([*sparse, *stacked], [*buffers, *ys], strict=True))
+
+
+def _loop(
+    n_layers: int, remat: bool, layer: Callable[..., Any], blocks: Any, state: Any, span: Any
+) -> tuple[Any, Any]:
+    """Scan ``layer`` over stacked blocks, or walk over listed ones; ``span`` limits what runs."""
+    listed = isinstance(blocks, (list, tuple))
+    if span is not None and not listed:
+        # Weights are picked inside the branch: a layer that does not run costs nothing.
+        whole = layer
+        layer = lambda _, state, index: whole(_layer_of(blocks, index), state, index)  # noqa: E731
+    if remat:
+        layer = jax.checkpoint(layer, prevent_cse=listed)
+
+    def step(state: Any, xs: Any) -> Any:
+        index, layer_params = xs
+        if span is None:
+            return layer(layer_params, state, index)
+        run = lambda state: layer(layer_params, state, index)  # noqa: E731
+        _, rows = jax.eval_shape(run, state)
+        skip = lambda state: (state, jax.tree.map(lambda r: _skipped(r, state), rows))  # noqa: E731
+        start, stop = span
+        here = jnp.asarray(start) <= index
+        return jax.lax.cond(here if stop is None else here & (index < jnp.asarray(stop)), run, skip, state)
+
+    if not listed:
+        index = jnp.arange(n_layers, dtype=jnp.int32)
+        return jax.lax.scan(step, state, (index, blocks if span is None else None))
+    rows = []
+    for i, layer_params in enumerate(blocks):
+        state, row = step(state, (jnp.int32(i), layer_params))
+        rows.append(row)
+    return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
+
+
+def _layer_of(blocks: Any, index: Any) -> Params:
+    if isinstance(blocks, (list, tuple)):
+        return blocks[index]
+    return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), blocks)
+
+
+def _write(buffer: jax.Array, slots: Any, index: Any, row: jax.Array) -> jax.Array:
+    """``buffer`` with ``row`` in the slot of this layer; unchanged when the layer has none."""
+    slot = jax.lax.dynamic_index_in_dim(jnp.asarray(slots), index, keepdims=False)
+    place = jnp.maximum(slot, 0)
+    old = jax.lax.dynamic_index_in_dim(buffer, place, keepdims=False)
+    # Only one row is read and written, whatever the number of captured layers.
+    return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot >= 0, row, old), place, 0)
+
+
+def _nothing(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Content of a capture whose layer never ran: NaN where the dtype has it, else zero."""
+    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
+
+
+def _skipped(row: Any, state: Any) -> jax.Array:
+    return vary_like(_nothing(row.shape, row.dtype), state)
+
+
+def vary_like(tree: Any, others: Any) -> Any:
+    """Mark ``tree`` as device-varying along every manual mesh axis along which ``others`` vary.
+
+    Inside shard_map the carry of a scan must have one type throughout, and hooks or tokens that
+    differ per device make it vary from the first layer on.
+    """
+    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(others)))
+
+    def vary(x: Any) -> Any:
+        missing = tuple(sorted(axes - _varying(x)))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree) if axes else tree
+
+
+def _varying(x: Any) -> frozenset[str]:
+    """Manual mesh axes along which ``x`` differs between devices; none outside shard_map."""
+    return jax.typeof(x).manual_axis_type.varying if isinstance(x, jax.core.Tracer) else frozenset()
