@@ -3,7 +3,7 @@
 Logits have the vocabulary as last axis; every other axis is kept, so results stay per example.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +39,9 @@ def rank(logits: jax.Array, token: jax.Array | int) -> jax.Array:
 class Changes(NamedTuple):
     """The tokens whose probability changed most, largest change first; all ``[..., k]``."""
 
-    tokens: jax.Array
-    baseline: jax.Array
-    other: jax.Array
+    tokens: Any
+    baseline: Any
+    other: Any
 
 
 def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:

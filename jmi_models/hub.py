@@ -52,12 +52,13 @@ class CachedModel:
     bytes: int
 
 
-def find(name: str, revision: str | None = None) -> Source:
+def find(name: str, revision: str | None = None, config_only: bool = False) -> Source:
     """Locate the files of a model, downloading them if they are nowhere on this machine.
 
     Args:
       name: an embedded model (`jmi_models.embedded.MODELS`), a folder, or a hub id.
       revision: branch, tag or commit of a hub model.
+      config_only: fetch ``config.json`` and nothing else.
 
     Raises:
       DownloadError: nowhere to be found; the message says what was tried.
@@ -69,13 +70,13 @@ def find(name: str, revision: str | None = None) -> Source:
         return Source(name, MODELS.get(name, path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise DownloadError(f"{name}: no such folder, and not a hub id (organisation/model)")
-    folder = _snapshot(name, revision)
+    folder = _snapshot(name, revision, _FILES[:1] if config_only else _FILES)
     return Source(name, folder, folder.name)
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except HFValidationError as error:
         raise DownloadError(f"{name}: not a hub id ({error})") from None
     except LocalEntryNotFoundError:

@@ -19,6 +19,7 @@ from jmi.tokenizers import Tokenizer
 from jmi_models import hub
 from jmi_models.checkpoint import load_params
 from jmi_models.families import FAMILIES, family_of
+from jmi_models.families.family import Family
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
 from jmi_models.transformer import Transformer
@@ -54,13 +55,22 @@ def load(
     """
     dtype = _check_dtype(dtype)
     source = hub.find(str(name), revision)
-    config = read_config(source.folder)
-    family = family_of(config)
-    arch = family.from_config(config)
+    family, arch = _describe(source.folder)
     tokenizer = Tokenizer.from_folder(source.folder)
     shown = sys.stderr.isatty() if progress is None else progress
     arch, params = load_params(source.folder, arch, family, dtype, mesh, shown)
     return LanguageModel(arch, params, tokenizer, source.name, source.identity)
+
+
+def architecture(name: str | Path, *, revision: str | None = None) -> Transformer:
+    """Architecture of a model, from its config alone; arguments and errors as `load`."""
+    return _describe(hub.find(str(name), revision, config_only=True).folder)[1]
+
+
+def _describe(folder: Path) -> tuple[Family, Transformer]:
+    config = read_config(folder)
+    family = family_of(config)
+    return family, family.from_config(config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

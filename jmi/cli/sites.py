@@ -1,0 +1,33 @@
+"""``jmi sites``: every point of a model with its shape, without loading weights."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import jmi_models
+from jmi.lm import sites as sites_of_architecture
+from jmi.sites import layer_name, table_of
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
+    batch: Annotated[int, typer.Option(min=1, help="Rows in the batch.")] = 1,
+    pos: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 10,
+    names: Annotated[bool, typer.Option("--names", help="One full name per line, for scripts.")] = False,
+) -> None:
+    """List every site of MODEL with its axes, shape and dtype. Reads the config, not the weights."""
+    arch = jmi_models.architecture(model)
+    found = sites_of_architecture(arch, batch, pos)
+    if names:
+        typer.echo("\n".join(found))
+        return
+    table = Table(title=f"{model}: {len(found)} sites, layers 0 to {arch.n_layers - 1}")
+    for column in ("site", "axes", "shape", "dtype"):
+        table.add_column(column, no_wrap=column == "site")
+    for point, site in table_of(arch).items():
+        value = found[layer_name(point, 0) if point.startswith("blocks.") else point]
+        shape = " ".join(map(str, value.shape))
+        table.add_row(point.replace("*", "i"), " ".join(site.axes), shape, str(value.dtype))
+    Console().print(table)

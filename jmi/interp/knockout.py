@@ -1,0 +1,157 @@
+"""Attention knockout: cut attention edges in some layers and see what the model then predicts.
+
+As in Geva et al. 2023 (arXiv:2304.14767): the scores of the chosen edges become -inf.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jmi import metrics
+from jmi.attention_edits import PATTERN, SCORES, Knockout
+from jmi.errors import ConfigError, HookError
+from jmi.interventions import At
+from jmi.lm import LanguageModel
+from jmi.output import Output
+from jmi.sites import table_of
+
+
+@dataclasses.dataclass(frozen=True)
+class KnockoutResult:
+    """What cutting the edges did to the next-token prediction. All arrays are numpy.
+
+    Attributes:
+      tokens: int32 ``[s]``.
+      layers: where the edges were cut.
+      hooks: the intervention, as it can be given to ``lm.run``.
+      target: token id whose logit is followed.
+      baseline_logits, ablated_logits: ``[vocab]`` at the last token.
+      kl: KL(baseline || ablated) of the next-token distribution, in nats.
+      logit_diff: logit of the target before minus after: positive when the edges supported it.
+      target_probs: probability of the target before and after.
+      top: tokens whose probability changed most, with both probabilities; ``[k]`` each.
+      attention: pattern ``[layers, heads, s, s]`` of the cut layers in the baseline.
+      cut: bool ``[heads, s, s]``, the edges that were cut.
+      seconds: ``compile``, ``baseline``, ``ablated``; runs are timed after compiling.
+    """
+
+    tokens: np.ndarray
+    layers: tuple[int, ...]
+    hooks: Mapping[str, Any]
+    target: int
+    baseline_logits: np.ndarray
+    ablated_logits: np.ndarray
+    kl: float
+    logit_diff: float
+    target_probs: tuple[float, float]
+    top: metrics.Changes
+    attention: np.ndarray
+    cut: np.ndarray
+    seconds: Mapping[str, float]
+
+
+def knockout(
+    lm: LanguageModel,
+    prompt: str | np.ndarray | jax.Array,
+    *,
+    layer: int | Sequence[int] | None = None,
+    queries: Any = -1,
+    keys: Any = 0,
+    heads: Any = None,
+    target: str | int | None = None,
+    top: int = 10,
+) -> KnockoutResult:
+    """Cut attention from ``queries`` to ``keys`` and compare the next-token prediction.
+
+    Args:
+      prompt: a text, or tokens ``[1, s]``.
+      layer: one or several layers; by default the middle one, ``n_layers // 2``.
+      queries: positions that look; negative counts from the end; None means every one.
+      keys: positions looked at, likewise.
+      heads: heads to cut, None for all.
+      target: a word that is one token, or a token id; by default the model's own prediction.
+      top: how many changed tokens to list.
+
+    Raises:
+      ConfigError: an empty or too long prompt, or a cut that no query could have used.
+      HookError, InterventionError, TokenizerError: a layer, position, head or word that is not there.
+
+    Example:
+      >>> import jmi.interp, jmi_models
+      >>> lm = jmi_models.load("atlas")
+      >>> result = jmi.interp.knockout(lm, "The capital of France is", layer=0, keys=4)
+      >>> result.kl > 0
+      True
+    """
+    if SCORES not in table_of(lm.arch):
+        raise HookError(f"{lm.name} has no attention scores to knock out")
+    tokens = lm.encode(prompt) if isinstance(prompt, str) else prompt
+    if getattr(tokens, "shape", (0,))[0] != 1:
+        raise ConfigError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
+    if top < 1:
+        raise ConfigError(f"top={top}: list at least one token")
+    goal = lm.token_id(target) if isinstance(target, str) else target
+    layers = lm.arch.n_layers // 2 if layer is None else layer
+    hooks = {SCORES: At(layers, Knockout(queries=queries, keys=keys, heads=heads))}
+
+    _check_goal(goal, lm)
+    ablated, ablated_times = _timed(lm, tokens, hooks)
+    baseline, baseline_times = _timed(lm, tokens, None)
+    chosen = _chosen_layers(layers, lm.arch.n_layers)
+    before, after = baseline.logits[0, -1], ablated.logits[0, -1]
+    goal = int(before.argmax()) if goal is None else goal
+    changes = metrics.top_changes(before, after, min(top, before.shape[-1]))
+    attention = np.asarray(baseline.stack("attn.hook_pattern")[np.asarray(chosen), 0], np.float32)
+    return KnockoutResult(
+        tokens=np.asarray(tokens[0]),
+        layers=chosen,
+        hooks=hooks,
+        target=goal,
+        baseline_logits=np.asarray(before),
+        ablated_logits=np.asarray(after),
+        kl=float(metrics.kl_divergence(before, after)),
+        logit_diff=float(before[goal] - after[goal]),
+        target_probs=(float(metrics.prob(before, goal)), float(metrics.prob(after, goal))),
+        top=metrics.Changes(*(np.asarray(x) for x in changes)),
+        attention=attention,
+        cut=_cut_edges(hooks[SCORES].hook, lm, attention.shape[1:]),
+        seconds={
+            "compile": ablated_times[0] + baseline_times[0],
+            "baseline": baseline_times[1],
+            "ablated": ablated_times[1],
+        },
+    )
+
+
+def _timed(lm: LanguageModel, tokens: Any, hooks: Any) -> tuple[Output, tuple[float, float]]:
+    """Output of a run, and (compile, run) seconds: the first run less the second, the second."""
+    capture = [PATTERN] if hooks is None else []
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        out = jax.block_until_ready(lm.run(tokens, hooks, capture))
+        seconds.append(time.perf_counter() - start)
+    return out, (max(seconds[0] - seconds[1], 0.0), seconds[1])
+
+
+def _chosen_layers(layers: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    return tuple(sorted({int(i) % n_layers for i in np.atleast_1d(layers)}))
+
+
+def _check_goal(goal: int | None, lm: LanguageModel) -> None:
+    n_vocab = getattr(lm.arch, "d_vocab", None)
+    if goal is not None and n_vocab is not None and not 0 <= goal < n_vocab:
+        raise ConfigError(f"target={goal}: token ids are 0 to {n_vocab - 1}")
+
+
+def _cut_edges(edit: Knockout, lm: LanguageModel, shape: tuple[int, ...]) -> np.ndarray:
+    """Edges the knockout names among those that exist: a query never sees later keys."""
+    value = jax.numpy.zeros((1, *shape))
+    cut = np.asarray(edit.edge_mask(value, table_of(lm.arch)[SCORES]))[0] & np.tri(shape[-1], dtype=bool)
+    if not cut.any():
+        raise ConfigError("no such edge: a query attends only to itself and earlier tokens")
+    return cut
