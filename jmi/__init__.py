@@ -1,9 +1,24 @@
-"""jmi: mechanistic interpretability for language models in JAX."""
+"""jmi: mechanistic interpretability for language models in JAX.
+
+A model is a pure function over a parameter pytree, a hook is an entry in a dict of pure functions,
+and what you capture comes back as a pytree: every experiment jits, vmaps, differentiates and shards.
+"""
 
 from jmi.attention_edits import Knockout, ScaleAttention, SetAttention
 from jmi.captures import Capture, Dot, IsFinite, Norm, Select
 from jmi.engine import forward
+from jmi.errors import (
+    CheckpointError,
+    ConfigError,
+    DownloadError,
+    HookError,
+    InterventionError,
+    JmiError,
+    TokenizerError,
+)
 from jmi.hooks import prepare
-from jmi.interventions import Add, At, Patch, PerLayer, Project, Replace, Scale, Zero
+from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Project, Replace, Scale, Zero
+from jmi.lm import LanguageModel, sites
 from jmi.output import Output
 from jmi.sites import Site
+from jmi.tokenizers import Tokenizer

@@ -3,7 +3,7 @@
 An edge goes from a query position (the token that looks) to a key position (the token looked at).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class Edges:
       mask: boolean array broadcastable to ``[batch, head, query, key]``, further narrowing.
     """
 
+    acts_on: ClassVar[str]
     queries: Any = struct.field(default=None, kw_only=True)
     keys: Any = struct.field(default=None, kw_only=True)
     heads: Any = struct.field(default=None, kw_only=True)
@@ -42,7 +43,9 @@ class Edges:
         return {"rows": self.rows, "heads": self.heads, "queries": self.queries, "keys": self.keys}
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
-        """Raise InterventionError for edges that do not exist in a tensor of ``shape``."""
+        """Raise InterventionError at another site, or for edges that do not exist in ``shape``."""
+        if site.point != self.acts_on:
+            raise InterventionError(f"{site.point}: {type(self).__name__} acts on {self.acts_on}")
         check_selectors(self._selectors(), site, shape)
         if all(getattr(self, f) is None for f in ("queries", "keys", "heads", "rows", "edges", "mask")):
             raise InterventionError(f"{site.point}: name the edges: queries=, keys=, heads=, edges= or mask=")
@@ -74,12 +77,6 @@ class Edges:
             ) from None
 
 
-def _only_at(edit: Edges, site: Site, point: str, instead: str) -> None:
-    if site.point != point:
-        name = type(edit).__name__
-        raise InterventionError(f"{site.point}: {name} acts on {point}; {instead}")
-
-
 @struct.dataclass
 class Knockout(Edges):
     """Cut attention edges: the chosen scores become -inf, so their attention is exactly zero.
@@ -92,8 +89,9 @@ class Knockout(Edges):
       >>> hooks = {"blocks.8.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=0)}
     """
 
+    acts_on: ClassVar[str] = SCORES
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        _only_at(self, site, SCORES, "to zero attention weights after the softmax use Zero")
         return jnp.where(self.edge_mask(value, site), -jnp.inf, value)
 
 
@@ -101,10 +99,10 @@ class Knockout(Edges):
 class ScaleAttention(Edges):
     """Multiply the chosen attention weights by ``factor``, then renormalise the rows touched."""
 
+    acts_on: ClassVar[str] = PATTERN
     factor: Any
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        _only_at(self, site, PATTERN, "attach it there")
         mask = self.edge_mask(value, site)
         scaled = jnp.where(mask, value * jnp.asarray(self.factor).astype(value.dtype), value)
         return _renormalise(scaled, value, mask)
@@ -118,10 +116,10 @@ class SetAttention(Edges):
     below zero, and the row is renormalised. Keys without attention (the future) stay without.
     """
 
+    acts_on: ClassVar[str] = PATTERN
     weight: Any
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        _only_at(self, site, PATTERN, "attach it there")
         mask = self.edge_mask(value, site)
         weight = jnp.asarray(self.weight).astype(value.dtype)
         others = ~mask & (value > 0)

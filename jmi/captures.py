@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from jmi.errors import HookError
+from jmi.numerics import wide
 from jmi.sites import HasSites, Site, find
 
 Reducer = Callable[[jax.Array, Site], jax.Array]
@@ -61,8 +62,8 @@ class Dot:
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         del site
-        wide = jnp.promote_types(value.dtype, jnp.float32)
-        return value.astype(wide) @ jnp.asarray(self.vectors).astype(wide).T
+        dtype = wide(value.dtype)
+        return value.astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
 
 
 @struct.dataclass
@@ -71,7 +72,7 @@ class Norm:
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         del site
-        return jnp.linalg.norm(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=-1)
+        return jnp.linalg.norm(value.astype(wide(value.dtype)), axis=-1)
 
 
 @struct.dataclass

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jmi.errors import InterventionError
+from jmi.numerics import wide
 from jmi.selection import Selective
 from jmi.sites import Site
 
@@ -31,10 +32,8 @@ class Intervention(Protocol):
 def fit(payload: Any, value: jax.Array, site: Site) -> jax.Array:
     """``payload`` broadcast and cast to ``value``; InterventionError when it does not fit."""
     payload = jnp.asarray(payload)
-    if not jnp.issubdtype(payload.dtype, jnp.floating) and payload.ndim:
-        raise InterventionError(
-            f"{site.point}: the payload has dtype {payload.dtype}; give a floating-point array"
-        )
+    if not (jnp.issubdtype(payload.dtype, jnp.floating) or jnp.issubdtype(payload.dtype, jnp.integer)):
+        raise InterventionError(f"{site.point}: the payload has dtype {payload.dtype}; give real numbers")
     try:
         fits = jnp.broadcast_shapes(payload.shape, value.shape) == value.shape
     except ValueError:
@@ -157,15 +156,14 @@ class Project(Selective):
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         # At least float32: orthonormalising in bfloat16 would leave a per-cent of the direction.
-        wide = jnp.promote_types(value.dtype, jnp.float32)
-        directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(wide)
+        directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(wide(value.dtype))
         if directions.ndim != 2 or directions.shape[1] != value.shape[-1]:
             raise InterventionError(
                 f"{site.point}: directions of shape {jnp.shape(self.directions)} do not lie in the "
                 f"last axis of {describe(value, site)}; give [{value.shape[-1]}] or [n, {value.shape[-1]}]"
             )
         basis, _ = jnp.linalg.qr(directions.T)
-        inside = ((value.astype(wide) @ basis) @ basis.T).astype(value.dtype)
+        inside = ((value.astype(basis.dtype) @ basis) @ basis.T).astype(value.dtype)
         return self.select(inside if self.keep else value - inside, value, site)
 
 

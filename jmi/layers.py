@@ -44,6 +44,7 @@ def run_layers(
     def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
         tap = Tap(table_of(arch), hooks, groups, data, jnp.int32(0))
         arch.block(_layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
+        tap.finish()
         return tuple(tap.rows[i] for i in sparse)
 
     shapes = jax.eval_shape(rows_of_layer, blocks, carry) if sparse else ()

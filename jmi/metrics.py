@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jmi.numerics import wide
+
 
 def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
     """KL(baseline || other) in nats, ``[...]`` from logits ``[..., vocab]``, in at least float32."""
@@ -52,7 +54,7 @@ def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    return jax.nn.log_softmax(logits.astype(wide(logits.dtype)), axis=-1)
 
 
 def _take(values: jax.Array, token: jax.Array | int) -> jax.Array:

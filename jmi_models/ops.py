@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from jmi.numerics import wide
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
@@ -18,11 +20,6 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
 }
 """Hugging Face activation names."""
-
-
-def wide(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of norms, softmax and angles: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def rms(x: jax.Array, eps: float) -> jax.Array:

@@ -58,8 +58,13 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
       The parameter pytree, layers stacked, in ``dtype``.
     """
     params = flat(arch.param_tree())
-    keys = jax.random.split(jax.random.key(seed), len(params))
-    return nested({path: _init(p, key, dtype) for (path, p), key in zip(params.items(), keys, strict=True)})
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(key, len(params))
+        return {path: _init(p, k, dtype) for (path, p), k in zip(params.items(), keys, strict=True)}
+
+    return nested(draw(jax.random.key(seed)))
 
 
 def _init(param: Param, key: jax.Array, dtype: Any) -> jax.Array:
@@ -67,7 +72,7 @@ def _init(param: Param, key: jax.Array, dtype: Any) -> jax.Array:
         return jnp.ones(param.shape, dtype)
     if param.init == "zeros":
         return jnp.zeros(param.shape, dtype)
-    return (jax.random.normal(key, param.shape) * jnp.float32(param.init)).astype(dtype)
+    return (jax.random.normal(key, param.shape, jnp.float32) * jnp.float32(param.init)).astype(dtype)
 
 
 def n_params(arch: HasParams) -> int:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.errors import ConfigError
+from jmi.numerics import wide
 
 
 class Scaling(Protocol):
@@ -139,12 +140,11 @@ class Rope:
 
     def tables(self, positions: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Cosine and sine ``[b, s, f]`` in at least float32 for integer ``positions`` ``[b, s]``."""
-        wide = jnp.promote_types(dtype, jnp.float32)
         length = positions.max(-1) + 1
-        inv_freq = jnp.asarray(self.scaling.inv_freq(self.theta, self.dim, length)).astype(wide)
+        inv_freq = jnp.asarray(self.scaling.inv_freq(self.theta, self.dim, length)).astype(wide(dtype))
         inv_freq = inv_freq[None, None] if inv_freq.ndim == 1 else inv_freq[:, None]
-        angles = positions[..., None].astype(wide) * inv_freq
-        factor = jnp.asarray(self.scaling.attention_factor, wide)
+        angles = positions[..., None].astype(wide(dtype)) * inv_freq
+        factor = jnp.asarray(self.scaling.attention_factor, wide(dtype))
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 

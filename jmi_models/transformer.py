@@ -165,7 +165,7 @@ class Transformer:
         normed = (x.astype(scale.dtype) / scale).astype(x.dtype)
         if name != "ln_final.":
             normed = tap(f"{name}hook_normalized", normed)
-        return normed * p["w"]
+        return normed * p["w"][None, None]
 
     def _attention(self, p: Any, x: jax.Array, context: Context, tap: Tap) -> jax.Array:
         q, k, v = (self._project(p, x, letter) for letter in "QKV")
@@ -193,4 +193,4 @@ class Transformer:
 
 
 def _add_bias(x: jax.Array, p: Any, name: str) -> jax.Array:
-    return x + p[name] if name in p else x
+    return x + p[name][None, None] if name in p else x

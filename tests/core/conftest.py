@@ -1,0 +1,58 @@
+"""Two tiny decoders with random weights, one with grouped heads and biases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jmi
+import jmi_models
+from jmi_models.rope import Rope
+
+
+def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
+    return jmi_models.Transformer(
+        family="llama",
+        n_layers=n_layers,
+        d_model=16,
+        n_heads=4,
+        n_kv_heads=n_kv_heads,
+        d_head=6,
+        d_mlp=24,
+        d_vocab=29,
+        n_ctx=64,
+        act_fn="silu",
+        eps=1e-5,
+        rope=Rope(1e4, 6),
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=bias,
+        tied=tied,
+    )
+
+
+def lively(arch, dtype=jnp.float32):
+    """Random parameters large enough that attention is not flat and every bias counts."""
+    rng = np.random.default_rng(1)
+    noisy = lambda x: jnp.asarray(np.asarray(x, np.float64) + 0.2 * rng.normal(size=x.shape), dtype)
+    return jax.tree.map(noisy, jmi_models.init(arch, 0))
+
+
+@pytest.fixture(scope="session")
+def arch():
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def params(arch):
+    return lively(arch)
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    return jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 7)), jnp.int32)
+
+
+@pytest.fixture(scope="session")
+def lm(arch, params):
+    return jmi.LanguageModel(arch, params, name="tiny")

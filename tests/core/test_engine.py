@@ -1,0 +1,281 @@
+"""The engine's promises: nothing for nothing, no retrace for data, the same under every transform."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jmi
+from jmi.architecture import Tap
+from jmi.errors import ConfigError, HookError
+from jmi.sites import table_of
+from tests.core.conftest import lively, tiny
+
+ALL_HOOKS = {
+    "hook_embed": jmi.Scale(0.5),
+    "blocks.1.hook_resid_pre": jmi.Add(np.ones(16), positions=2),
+    "blocks.2.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=0),
+    "blocks.*.attn.hook_pattern": jmi.ScaleAttention(2.0, queries=3, keys=1),
+    "blocks.0.mlp.hook_post": [jmi.Zero(units=3), jmi.Scale(1.5, units=4)],
+    "ln_final.hook_scale": jmi.Scale(2.0),
+}
+ALL_CAPTURES = ["hook_embed", "blocks.*.hook_resid_post", "blocks.1.attn.hook_z", "hook_logits"]
+
+
+def assert_same(one, other, rtol=0.0):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), one, other)
+
+
+def plain_forward(arch, params, tokens):
+    """A forward pass with no engine: embed, scan the blocks, read out."""
+    tap = Tap(table_of(arch), {}, (), ())
+    with jax.default_matmul_precision("highest"):
+        context = arch.context(params, tokens, None, None)
+        carry = arch.embed(params, tokens, context, tap)
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def layer(layer_params, carry, index):
+            inside = Tap(table_of(arch), {}, (), (), layer=index)
+            return arch.block(layer_params, carry, context, index, inside)
+
+        body = lambda carry, xs: (layer(xs[1], carry, xs[0]), None)
+        index = jnp.arange(arch.n_layers, dtype=jnp.int32)
+        carry, _ = jax.lax.scan(body, carry, (index, params["blocks"]))
+        return arch.readout(params, carry, tap)
+
+
+def test_no_hooks_and_no_captures_cost_nothing(arch, params, tokens):
+    hooked = lambda p, t: jmi.forward(arch, p, t, hooks={}, capture=[]).logits
+    plain = lambda p, t: plain_forward(arch, p, t)
+    assert str(jax.make_jaxpr(hooked)(params, tokens)) == str(jax.make_jaxpr(plain)(params, tokens))
+
+
+def test_untouched_points_are_not_computed(arch, params, tokens):
+    jaxpr = jax.make_jaxpr(lambda p, t: jmi.forward(arch, p, t).logits)(params, tokens)
+    wanted = jax.make_jaxpr(
+        lambda p, t: jmi.forward(arch, p, t, capture=["blocks.0.attn.hook_result"]).captures
+    )(params, tokens)
+    result = "f32[2,7,4,16]"
+    assert result not in str(jaxpr)
+    assert result in str(wanted)
+
+
+def count_traces(fn):
+    traces = []
+
+    @functools.wraps(fn)
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return fn(*args, **kwargs)
+
+    return counted, traces
+
+
+CHANGES = [
+    lambda i: {f"blocks.{i}.hook_resid_post": jmi.Add(np.full(16, i), scale=float(i), positions=i)},
+    lambda i: {f"blocks.{i}.attn.hook_attn_scores": jmi.Knockout(queries=-1 - i, keys=0, heads=i)},
+    lambda i: {f"blocks.{i}.attn.hook_attn_scores": jmi.Knockout(mask=np.eye(7, dtype=bool) ^ bool(i))},
+    lambda i: {"blocks.*.mlp.hook_post": jmi.At([i], jmi.Zero(units=i))},
+    lambda i: {"blocks.*.mlp.hook_post": jmi.At(np.arange(4) <= i, jmi.Scale(0.5 * i))},
+    lambda i: {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Replace(np.full((4, 16), float(i))))},
+]
+
+
+@pytest.mark.parametrize("hooks", CHANGES)
+def test_another_layer_position_head_vector_or_mask_does_not_retrace(
+    monkeypatch, arch, params, tokens, hooks
+):
+    counted, traces = count_traces(type(arch).block)
+    monkeypatch.setattr(type(arch), "block", counted)
+    lm = jmi.LanguageModel(arch, params)
+    results = [lm.run(tokens, hooks(0), ["blocks.3.hook_resid_post"]).logits]
+    first = len(traces)
+    assert first >= 1
+    results += [lm.run(tokens, hooks(i), [f"blocks.{i}.hook_resid_post"]).logits for i in (1, 2, 3)]
+    assert len(traces) == first
+    assert len({np.asarray(r).tobytes() for r in results}) == 4, "every change must change the logits"
+
+
+@pytest.mark.parametrize("hooks", CHANGES)
+def test_a_users_own_jit_is_traced_once(arch, params, tokens, hooks):
+    counted, traces = count_traces(lambda h: jmi.forward(arch, params, tokens, hooks=h).logits)
+    compiled = jax.jit(counted)
+    for i in range(4):
+        prepared = jmi.prepare(arch, hooks(i), tokens.shape)
+        np.testing.assert_allclose(
+            compiled(prepared), jmi.forward(arch, params, tokens, hooks=hooks(i)).logits, atol=1e-6
+        )
+    assert len(traces) == 1
+
+
+def test_jitted_equals_eager(arch, params, tokens, lm):
+    eager = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    assert_same(lm.run(tokens, ALL_HOOKS, ALL_CAPTURES), eager, rtol=2e-6)
+
+
+def test_unscanned_execution_agrees(arch, params, tokens):
+    scanned = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    with jax.disable_jit():
+        walked = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    assert_same(scanned, walked, rtol=2e-6)
+
+
+def test_listed_layers_equal_stacked_layers(arch, params, tokens):
+    listed = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(4)]
+    stacked = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    walked = jmi.forward(arch, {**params, "blocks": listed}, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    assert_same(walked, stacked, rtol=2e-6)
+
+
+def test_vmap_over_vectors_layers_and_positions_equals_the_loop(arch, params, tokens):
+    def run(vector, layer, position):
+        hooks = {"blocks.*.hook_resid_pre": jmi.At(layer, jmi.Add(vector, positions=position))}
+        return jmi.forward(arch, params, tokens, hooks=hooks, capture=["blocks.2.hook_resid_post"])
+
+    cells = (
+        jnp.asarray(np.random.default_rng(0).normal(size=(4, 16)), jnp.float32),
+        jnp.arange(4),
+        -jnp.arange(4) - 1,
+    )
+    mapped = jax.vmap(run)(*cells)
+    looped = [run(*(c[i] for c in cells)) for i in range(4)]
+    np.testing.assert_allclose(mapped.logits, jnp.stack([o.logits for o in looped]), atol=2e-6)
+    name = "blocks.2.hook_resid_post"
+    np.testing.assert_allclose(mapped[name], jnp.stack([o[name] for o in looped]), atol=2e-6)
+
+
+def test_vmap_over_models_with_random_weights(arch, tokens):
+    seeds = [lively(arch), jax.tree.map(lambda x: -x, lively(arch))]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
+    mapped = jax.vmap(lambda p: jmi.forward(arch, p, tokens).logits)(stacked)
+    for one, params in zip(mapped, seeds, strict=True):
+        np.testing.assert_allclose(one, jmi.forward(arch, params, tokens).logits, atol=2e-6)
+
+
+def test_gradient_and_jvp_of_a_hook_match_finite_differences():
+    with jax.enable_x64(True):
+        arch = tiny()
+        params = lively(arch, jnp.float64)
+        tokens = jnp.arange(7)[None]
+
+        def loss(vector):
+            hooks = {"blocks.1.attn.hook_z": jmi.Add(vector, positions=3, heads=2)}
+            out = jmi.forward(arch, params, tokens, hooks=hooks, capture=["blocks.2.attn.hook_pattern"])
+            return out.logits[0, -1, 5] + out["blocks.2.attn.hook_pattern"][0, 1, -1, 3]
+
+        rng = np.random.default_rng(0)
+        at, along = rng.normal(size=(2, 6))
+        step = 1e-6
+        slope = (loss(at + step * along) - loss(at - step * along)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(at)) @ along, slope, rtol=1e-7)
+        np.testing.assert_allclose(
+            jax.jvp(loss, (jnp.asarray(at),), (jnp.asarray(along),))[1], slope, rtol=1e-7
+        )
+
+
+def test_rematerialised_gradients_equal_stored_ones(arch, params, tokens):
+    def loss(params, remat):
+        return jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, remat=remat).logits.sum()
+
+    assert_same(jax.grad(loss)(params, True), jax.grad(loss)(params, False), rtol=2e-5)
+
+
+@pytest.mark.parametrize("what", ["tokens", "hooks"])
+def test_shard_map_over_batch_or_sweep_equals_one_device(arch, params, tokens, what):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    vectors = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16)), jnp.float32)
+    captures = ["blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern"]
+
+    def run(tokens, vectors):
+        hooks = {"blocks.2.hook_resid_pre": jmi.Add(vectors[0])}
+        out = jmi.forward(arch, params, tokens, hooks=hooks, capture=captures)
+        return out.logits, out["blocks.1.attn.hook_pattern"]
+
+    spec = jax.P("x")
+    by_tokens = what == "tokens"
+    specs = (spec, jax.P()) if by_tokens else (jax.P(), spec)
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(spec, spec))(tokens, vectors)
+    parts = [
+        run(tokens[i : i + 1] if by_tokens else tokens, vectors if by_tokens else vectors[i:]) for i in (0, 1)
+    ]
+    assert_same(sharded, jax.tree.map(lambda *p: jnp.concatenate(p), *parts), rtol=2e-6)
+
+
+def test_start_at_a_layer_resumes_exactly(arch, params, tokens, lm):
+    whole = lm.run(tokens, capture=["blocks.*.hook_resid_pre"])
+    for layer in range(4):
+        carry = whole.stack("hook_resid_pre")[layer]
+        resumed = lm.run(tokens, start_at_layer=layer, carry=carry)
+        np.testing.assert_allclose(resumed.logits, whole.logits, atol=2e-6)
+
+
+def test_stop_at_a_layer_returns_its_input(tokens, lm):
+    whole = lm.run(tokens, capture=["blocks.*.hook_resid_pre"])
+    for layer in range(1, 4):
+        stopped = lm.run(tokens, stop_at_layer=layer)
+        assert stopped.logits is None
+        np.testing.assert_allclose(stopped.carry, whole.stack("hook_resid_pre")[layer], atol=2e-6)
+
+
+def test_start_and_stop_take_a_traced_layer_without_retracing(arch, params, tokens):
+    carry = jmi.forward(arch, params, tokens, stop_at_layer=1).carry
+
+    def run(start, stop):
+        out = jmi.forward(arch, params, tokens, start_at_layer=start, carry=carry, stop_at_layer=stop)
+        return out.carry
+
+    counted, traces = count_traces(run)
+    compiled = jax.jit(counted)
+    for start, stop in ((1, 3), (0, 4), (2, 2)):
+        np.testing.assert_allclose(compiled(start, stop), run(start, stop), atol=2e-6)
+    assert len(traces) == 1
+    slope = jax.grad(
+        lambda c: jmi.forward(arch, params, tokens, start_at_layer=jnp.int32(2), carry=c).logits.sum()
+    )
+    assert jnp.isfinite(slope(carry)).all()
+
+
+def test_layers_outside_a_partial_run_are_nan_not_stale(tokens, lm):
+    out = lm.run(tokens, capture=["blocks.*.hook_resid_post"], stop_at_layer=2)
+    finite = jnp.isfinite(out.stack("hook_resid_post")).all((1, 2, 3))
+    assert finite.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"start_at_layer": 1}, ConfigError),
+        ({"stop_at_layer": 5}, ConfigError),
+        ({"stop_at_layer": 2, "capture": ["hook_logits"]}, HookError),
+        ({"stop_at_layer": 2, "capture": ["blocks.3.hook_resid_pre"]}, HookError),
+        ({"stop_at_layer": 2, "hooks": {"blocks.2.hook_resid_pre": jmi.Zero()}}, HookError),
+        ({"start_at_layer": 1, "carry": 0, "hooks": {"hook_embed": jmi.Zero()}}, HookError),
+        ({"mask": np.ones((2, 6), bool)}, ConfigError),
+    ],
+)
+def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
+    with pytest.raises(error):
+        lm.run(tokens, **arguments)
+
+
+@pytest.mark.parametrize(
+    "tokens", [np.zeros(3, np.int32), np.zeros((1, 0), np.int32), np.zeros((1, 3)), [[1, 2]]]
+)
+def test_tokens_must_be_a_batch_of_integers(lm, tokens):
+    with pytest.raises(ConfigError):
+        lm.run(tokens)
+
+
+def test_an_architecture_that_skips_a_listed_point_is_caught(monkeypatch, arch, params, tokens):
+    monkeypatch.setattr(type(arch), "block", lambda self, p, carry, context, layer, tap: carry)
+    with pytest.raises(HookError, match="never reached"):
+        jmi.forward(arch, params, tokens, capture=["blocks.0.hook_resid_pre"])
+
+
+def test_matmul_precision_is_full_unless_the_user_chose(arch, params, tokens):
+    run = lambda p, t: jmi.forward(arch, p, t).logits
+    assert "HIGHEST" in str(jax.make_jaxpr(run)(params, tokens))
+    with jax.default_matmul_precision("bfloat16"):
+        assert "HIGHEST" not in str(jax.make_jaxpr(run)(params, tokens))

@@ -1,0 +1,153 @@
+"""Each intervention against the same edit written by hand in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jmi
+from jmi.errors import HookError, InterventionError
+from jmi.selection import axis_mask
+from jmi.sites import Site
+
+RESID = Site("blocks.*.hook_resid_post", ("batch", "pos", "d_model"), (None, None, 5))
+HEADS = Site("blocks.*.attn.hook_z", ("batch", "pos", "head", "d_head"), (None, None, 3, 5))
+
+
+@pytest.fixture
+def resid():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 5)), jnp.float32)
+
+
+@pytest.fixture
+def z():
+    return jnp.asarray(np.random.default_rng(2).normal(size=(2, 4, 3, 5)), jnp.float32)
+
+
+def edited(value, index, to):
+    value = np.array(value)
+    value[index] = to
+    return value
+
+
+def test_replace_writes_one_position(resid):
+    out = jmi.Replace(jnp.arange(5.0), positions=-1)(resid, RESID)
+    np.testing.assert_array_equal(out, edited(resid, (slice(None), -1), np.arange(5)))
+
+
+def test_add_with_scale_and_rows(resid):
+    out = jmi.Add(jnp.ones(5), scale=jnp.float32(2), rows=1)(resid, RESID)
+    np.testing.assert_allclose(out, edited(resid, 1, np.asarray(resid)[1] + 2), rtol=1e-6)
+
+
+def test_scale_units(resid):
+    out = jmi.Scale(jnp.float32(3), units=jnp.array([0, 2]))(resid, RESID)
+    np.testing.assert_allclose(out, np.asarray(resid) * [3, 1, 3, 1, 1], rtol=1e-6)
+
+
+def test_zero_one_head_at_two_positions(z):
+    out = jmi.Zero(heads=1, positions=jnp.array([0, -1]))(z, HEADS)
+    np.testing.assert_array_equal(out, edited(z, (slice(None), [0, -1], 1), 0))
+
+
+def test_zero_is_zero_even_of_infinity():
+    out = jmi.Zero()(jnp.full((1, 1, 5), jnp.inf), RESID)
+    assert (out == 0).all()
+
+
+def test_positions_may_differ_by_batch_row(resid):
+    out = jmi.Zero(positions=jnp.array([[0], [2]]))(resid, RESID)
+    expected = edited(edited(resid, (0, 0), 0), (1, 2), 0)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_patch_copies_chosen_rows_positions_heads(z):
+    source = z + 1
+    out = jmi.Patch(source, rows=0, positions=2, heads=1)(z, HEADS)
+    np.testing.assert_array_equal(out, edited(z, (0, 2, 1), np.asarray(source)[0, 2, 1]))
+
+
+def test_patch_aligns_positions_of_another_length(resid):
+    source = jnp.arange(2 * 6 * 5, dtype=jnp.float32).reshape(2, 6, 5)
+    patch = jmi.Patch(source, positions=jnp.array([1, 3]), source_positions=jnp.array([4, -1]))
+    expected = edited(resid, (slice(None), [1, 3]), np.asarray(source)[:, [4, 5]])
+    np.testing.assert_array_equal(patch(resid, RESID), expected)
+
+
+def test_project_removes_or_keeps_a_subspace(resid):
+    directions = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5)), jnp.float32)
+    removed = jmi.Project(directions)(resid, RESID)
+    kept = jmi.Project(directions, keep=True)(resid, RESID)
+    np.testing.assert_allclose(removed @ directions.T, 0, atol=1e-5)
+    np.testing.assert_allclose(removed + kept, resid, atol=1e-6)
+    basis = np.linalg.svd(directions)[2][:2]
+    np.testing.assert_allclose(kept, np.asarray(resid) @ basis.T @ basis, atol=1e-5)
+
+
+@given(
+    indices=st.lists(st.integers(-6, 5), max_size=8),
+)
+def test_index_and_boolean_selectors_agree(indices):
+    mask = np.zeros(6, bool)
+    mask[indices] = True
+    selected = axis_mask(np.asarray(indices, np.int32), 6)
+    np.testing.assert_array_equal(selected, mask)
+    np.testing.assert_array_equal(axis_mask(mask, 6), mask)
+
+
+@pytest.mark.parametrize(
+    ("hook", "words"),
+    [
+        (jmi.Add(np.zeros(17)), ["(17,)", "d_model 16", "(16,)"]),
+        (jmi.Add(np.zeros(16, complex)), ["complex", "real numbers"]),
+        (jmi.Replace(np.zeros((3, 7, 16))), ["(3, 7, 16)", "batch 2"]),
+        (jmi.Zero(positions=7), ["positions=7", "-7 to 6"]),
+        (jmi.Zero(positions=0.5), ["integers"]),
+        (jmi.Zero(heads=0), ["heads=", "batch, pos, d_model"]),
+        (jmi.Zero(rows=[True]), ["mask", "2 entries"]),
+        (jmi.Patch(np.zeros(16)), ["whole tensor", "Replace"]),
+        (jmi.Patch(np.zeros((2, 9, 16)), positions=1, source_positions=[1, 2]), ["one to one"]),
+        (jmi.Project(np.zeros(15)), ["(15,)", "[16]"]),
+        (jmi.Knockout(queries=0), ["hook_attn_scores", "hook_resid_pre"]),
+        (lambda v, s: v[:, 0], ["returned", "[2, 7, 16]"]),
+        (lambda v, s: v.astype(jnp.bfloat16), ["bfloat16", "float32"]),
+        (lambda v, s: None, ["NoneType"]),
+    ],
+)
+def test_what_does_not_fit_is_one_clear_error(lm, tokens, hook, words):
+    with pytest.raises(InterventionError) as raised:
+        lm.run(tokens, {"blocks.1.hook_resid_pre": hook})
+    for word in [*words, "hook_resid_pre"]:
+        assert word in str(raised.value)
+
+
+def test_what_is_not_callable_is_refused(lm, tokens):
+    with pytest.raises(HookError, match="not an intervention"):
+        lm.run(tokens, {"blocks.1.hook_resid_pre": 3.0})
+
+
+def test_at_and_a_layer_name_contradict(lm, tokens):
+    with pytest.raises(HookError, match="At"):
+        lm.run(tokens, {"blocks.1.hook_resid_pre": jmi.At(2, jmi.Zero())})
+
+
+@pytest.mark.parametrize("layers", [4, [0, -5], 0.5, [True, False]])
+def test_at_refuses_layers_that_are_not_there(lm, tokens, layers):
+    with pytest.raises(HookError, match="layers"):
+        lm.run(tokens, {"blocks.*.hook_resid_pre": jmi.At(layers, jmi.Zero())})
+
+
+def test_payload_is_cast_to_the_dtype_of_the_site():
+    value = jnp.ones((1, 2, 5), jnp.bfloat16)
+    out = jmi.Add(np.full(5, 0.5))(value, RESID)
+    assert out.dtype == jnp.bfloat16
+    assert (out == 1.5).all()
+
+
+def test_interventions_are_pytrees_whose_arrays_are_leaves():
+    hook = jmi.Add(jnp.ones(5), positions=jnp.int32(2))
+    doubled = jax.tree.map(lambda x: x * 2, hook)
+    np.testing.assert_array_equal(doubled.vector, 2 * np.ones(5))
+    assert doubled.positions == 4
