@@ -64,7 +64,7 @@ def find(name: str, revision: str | None = None, config_only: bool = False) -> S
       DownloadError: nowhere to be found; the message says what was tried.
     """
     path = Path(name).expanduser()
-    if name in MODELS or path.is_dir():
+    if name in MODELS or (name and path.is_dir()):
         if revision is not None:
             raise ConfigError(f"revision={revision!r}: only models from the hub have revisions, not {name}")
         return Source(name, MODELS.get(name, path))
@@ -119,7 +119,7 @@ def _cached(name: str, folder: Path, commit: str) -> CachedModel | None:
     except (ValueError, AttributeError):
         return None
     size = sum(file.stat().st_size for file in weights)
-    return CachedModel(name, kind, commit, folder, size) if kind in FAMILIES else None
+    return CachedModel(name, kind, commit, folder, size) if str(kind) in FAMILIES else None
 
 
 def _hash(folder: Path) -> str:

@@ -94,11 +94,16 @@ def save(folder: str | Path, arch: Transformer, params: Any, config: dict[str, A
       config: the Hugging Face config; it must describe ``arch``.
 
     Raises:
-      ConfigError: ``config`` describes another architecture.
+      ConfigError: ``config`` describes another architecture, or parameters are missing or surplus.
     """
     family = FAMILIES[arch.family]
     if family.from_config(config) != arch:
         raise ConfigError("save: this config describes another architecture than the parameters have")
+    if isinstance(params["blocks"], (list, tuple)):
+        params = {**params, "blocks": jax.tree.map(lambda *rows: np.stack(rows), *params["blocks"])}
+    wrong = sorted(set(flat(params)) ^ set(flat(arch.param_tree())))
+    if wrong:
+        raise ConfigError(f"save: parameters missing or surplus: {', '.join(wrong)}")
     tensors: dict[str, np.ndarray] = {}
     tree = flat(arch.param_tree())
     for path, value in flat(params).items():

@@ -11,6 +11,7 @@ tell position 257 from 256. Formulas: RoFormer (arXiv:2104.09864), Llama 3.1, Ya
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -170,26 +171,57 @@ def read(config: Mapping[str, Any], dim: int, default_theta: float) -> Rope:
     Raises:
       ConfigError: an unknown scaling type, or one whose parameters are missing.
     """
-    given = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    theta = float(given.pop("rope_theta", None) or config.get("rope_theta") or default_theta)
+    scaling_of = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(scaling_of, Mapping):
+        raise ConfigError(f"config.json: rope_scaling must be an object, got {scaling_of!r}")
+    given = dict(scaling_of)
+    theta = _positive(
+        "rope_theta", given.pop("rope_theta", None) or config.get("rope_theta") or default_theta
+    )
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
-    longest = int(config.get("max_position_embeddings", 2048))
-    original = config.get("original_max_position_embeddings")
-    original = int(original or given.get("original_max_position_embeddings") or longest)
-    if kind not in _READERS:
+    longest = int(_positive("max_position_embeddings", config.get("max_position_embeddings") or 2048))
+    original = config.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
+    original = int(_positive("original_max_position_embeddings", original or longest))
+    if not isinstance(kind, str) or kind not in _READERS:
         raise ConfigError(f"rope scaling '{kind}' is not supported; known: {', '.join(_READERS)}")
     try:
         scaling = _READERS[kind](given, original, longest)
     except KeyError as missing:
         raise ConfigError(f"rope scaling '{kind}' needs {missing} in the config") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"rope scaling '{kind}': {error}") from None
+    _check_unread(kind, given)
     if isinstance(scaling, LongRope) and not len(scaling.short) == len(scaling.long) == dim // 2:
         raise ConfigError(f"longrope needs {dim // 2} short and long factors, one per rotary frequency")
     return Rope(theta, dim, scaling)
 
 
+_READ = {
+    *("factor", "attention_factor", "original_max_position_embeddings", "low_freq_factor"),
+    *("high_freq_factor", "short_factor", "long_factor", "beta_fast", "beta_slow", "mscale"),
+    *("mscale_all_dim", "truncate"),
+}
+
+
+def _check_unread(kind: str, given: Mapping[str, Any]) -> None:
+    if given.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ConfigError(
+            f"rope: partial_rotary_factor={given['partial_rotary_factor']} is not supported here"
+        )
+    unread = sorted(set(given) - _READ - {"partial_rotary_factor"})
+    if unread:
+        warnings.warn(f"rope scaling '{kind}': fields without effect: {', '.join(unread)}", stacklevel=3)
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise ConfigError(f"config.json: '{name}' must be a positive number, got {value!r}")
+    return float(value)
+
+
 def _read_yarn(given: dict[str, Any], original: int, longest: int) -> Yarn:
-    factor = float(given["factor"] or longest / original)
+    factor = _positive("factor", given["factor"] or longest / original)
     sharpen = given.get("attention_factor")
     if sharpen is None:
         both = given.get("mscale") and given.get("mscale_all_dim")
@@ -203,21 +235,28 @@ def _mscale(factor: float, mscale: float) -> float:
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def _factors(values: Any) -> tuple[float, ...]:
+    return tuple(_positive("short_factor and long_factor", value) for value in values)
+
+
 def _read_longrope(given: dict[str, Any], original: int, longest: int) -> LongRope:
-    factor = float(given.get("factor") or longest / original)
+    factor = _positive("factor", given.get("factor") or longest / original)
     sharpen = given.get("attention_factor")
     if sharpen is None:
         sharpen = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return LongRope(tuple(given["short_factor"]), tuple(given["long_factor"]), original, float(sharpen))
+    return LongRope(_factors(given["short_factor"]), _factors(given["long_factor"]), original, float(sharpen))
 
 
 _READERS: Mapping[str, Callable[[dict[str, Any], int, int], Scaling]] = {
     "default": lambda given, original, longest: Plain(),
-    "linear": lambda given, original, longest: Linear(float(given["factor"])),
+    "linear": lambda given, original, longest: Linear(_positive("factor", given["factor"])),
     "llama3": lambda given, original, longest: Llama3(
-        float(given["factor"]), float(given["low_freq_factor"]), float(given["high_freq_factor"]), original
+        _positive("factor", given["factor"]),
+        float(given["low_freq_factor"]),
+        float(given["high_freq_factor"]),
+        original,
     ),
-    "dynamic": lambda given, original, longest: Dynamic(float(given["factor"]), longest),
+    "dynamic": lambda given, original, longest: Dynamic(_positive("factor", given["factor"]), longest),
     "yarn": _read_yarn,
     "longrope": _read_longrope,
 }

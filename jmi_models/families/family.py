@@ -85,7 +85,7 @@ class Reader:
     def activation(self, name: str, default: str) -> str:
         """A known activation function."""
         value = self._get(name, default)
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise ConfigError(f"config.json: {name} '{value}' is unknown; known: {', '.join(ACTIVATIONS)}")
         return str(value)
 
@@ -106,6 +106,7 @@ class Reader:
 
     def finish(self) -> None:
         """Refuse quantised weights; warn about fields that nobody read."""
+        self.read.add("quantization_config")
         if self.config.get("quantization_config"):
             method = self.config["quantization_config"].get("quant_method", "unknown")
             raise ConfigError(

@@ -39,13 +39,15 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read = Reader(config)
     d_model, n_heads = read.count("hidden_size"), read.count("num_attention_heads")
     n_kv_heads = read.count("num_key_value_heads", n_heads)
+    if config.get("head_dim") is None:
+        read.divides("num_attention_heads", n_heads, "hidden_size", d_model)
     d_head = read.count("head_dim", d_model // n_heads)
     read.divides("num_key_value_heads", n_kv_heads, "num_attention_heads", n_heads)
     read.even("head_dim", d_head)
     read.only("pretraining_tp", 1)
     bias = read.flag("attention_bias", False)
-    rotary = rope.read(config, d_head, 10000.0)
     n_ctx = read.count("max_position_embeddings", 2048)
+    rotary = rope.read(config, d_head, 10000.0)
     if isinstance(rotary.scaling, rope.Dynamic):
         n_ctx = int(n_ctx * rotary.scaling.factor)
     arch = Transformer(

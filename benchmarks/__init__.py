@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks``. Ratios against a peer in the same run, never bare seconds."""

@@ -1,0 +1,59 @@
+"""``python -m benchmarks [hooks dispatch traces loading] [--output FILE.json]``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import hooks, loading
+from benchmarks.timing import hardware
+from jmi.artefacts import check_writable, write_json
+
+SUITES = {
+    "hooks": ("Hook overhead: 12 layers, width 768, 8 x 15 tokens, float32", lambda n: hooks.overhead(n)),
+    "dispatch": ("Dispatch: 12 layers, width 32, 8 tokens", lambda n: hooks.dispatch(20 * n)),
+    "traces": ("Compiles of a sweep", lambda n: hooks.traces()),
+    "loading": ("Loading 0.5 GiB of float32", lambda n: loading.loading()),
+}
+
+
+def main(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help=f"Of: {', '.join(SUITES)}. Default: all.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the best counts.")] = 15,
+    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+) -> None:
+    """Measure jmi on this machine and print ratios against a peer in the same run."""
+    unknown = set(suites or ()) - set(SUITES)
+    if unknown:
+        raise typer.BadParameter(f"unknown suite {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+    if output is not None:
+        check_writable(output)
+    machine = hardware()
+    console = Console()
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['device']['kind']}, jax {machine['packages']['jax']}"
+    )
+    results: dict[str, Any] = {}
+    for name in suites or SUITES:
+        title, run = SUITES[name]
+        results[name] = run(repeats)
+        console.print(_table(title, results[name]))
+    if output is not None:
+        write_json(output, {"schema_version": 1, "hardware": machine, "results": results})
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,119 @@
+"""The commands as a person types them: output, files, exit codes, and no traceback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+JMI = [sys.executable, "-W", "error", "-c", "from jmi.cli import main; main()"]
+
+
+def jmi(*arguments, **environment):
+    return subprocess.run(
+        [*JMI, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1", **environment},
+    )
+
+
+def test_knockout_alone_does_the_main_job():
+    done = jmi("knockout")
+    assert done.returncode == 0, done.stderr
+    assert "atlas" in done.stdout
+    assert "KL(baseline || ablated)" in done.stdout
+    assert "' Paris'" in done.stdout
+
+
+def test_knockout_writes_a_self_contained_result_and_a_picture(tmp_path):
+    output, plot = tmp_path / "result.json", tmp_path / "result.png"
+    options = [
+        "--layer",
+        "1",
+        "--layer",
+        "2",
+        "--head",
+        "0",
+        "--key",
+        "-2",
+        "--target",
+        "Paris",
+        "--top",
+        "3",
+    ]
+    done = jmi("knockout", *options, "--output", output, "--plot", plot, "--memory")
+    assert done.returncode == 0, done.stderr
+    assert "before loading" in done.stdout
+    result = json.loads(output.read_text())
+    assert result["schema_version"] == 1
+    assert result["model"]["revision"].startswith("sha256:")
+    assert result["model"]["architecture"]["family"] == "llama"
+    assert result["layers"] == [1, 2]
+    assert result["options"]["heads"] == [0]
+    assert len(result["top_changed"]) == 3
+    assert len(result["token_ids"]) == len(result["tokens"])
+    assert result["target"]["token"] == " Paris"
+    (hooks,) = result["hooks"].values()
+    assert hooks[0]["hook"] == {"kind": "Knockout", "queries": [-1], "keys": [-2], "heads": [0]}
+    assert result["packages"]["jax"]
+    assert result["seconds"]["compile"] >= 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sites_lists_every_point():
+    table, names = jmi("sites"), jmi("sites", "atlas", "--names")
+    assert table.returncode == names.returncode == 0
+    assert "blocks.i.attn.hook_pattern" in table.stdout
+    assert "blocks.0.attn.hook_pattern" in names.stdout.splitlines()
+
+
+def test_help_explains_every_option():
+    shown = jmi("knockout", "--help").stdout
+    for option in (
+        "--prompt",
+        "--layer",
+        "--query",
+        "--key",
+        "--head",
+        "--target",
+        "--top",
+        "--output",
+        "--plot",
+    ):
+        assert option in shown
+    assert "--all-cached" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no/such-model"], "cannot be reached"),
+        (["./nowhere"], "no such folder"),
+        (["--prompt", "word " * 300], "context"),
+        (["--target", "Llanfairpwllgwyngyll"], "not one token"),
+        (["--layer", "99"], "layers 0 to"),
+        (["--dtype", "int8"], "float32"),
+        (["--dtype", "nonsense"], "not a dtype"),
+        (["--revision", "main"], "revision"),
+        (["--plot", "result.txt"], ".png"),
+        (["--output", "missing/result.json"], "does not exist"),
+        (["--all-cached"], "no supported model"),
+        (["--top", "0"], "top"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_exit_code_2(tmp_path, arguments, words):
+    done = jmi("knockout", *arguments, HF_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_error_leaves_no_file_behind(tmp_path):
+    done = jmi("knockout", "--layer", "99", "--output", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+    assert done.returncode == 2
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+import jmi
+import jmi_models
+from jmi.errors import ConfigError, TokenizerError
+from jmi.tokenizers import Tokenizer
+from jmi_models.embedded import MODELS
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.from_folder(MODELS["atlas"])
+
+
+def test_text_survives_the_round_trip(tokenizer):
+    for text in ("The capital of France is Paris.", "1732 + 7 = ?", "naïve — 東京 🙂\n\ttab", ""):
+        assert tokenizer.decode(tokenizer.encode(text, special_tokens=False)) == text
+
+
+def test_special_tokens_are_added_as_the_file_says(tokenizer):
+    plain = tokenizer.encode("Hello", special_tokens=False)
+    full = tokenizer.encode("Hello")
+    np.testing.assert_array_equal(full, [tokenizer.special["bos_token"], *plain])
+    assert tokenizer.decode(full, special_tokens=False) == "Hello"
+
+
+def test_offsets_count_characters_not_bytes(tokenizer):
+    text = "né in Paris"
+    encoding = tokenizer.encode_with_offsets(text)
+    start, end = encoding.offsets[-1]
+    assert text[start:end].strip() == "Paris"
+    assert encoding.offsets[0] == (0, 0)
+    assert len(encoding.ids) == len(encoding.tokens) == len(encoding.offsets)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_batches_are_padded_on_the_named_side_with_their_mask(tokenizer, padding):
+    texts = ["Paris", "The capital of France is Paris"]
+    batch = tokenizer.encode_batch(texts, padding)
+    for text, row, mask in zip(texts, batch.tokens, batch.mask, strict=True):
+        np.testing.assert_array_equal(row[mask], tokenizer.encode(text))
+    short = batch.mask[0]
+    assert short[-1] == (padding == "left")
+    assert not short.all()
+
+
+def test_other_padding_and_empty_batches_are_refused(tokenizer):
+    with pytest.raises(TokenizerError, match="left"):
+        tokenizer.encode_batch(["a"], "middle")
+    with pytest.raises(TokenizerError):
+        tokenizer.encode_batch([], "left")
+
+
+def test_a_word_is_one_token_or_an_error(tokenizer):
+    index = tokenizer.token_id("Paris")
+    assert tokenizer.token_id(" Paris") == index
+    assert tokenizer.token_string(index) == " Paris"
+    with pytest.raises(TokenizerError, match="not one token but"):
+        tokenizer.token_id("Llanfairpwllgwyngyll")
+    with pytest.raises(TokenizerError, match="no token has id"):
+        tokenizer.token_string(10**6)
+
+
+def test_a_missing_tokenizer_is_an_error_only_when_text_is_used(lm, tokens):
+    assert lm.run(tokens).logits.shape[-1] == 29
+    assert lm.token_string(7) == "<7>"
+    for use in (lambda: lm.run("text"), lambda: lm.decode([1]), lambda: lm.token_id("a")):
+        with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+            use()
+
+
+def test_a_corrupt_tokenizer_is_an_error(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(TokenizerError, match="not a valid tokenizer"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_prompts_longer_than_the_context_and_foreign_ids_are_refused(lm):
+    with pytest.raises(ConfigError, match="context"):
+        lm.run(np.zeros((1, 65), np.int32))
+    with pytest.raises(ConfigError, match="0 to 28"):
+        lm.run(np.full((1, 3), 29, np.int32))
+
+
+def test_several_texts_run_like_each_alone():
+    lm = jmi_models.load("atlas")
+    texts = ["The capital of France is", "The weather was cold, so we stayed in the house"]
+    together = lm.run(texts).logits[:, -1]
+    alone = [lm.run(text).logits[0, -1] for text in texts]
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_lm_run_and_forward_are_the_same_function(arch, params, tokens, lm):
+    np.testing.assert_allclose(lm.run(tokens).logits, jmi.forward(arch, params, tokens).logits, atol=2e-6)

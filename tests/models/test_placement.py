@@ -1,0 +1,41 @@
+"""Parameters on a mesh of devices: where they lie, and that results do not depend on it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import jmi_models
+from tests.oracles import llama_grid
+
+CONFIG = llama_grid.GRID["attention_bias"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"), [(("fsdp", "model"), (2, 2)), (("model",), (4,)), (("model", "fsdp"), (1, 4))]
+)
+def test_parameters_are_placed_on_a_mesh(
+    tmp_path: Path, axes: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()[:4])
+    sizes = dict(zip(axes, shape, strict=True))
+    folder = llama_grid.write_folder(tmp_path, CONFIG)
+    plain, placed = jmi_models.load(folder), jmi_models.load(folder, mesh=mesh)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed.params), jax.device_get(plain.params))
+    heads, keys = placed.params["blocks"]["attn"]["W_Q"], placed.params["blocks"]["attn"]["W_K"]
+    over = "fsdp" if "fsdp" in sizes else None
+    # Two key heads do not divide among four devices: they stay whole there.
+    split_keys = "model" if 2 % sizes["model"] == 0 else None
+    assert heads.sharding.spec == PartitionSpec(None, over, "model", None)
+    assert keys.sharding.spec == PartitionSpec(None, over, split_keys, None)
+    assert heads.sharding.shard_shape(heads.shape) == (
+        2,
+        24 // sizes.get("fsdp", 1),
+        4 // sizes["model"],
+        6,
+    )
+    tokens = llama_grid.tokens(CONFIG)
+    got, want = np.asarray(placed.run(tokens).logits), np.asarray(plain.run(tokens).logits)
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
