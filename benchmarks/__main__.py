@@ -34,9 +34,7 @@ def main(
         check_writable(output)
     machine = hardware()
     console = Console()
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['device']['kind']}, jax {machine['packages']['jax']}"
-    )
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, jax {machine['packages']['jax']}")
     results: dict[str, Any] = {}
     for name in suites or SUITES:
         title, run = SUITES[name]

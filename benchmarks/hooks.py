@@ -1,6 +1,7 @@
 """What hooks and captures cost, as ratios to a forward pass without an engine."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,12 @@ def overhead(repeats: int) -> list[dict[str, Any]]:
     lm = jmi.LanguageModel(GPT2_SMALL, params)
     edits = {"add": jmi.Add(jnp.ones(768)), "knockout": jmi.Knockout(queries=-1, keys=0)}
     runs: dict[str, Any] = {"plain forward": lambda: plain_forward(GPT2_SMALL, params, tokens)}
-    memory = {"plain forward": plain_forward.lower(GPT2_SMALL, params, tokens).compile().memory_analysis()}
+    memory = {"plain forward": _memory(plain_forward.lower(GPT2_SMALL, params, tokens))}
     for name, (hooks, capture) in SITES.items():
         edited = {site: edits[edit] for site, edit in hooks.items()}
         runs[name] = lambda h=edited, c=capture: lm.run(tokens, h, c)
-        static, data, _ = plan_run(GPT2_SMALL, tokens, edited, capture, None, None, None, None, None, True)
-        memory[name] = run_compiled.lower(static, params, *data).compile().memory_analysis()
+        static, data, _ = plan_run(GPT2_SMALL, tokens, edited, capture)
+        memory[name] = _memory(run_compiled.lower(static, params, *data))
     times = compare(runs, repeats)
     base = times["plain forward"]
     return [
@@ -44,29 +45,45 @@ def overhead(repeats: int) -> list[dict[str, Any]]:
             "wall_s": took.wall,
             "cpu_ratio": took.cpu / base.cpu,
             "wall_ratio": took.wall / base.wall,
-            "temp_mib": memory[name].temp_size_in_bytes / 2**20,
-            "output_mib": memory[name].output_size_in_bytes / 2**20,
+            "temp_mib": memory[name][0] / 2**20,
+            "output_mib": memory[name][1] / 2**20,
         }
         for name, took in times.items()
     ]
 
 
+def _memory(lowered: Any) -> tuple[int, int]:
+    """Bytes of temporaries and outputs of a compiled program."""
+    stats = lowered.compile().memory_analysis()
+    return stats.temp_size_in_bytes, stats.output_size_in_bytes
+
+
+class Counted(jmi_models.Transformer):
+    """A decoder that counts how often its block is traced."""
+
+    traced: ClassVar[int] = 0
+
+    def block(self, *args: Any) -> jax.Array:
+        Counted.traced += 1
+        return super().block(*args)
+
+
 def traces() -> list[dict[str, Any]]:
     """Traces of a sweep over every layer, position and head with new vectors each time."""
-    params = jmi_models.init(TINY, 0)
+    arch = Counted(**{f.name: getattr(TINY, f.name) for f in dataclasses.fields(TINY)})
+    lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     tokens = jnp.zeros((1, 8), jnp.int32)
-    lm = jmi.LanguageModel(TINY, params)
-    before = run_compiled._cache_size()
-    for i in range(TINY.n_layers):
-        lm.run(tokens, {f"blocks.{i}.hook_resid_pre": jmi.Add(jnp.full(32, i), positions=i % 8)})
-    adds = run_compiled._cache_size() - before
-    for i in range(TINY.n_layers):
-        lm.run(tokens, {f"blocks.{i}.attn.hook_scores": jmi.Knockout(queries=-1, keys=i % 8, heads=i % 4)})
-    knockouts = run_compiled._cache_size() - before - adds
-    return [
-        {"case": "add: 12 layers, positions, vectors", "compiles": adds},
-        {"case": "knockout: 12 layers, keys, heads", "compiles": knockouts},
-    ]
+    add = lambda i: {f"blocks.{i}.hook_resid_pre": jmi.Add(jnp.full(32, i), positions=i % 8)}  # noqa: E731
+    cut = lambda i: {  # noqa: E731
+        f"blocks.{i}.attn.hook_scores": jmi.Knockout(queries=-1, keys=i % 8, heads=i % 4)
+    }
+    rows = []
+    for name, hooks in (("add a vector at a position", add), ("knock out a key in a head", cut)):
+        Counted.traced = 0
+        for i in range(arch.n_layers):
+            lm.run(tokens, hooks(i))
+        rows.append({"case": name, "runs, another layer each": arch.n_layers, "traces": Counted.traced})
+    return rows
 
 
 def dispatch(repeats: int) -> list[dict[str, Any]]:

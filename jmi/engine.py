@@ -6,7 +6,7 @@ Everything else in jmi is built on `forward`; nothing else runs layers.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params, Tap
-from jmi.captures import Capture, Group, plan
+from jmi.captures import Capture, Group, Plan, plan
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import run_layers, vary_like
@@ -73,7 +73,16 @@ def forward(
     Matmuls use precision ``highest`` unless ``jax.default_matmul_precision`` is set.
     """
     static, data, layout = plan_run(
-        arch, tokens, hooks, capture, mask, positions, start_at_layer, carry, stop_at_layer, remat
+        arch,
+        tokens,
+        hooks,
+        capture,
+        mask=mask,
+        positions=positions,
+        start_at_layer=start_at_layer,
+        carry=carry,
+        stop_at_layer=stop_at_layer,
+        remat=remat,
     )
     return wrap(layout, arch.n_layers, *execute(static, params, *data))
 
@@ -81,23 +90,26 @@ def forward(
 def plan_run(
     arch: Architecture,
     tokens: Any,
-    hooks: Hooks | None,
-    capture: Sequence[str | Capture],
-    mask: Any,
-    positions: Any,
-    start: Any,
-    carry: Any,
-    stop: Any,
-    remat: bool,
-) -> tuple[Static, tuple[Any, ...], Any]:
-    """Validate the arguments of a run and split them into static, data and output layout."""
+    hooks: Hooks | None = None,
+    capture: Sequence[str | Capture] = (),
+    *,
+    mask: Any = None,
+    positions: Any = None,
+    start_at_layer: Any = None,
+    carry: Any = None,
+    stop_at_layer: Any = None,
+    remat: bool = True,
+) -> tuple[Static, tuple[Any, ...], Plan]:
+    """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
     _check_tokens(tokens, mask, positions)
-    start, stop = _layer_bound(arch, "start_at_layer", start), _layer_bound(arch, "stop_at_layer", stop)
+    start = _layer_bound(arch, "start_at_layer", start_at_layer)
+    stop = _layer_bound(arch, "stop_at_layer", stop_at_layer)
     if (start is None) != (carry is None):
         raise ConfigError("start_at_layer= and carry= go together: the layer, and what enters it")
     prepared = prepare(arch, hooks, tokens.shape)
     layout = plan(arch, capture)
-    _check_reached(arch, prepared, layout, start, stop)
+    if start is not None or stop is not None:
+        _check_reached(arch, prepared, layout, start, stop)
     static = Static(arch, layout.groups, remat, stop is not None)
     span = None if start is None and stop is None else (0 if start is None else start, stop)
     data = ((tokens, mask, positions), prepared, layout.data, carry, span)
@@ -168,33 +180,31 @@ def _layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
     return np.int32(layer)
 
 
-def _check_reached(arch: Architecture, hooks: dict[str, Any], layout: Any, start: Any, stop: Any) -> None:
-    """Refuse hooks and captures that a partial run never reaches."""
-    if start is None and stop is None:
-        return
+def _check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:
+    """Refuse hooks and captures that a partial run never reaches, as far as its bounds are known."""
     order = list(table_of(arch))
-    first_block = next(i for i, p in enumerate(order) if p.startswith("blocks."))
-    wanted = [
-        (point, np.flatnonzero(h.layers))
-        for point, hs in hooks.items()
-        for h in hs
-        if point.startswith("blocks.") and isinstance(h.layers, np.ndarray)
-    ]
-    wanted += [
-        (g.point, np.asarray(layers))
-        for g, layers in zip(layout.groups, layout.layers, strict=True)
-        if layers is not None and not g.whole
-    ]
-    outside = [p for p in (*hooks, *(g.point for g in layout.groups)) if not p.startswith("blocks.")]
-    for point in outside:
-        if order.index(point) < first_block and start is not None:
-            raise HookError(f"{point}: not reached by a run that starts at a layer; drop it")
-        if order.index(point) > first_block and stop is not None:
-            raise HookError(f"{point}: not reached by a run that stops at a layer; drop it")
+    first_block = next(i for i, point in enumerate(order) if point.startswith("blocks."))
     low = 0 if start is None or isinstance(start, jax.Array) else int(start)
     high = arch.n_layers if stop is None or isinstance(stop, jax.Array) else int(stop)
-    for point, layers in wanted:
-        if len(layers) and len(layers) < arch.n_layers and not ((low <= layers) & (layers < high)).all():
+    for point, layers in _named(arch, hooks, layout):
+        if layers is None:
+            skipped = start if order.index(point) < first_block else stop
+            if skipped is not None:
+                raise HookError(f"{point}: not reached by a run of some layers only; drop it")
+        elif layers.size and not ((low <= layers) & (layers < high)).all():
             raise HookError(
                 f"{point}: layers {layers.tolist()} are not all within the run, {low} to {high - 1}"
             )
+
+
+def _named(arch: Architecture, hooks: dict[str, Any], layout: Plan) -> Iterator[tuple[str, Any]]:
+    """Points with the layers a user named there (None outside the blocks); "every layer" is no name."""
+    for point, sequence in hooks.items():
+        if not point.startswith("blocks."):
+            yield point, None
+        for hook in sequence if point.startswith("blocks.") else ():
+            if isinstance(hook.layers, np.ndarray) and not hook.layers.all():
+                yield point, np.flatnonzero(hook.layers)
+    for group, layers in zip(layout.groups, layout.layers, strict=True):
+        if not group.whole:
+            yield group.point, None if layers is None else np.asarray(layers)

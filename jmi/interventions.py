@@ -202,9 +202,26 @@ class PerLayer:
 
     hook: Any
 
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook)}
+        if sizes - {(site.n_layers,)}:
+            raise InterventionError(
+                f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
+                if site.n_layers
+                else f"{site.point}: PerLayer acts inside the blocks only"
+            )
+        if hasattr(self.hook, "check") and not any(map(_is_traced, jax.tree.leaves(self.hook))):
+            for layer in range(site.n_layers or 0):
+                jax.tree.map(lambda x, i=layer: x[i], self.hook).check(site, shape)
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         pick = lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), site.layer, keepdims=False)  # noqa: E731
         return apply(jax.tree.map(pick, self.hook), value, site)
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
 
 
 def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:

@@ -75,7 +75,15 @@ class LanguageModel:
         else:
             tokens = prompt
         static, data, layout = plan_run(
-            self.arch, tokens, hooks, capture, mask, positions, start_at_layer, carry, stop_at_layer, True
+            self.arch,
+            tokens,
+            hooks,
+            capture,
+            mask=mask,
+            positions=positions,
+            start_at_layer=start_at_layer,
+            carry=carry,
+            stop_at_layer=stop_at_layer,
         )
         check_tokens(self.arch, tokens)
         return wrap(layout, self.arch.n_layers, *run_compiled(static, self.params, *data))

@@ -71,12 +71,14 @@ class Site:
       point: name with the layer open, e.g. ``blocks.*.attn.hook_q``.
       axes: names of the axes of the tensor there.
       sizes: size of each axis; None for batch and for positions, which each run chooses.
+      n_layers: number of layers that have the point; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
     """
 
     point: str
     axes: tuple[str, ...]
     sizes: tuple[int | None, ...]
+    n_layers: int | None = None
     layer: Any = None
 
     def shape(self, batch: int, pos: int) -> tuple[int, ...]:
@@ -100,9 +102,18 @@ class HasSites(Protocol):
     def sites(self) -> Mapping[str, Site]: ...
 
 
-def sites_of(points: Iterable[str], sizes: Mapping[str, int]) -> dict[str, Site]:
+def sites_of(points: Iterable[str], sizes: Mapping[str, int], n_layers: int) -> dict[str, Site]:
     """Site table of a model that has ``points`` (keys of `AXES`) with the given axis sizes."""
-    return {p: Site(p, AXES[p], tuple({"one": 1, **sizes}.get(a) for a in AXES[p])) for p in points}
+    known = {"one": 1, **sizes}
+    return {
+        point: Site(
+            point,
+            AXES[point],
+            tuple(known.get(axis) for axis in AXES[point]),
+            n_layers if point.startswith("blocks.") else None,
+        )
+        for point in points
+    }
 
 
 def split(name: str) -> tuple[str, str | None]:

@@ -70,7 +70,7 @@ class Transformer:
             "d_mlp": self.d_mlp,
             "vocab": self.d_vocab,
         }
-        return sites_of(points, sizes)
+        return sites_of(points, sizes, self.n_layers)
 
     def param_tree(self) -> dict[str, Any]:
         """Abstract parameters: `Param` leaves in the structure of the real ones."""

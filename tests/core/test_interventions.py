@@ -111,6 +111,8 @@ def test_index_and_boolean_selectors_agree(indices):
         (jmi.Patch(np.zeros((2, 9, 16)), positions=1, source_positions=[1, 2]), ["one to one"]),
         (jmi.Project(np.zeros(15)), ["(15,)", "[16]"]),
         (jmi.Knockout(queries=0), ["hook_attn_scores", "hook_resid_pre"]),
+        (jmi.PerLayer(jmi.Add(np.zeros((3, 16)))), ["4 layers"]),
+        (jmi.PerLayer(jmi.Zero(positions=[0, 1, 2, 7])), ["positions=7"]),
         (lambda v, s: v[:, 0], ["returned", "[2, 7, 16]"]),
         (lambda v, s: v.astype(jnp.bfloat16), ["bfloat16", "float32"]),
         (lambda v, s: None, ["NoneType"]),
