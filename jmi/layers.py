@@ -61,30 +61,29 @@ def _loop(
 ) -> tuple[Any, Any]:
     """Scan ``layer`` over stacked blocks, or walk over listed ones; ``span`` limits what runs."""
     listed = isinstance(blocks, (list, tuple))
-    if span is not None and not listed:
-        # Weights are picked inside the branch: a layer that does not run costs nothing.
-        whole = layer
-        layer = lambda _, state, index: whole(_layer_of(blocks, index), state, index)  # noqa: E731
-    if remat:
-        layer = jax.checkpoint(layer, prevent_cse=listed)
 
-    def step(state: Any, xs: Any) -> Any:
-        index, layer_params = xs
+    def step(layer_params: Params, state: Any, index: Any) -> Any:
         if span is None:
             return layer(layer_params, state, index)
-        run = lambda state: layer(layer_params, state, index)  # noqa: E731
+        # Weights are picked inside the branch: a layer that does not run costs nothing.
+        pick = lambda: layer_params if listed else _layer_of(blocks, index)  # noqa: E731
+        run = lambda state: layer(pick(), state, index)  # noqa: E731
         _, rows = jax.eval_shape(run, state)
         skip = lambda state: (state, jax.tree.map(lambda r: _skipped(r, state), rows))  # noqa: E731
         start, stop = span
         here = jnp.asarray(start) <= index
         return jax.lax.cond(here if stop is None else here & (index < jnp.asarray(stop)), run, skip, state)
 
+    if remat:
+        # Around the branch, not inside: the weights would else be stored once per layer.
+        step = jax.checkpoint(step, prevent_cse=listed)
     if not listed:
         index = jnp.arange(n_layers, dtype=jnp.int32)
-        return jax.lax.scan(step, state, (index, blocks if span is None else None))
+        body = lambda state, xs: step(xs[1], state, xs[0])  # noqa: E731
+        return jax.lax.scan(body, state, (index, blocks if span is None else None))
     rows = []
     for i, layer_params in enumerate(blocks):
-        state, row = step(state, (jnp.int32(i), layer_params))
+        state, row = step(layer_params, state, jnp.int32(i))
         rows.append(row)
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
 

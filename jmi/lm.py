@@ -68,7 +68,7 @@ class LanguageModel:
           HookError, InterventionError: as `jmi.forward`.
         """
         if isinstance(prompt, str):
-            tokens: Any = self.encode(prompt)
+            tokens: Any = self.to_tokens(prompt)
         elif isinstance(prompt, (list, tuple)) and all(isinstance(p, str) for p in prompt):
             batch = self.encode_batch(prompt, padding="left")
             tokens, mask = batch.tokens, batch.mask
@@ -87,6 +87,12 @@ class LanguageModel:
         )
         check_tokens(self.arch, tokens)
         return wrap(layout, self.arch.n_layers, *run_compiled(static, self.params, *data))
+
+    def to_tokens(self, prompt: str) -> np.ndarray:
+        """Tokens int32 ``[1, s]`` to run; ConfigError for an empty prompt (a lone BOS says nothing)."""
+        if not prompt:
+            raise ConfigError("the prompt is empty: there is no token to run")
+        return self.encode(prompt)
 
     def encode(self, text: str, special_tokens: bool = True) -> np.ndarray:
         """Tokens int32 ``[1, s]`` of a text."""

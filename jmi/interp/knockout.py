@@ -89,7 +89,7 @@ def knockout(
     """
     if SCORES not in table_of(lm.arch):
         raise HookError(f"{lm.name} has no attention scores to knock out")
-    tokens = lm.encode(prompt) if isinstance(prompt, str) else prompt
+    tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else prompt
     if getattr(tokens, "shape", (0,))[0] != 1:
         raise ConfigError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
     if top < 1:

@@ -92,6 +92,7 @@ def test_help_explains_every_option():
     [
         (["no/such-model"], "cannot be reached"),
         (["./nowhere"], "no such folder"),
+        (["--prompt", ""], "empty"),
         (["--prompt", "word " * 300], "context"),
         (["--target", "Llanfairpwllgwyngyll"], "not one token"),
         (["--layer", "99"], "layers 0 to"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jmi
+import jmi_models
 from jmi.architecture import Tap
 from jmi.errors import ConfigError, HookError
 from jmi.sites import table_of
@@ -180,6 +181,36 @@ def test_rematerialised_gradients_equal_stored_ones(arch, params, tokens):
         return jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, remat=remat).logits.sum()
 
     assert_same(jax.grad(loss)(params, True), jax.grad(loss)(params, False), rtol=2e-5)
+
+
+def gradient_memory(arch, params, tokens, **run):
+    """Bytes of temporaries of a compiled gradient with respect to a steering vector."""
+
+    def loss(vector, params):
+        hooks = {"blocks.*.hook_resid_pre": jmi.Add(vector)}
+        return jmi.forward(arch, params, tokens, hooks=hooks, **run).logits.sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.zeros(16), params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_gradients_does_not_hold_the_insides_of_every_layer():
+    arch = tiny(n_layers=16)
+    params, tokens = jmi_models.init(arch, 0), jnp.zeros((4, 32), jnp.int32)
+    residual = 4 * 32 * 16 * 4
+    recomputed, stored = (gradient_memory(arch, params, tokens, remat=r) for r in (True, False))
+    one_more = gradient_memory(tiny(n_layers=32), jmi_models.init(tiny(n_layers=32), 0), tokens) - recomputed
+    assert stored > 5 * recomputed
+    # Another layer costs the residual stream entering it, and little more.
+    assert one_more / 16 < 3 * residual
+
+
+def test_gradients_of_a_partial_run_do_not_store_the_weights_of_each_layer():
+    arch = tiny(n_layers=16)
+    params, tokens = jmi_models.init(arch, 0), jnp.zeros((1, 2), jnp.int32)
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
+    carry = jnp.zeros((1, 2, 16))
+    assert gradient_memory(arch, params, tokens, start_at_layer=jnp.int32(3), carry=carry) < 2 * weights
 
 
 @pytest.mark.parametrize("what", ["tokens", "hooks"])

@@ -1,0 +1,124 @@
+"""The shipped model: what its card claims, that transformers agrees, that training is reproducible."""
+
+import functools
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import jmi_models
+from jmi_models.embedded import MODELS, batches, checkpoint, evaluate, train
+from jmi_models.embedded.tokenizer import build_tokenizer
+from jmi_models.families import llama
+
+FOLDER = MODELS["atlas"]
+REQUIRED = {
+    "facts in unseen phrasings": 0.95,
+    "indirect object": 0.95,
+    "induction on random words": 0.90,
+    "greater-than": 0.95,
+}
+
+
+@functools.cache
+def scores():
+    lm = jmi_models.load("atlas")
+    return evaluate.evaluate(train.logits_fn(lm.arch, lm.params), lm.tokenizer._backend)
+
+
+@pytest.mark.parametrize("task", REQUIRED)
+def test_held_out_accuracy_is_what_the_model_is_for(task):
+    assert scores()[task] >= REQUIRED[task]
+
+
+def test_the_card_states_the_measured_accuracies():
+    card = (FOLDER / "README.md").read_text()
+    stated = dict(re.findall(r"^\| (.+?) \| ([\d.]+) ?%? \|$", card, re.MULTILINE))
+    assert set(stated) >= set(REQUIRED)
+    for task, value in stated.items():
+        assert float(value) == pytest.approx(100 * scores()[task], abs=0.5), task
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("The capital of France is", " Paris"),
+        ("When Mary and John went to the store, John gave a drink to", " Mary"),
+    ],
+)
+def test_well_known_prompts(prompt, answer):
+    lm = jmi_models.load("atlas")
+    assert lm.token_string(lm.run(prompt).logits[0, -1].argmax()) == answer
+
+
+def test_it_is_small_and_complete():
+    files = {file.name: file.stat().st_size for file in FOLDER.iterdir()}
+    assert set(files) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    }
+    assert sum(files.values()) < 10e6
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    tokenizer = build_tokenizer(0)
+    for step in (0, 7, 2000):
+        one, two = batches.batch(tokenizer, 3, step), batches.batch(build_tokenizer(0), 3, step)
+        np.testing.assert_array_equal(one.tokens, two.tokens)
+        np.testing.assert_array_equal(one.weights, two.weights)
+    assert (batches.batch(tokenizer, 4, 2000).tokens != two.tokens).any()
+
+
+def test_the_shipped_tokenizer_is_the_one_the_script_makes():
+    made = json.loads(build_tokenizer(0).to_str())
+    assert json.loads((FOLDER / "tokenizer.json").read_text()) == made
+
+
+def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path, monkeypatch):
+    """Four steps on tiny batches, against two, a checkpoint, and two more: equal to the last bit."""
+    monkeypatch.setattr(batches, "SHORT", (4, 16))
+    monkeypatch.setattr(batches, "LONG", (4, 16))
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(train, "WARMUP", 1)
+    tokenizer = build_tokenizer(0)
+    arch = llama.from_config({**train.hf_config(tokenizer.get_vocab_size()), "num_hidden_layers": 1})
+    file = tmp_path / "checkpoint.safetensors"
+    kept = tmp_path / "kept.safetensors"
+    written = []
+
+    def keep_first(path, state, step, run):
+        written.append(step)
+        checkpoint.write_checkpoint(kept if step == 2 else path, state, step, run)
+
+    monkeypatch.setattr(train, "write_checkpoint", keep_first)
+    whole = train.train(tokenizer, arch, 4, 0, file, resume=False)
+    resumed = train.train(tokenizer, arch, 4, 0, kept, resume=True)
+    assert written == [2, 4, 4]
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    with pytest.raises(ValueError, match="settings"):
+        train.train(tokenizer, arch, 5, 0, kept, resume=True)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_loads_it_with_equal_logits_and_tokens():
+    torch = pytest.importorskip("torch", reason="the live oracle needs torch")
+    transformers = pytest.importorskip("transformers", reason="the live oracle needs transformers")
+    theirs = transformers.LlamaForCausalLM.from_pretrained(
+        FOLDER, dtype=torch.float32, attn_implementation="eager"
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
+    lm = jmi_models.load("atlas")
+    for text in ("The capital of France is", "Mary and John went to the park. 12 + 7 = 19", "naïve 東京 🙂"):
+        tokens = lm.encode(text)
+        assert tokenizer(text)["input_ids"] == tokens[0].tolist()
+        with torch.no_grad():
+            want = theirs(torch.tensor(tokens.astype(np.int64))).logits[0].numpy()
+        got = np.asarray(lm.run(tokens).logits[0])
+        assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()
+        np.testing.assert_array_equal(np.argsort(-got)[:, 0], np.argsort(-want)[:, 0])
