@@ -1,0 +1,111 @@
+"""Token batches for training: batch number `step` depends on nothing but the seed and `step`.
+
+Most words of the generated text are drawn at random and cannot be predicted; their noise would
+drown what is to be learned. So every token has a weight in the loss: full for the answers that
+follow from the text, little for the rest.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from tokenizers import Tokenizer
+
+from jmi_models.embedded.corpus import MARK, WORDS
+from jmi_models.embedded.mixture import piece, running_text
+from jmi_models.embedded.tokenizer import BOS_ID, EOS_ID, N_CTX
+
+SHORT = (128, 32)
+LONG = (16, N_CTX)
+"""Rows and tokens per row of the two batch shapes; both hold the same number of tokens."""
+ANSWER_WEIGHT, TEXT_WEIGHT = 1.0, 0.1
+
+
+class Repetition(NamedTuple):
+    """How random sequences are mixed in from one step on: share of rows, weight, and vocabularies."""
+
+    rows: float
+    weight: float
+    vocabularies: tuple[int | None, ...]
+
+
+REPETITION = {
+    0: Repetition(1.0, 1.0, (100,)),
+    400: Repetition(1.0, 1.0, (100, 700, None)),
+    600: Repetition(0.2, 0.5, (700, None)),
+}
+"""Induction comes first and alone: beside other tasks it takes many times as long to form, and
+over a few different words it forms soonest. A row draws one of the vocabularies: the first so
+many words of the list, or every token for None."""
+
+
+class Batch(NamedTuple):
+    """Tokens [row, position] and how much the loss at predicting each of them counts."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+def repeated_tokens(
+    rng: Generator,
+    rows: int,
+    length: int,
+    vocabularies: Sequence[np.ndarray],
+    weight: float = 1.0,
+    period: int | None = None,
+) -> Batch:
+    """Rows of a BOS token and one random token sequence over and over.
+
+    Each row draws the length of its sequence unless `period` gives it, short ones more often:
+    they are learned first, and lead to the long ones. What comes before the first repetition
+    has no weight.
+    """
+    tokens = np.full((rows, length), BOS_ID, dtype=np.int32)
+    weights = np.full((rows, length), weight, dtype=np.float32)
+    for i, (row, counted) in enumerate(zip(tokens, weights, strict=True)):
+        size = period or int(np.exp(rng.uniform(np.log(3), np.log(length // 2))))
+        row[1:] = np.resize(rng.choice(vocabularies[i % len(vocabularies)], size=size), length - 1)
+        counted[: size + 2] = 0.0
+    return Batch(tokens, weights)
+
+
+def text_rows(rng: Generator, tokenizer: Tokenizer, rows: int, length: int, alone: bool) -> Batch:
+    """Rows of a BOS token and text: one piece each if `alone`, else pieces until the row is full.
+
+    What follows a piece that stands alone is filling without weight.
+    """
+    texts = [(piece(rng) if alone else running_text(rng, length)).split(MARK) for _ in range(rows)]
+    parts = [part for text in texts for part in text]
+    encoded = iter(tokenizer.encode_batch(parts, add_special_tokens=False))
+    tokens = np.full((rows, length), EOS_ID, dtype=np.int32)
+    weights = np.zeros((rows, length), dtype=np.float32)
+    for row, weight, text in zip(tokens, weights, texts, strict=True):
+        parts_of_row = [next(encoded).ids for _ in text]
+        ids = [BOS_ID, *(i for part in parts_of_row for i in part)][:length]
+        row[: len(ids)] = ids
+        weight[: len(ids)] = TEXT_WEIGHT
+        starts = 1 + np.cumsum([len(part) for part in parts_of_row[:-1]], dtype=np.int64)
+        weight[starts[starts < length]] = ANSWER_WEIGHT
+    return Batch(tokens, weights)
+
+
+@functools.cache
+def word_ids(tokenizer: Tokenizer, size: int | None = None) -> np.ndarray:
+    """Ids of the first ``size`` words of the random sequences; without a size, of every token."""
+    if size is None:
+        return np.arange(EOS_ID + 1, tokenizer.get_vocab_size())
+    return np.array([tokenizer.token_to_id(f"Ġ{word}") for word in WORDS[:size]])
+
+
+def batch(tokenizer: Tokenizer, seed: int, step: int) -> Batch:
+    """The batch of one training step; every eighth step has long rows."""
+    rng = np.random.default_rng([seed, step])
+    rows, length = LONG if step % 8 == 7 else SHORT
+    repetition = REPETITION[max(start for start in REPETITION if start <= step)]
+    random_rows = round(rows * repetition.rows)
+    vocabularies = [word_ids(tokenizer, size) for size in repetition.vocabularies]
+    random = repeated_tokens(rng, random_rows, length, vocabularies, repetition.weight)
+    text = text_rows(rng, tokenizer, rows - random_rows, length, alone=length < N_CTX)
+    return Batch(*(np.concatenate(pair) for pair in zip(random, text, strict=True)))
