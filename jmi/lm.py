@@ -120,7 +120,7 @@ class LanguageModel:
 
     def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
-        return sites(self.arch, batch, pos, self.dtype)
+        return site_shapes(self.arch, batch, pos, self.dtype)
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -128,7 +128,7 @@ class LanguageModel:
         return self.tokenizer
 
 
-def sites(
+def site_shapes(
     arch: Any, batch: int = 1, pos: int = 1, dtype: Any = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Every site of ``arch`` with its shape and dtype, in execution order, without weights.

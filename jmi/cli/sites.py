@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jmi_models
-from jmi.lm import sites as sites_of_architecture
+from jmi.lm import site_shapes
 from jmi.sites import layer_name, table_of
 
 
@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """List every site of MODEL with its axes, shape and dtype. Reads the config, not the weights."""
     arch = jmi_models.architecture(model)
-    found = sites_of_architecture(arch, batch, pos)
+    found = site_shapes(arch, batch, pos)
     if names:
         typer.echo("\n".join(found))
         return

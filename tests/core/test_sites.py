@@ -62,7 +62,7 @@ def test_shapes_of_the_table_are_the_shapes_of_the_run(arch, lm):
 
 
 def test_sites_need_no_weights_and_follow_execution_order(arch):
-    names = list(jmi.sites(arch))
+    names = list(jmi.site_shapes(arch))
     assert names[0] == "hook_embed"
     assert names[-1] == "hook_logits"
     order = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre", "ln_final.hook_scale"]
