@@ -173,19 +173,20 @@ def _check_tokens(tokens: Any, mask: Any, positions: Any) -> None:
 
 
 def _layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
-    if layer is None or isinstance(layer, jax.Array):
+    if layer is None or isinstance(layer, jax.core.Tracer):
         return layer
-    if not 0 <= layer <= arch.n_layers:
+    given = np.asarray(layer)
+    if not np.issubdtype(given.dtype, np.integer) or given.ndim or not 0 <= given <= arch.n_layers:
         raise ConfigError(f"{name}={layer}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers")
-    return np.int32(layer)
+    return np.int32(given)
 
 
 def _check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:
     """Refuse hooks and captures that a partial run never reaches, as far as its bounds are known."""
     order = list(table_of(arch))
     first_block = next(i for i, point in enumerate(order) if point.startswith("blocks."))
-    low = 0 if start is None or isinstance(start, jax.Array) else int(start)
-    high = arch.n_layers if stop is None or isinstance(stop, jax.Array) else int(stop)
+    low = 0 if start is None or isinstance(start, jax.core.Tracer) else int(start)
+    high = arch.n_layers if stop is None or isinstance(stop, jax.core.Tracer) else int(stop)
     for point, layers in _named(arch, hooks, layout):
         if layers is None:
             skipped = start if order.index(point) < first_block else stop

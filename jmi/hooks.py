@@ -52,11 +52,15 @@ def _one(
         raise HookError(f"{name}: {hook!r} is not an intervention (a callable (value, site) -> value)")
     if not isinstance(hook, At):
         hook = _as_data(hook)
+        if isinstance(getattr(hook, "hook", None), At):
+            raise HookError(f"{name}: put PerLayer() inside At(), not around it")
         _check(hook, site, shape)
         return hook if layers is None else At(_layer_mask(layers, arch.n_layers), hook)
     if layers is None or len(layers) != arch.n_layers:
         raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
     inner = _as_data(hook.hook)
+    if not callable(inner) or any(isinstance(h, At) for h in (inner, getattr(inner, "hook", None))):
+        raise HookError(f"{name}: At() takes one intervention; give several At() in a sequence")
     _check(inner, site, shape)
     return At(_as_mask(name, hook.layers, arch.n_layers), inner)
 
@@ -73,9 +77,11 @@ def _layer_mask(layers: tuple[int, ...], n_layers: int) -> np.ndarray:
 
 
 def _as_mask(name: str, layers: Any, n_layers: int) -> Any:
-    if isinstance(layers, jax.Array):
-        if layers.dtype == bool:
+    if isinstance(layers, jax.core.Tracer):
+        if layers.dtype == bool and layers.shape == (n_layers,):
             return layers
+        if not jax.numpy.issubdtype(layers.dtype, np.integer):
+            raise HookError(f"{name}: layers must be indices or a mask of {n_layers} booleans")
         index = jax.numpy.atleast_1d(layers)
         index = jax.numpy.where(index < 0, index + n_layers, index)
         return (index[:, None] == jax.numpy.arange(n_layers, dtype=index.dtype)[None]).any(0)

@@ -192,7 +192,7 @@ class At:
 
 @struct.dataclass
 class PerLayer:
-    """An intervention whose arrays differ by layer: every array has a leading ``layers`` axis.
+    """An intervention whose arrays differ by layer: each has a leading ``layers`` axis; scalars do not.
 
     Example:
       >>> import jax.numpy as jnp, jmi
@@ -204,7 +204,7 @@ class PerLayer:
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook)}
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook) if jnp.ndim(leaf)}
         if sizes - {(site.n_layers,)}:
             raise InterventionError(
                 f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
@@ -213,10 +213,12 @@ class PerLayer:
             )
         if hasattr(self.hook, "check") and not any(map(_is_traced, jax.tree.leaves(self.hook))):
             for layer in range(site.n_layers or 0):
-                jax.tree.map(lambda x, i=layer: x[i], self.hook).check(site, shape)
+                jax.tree.map(lambda x, i=layer: x[i] if jnp.ndim(x) else x, self.hook).check(site, shape)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        pick = lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), site.layer, keepdims=False)  # noqa: E731
+        def pick(x: Any) -> Any:
+            return jax.lax.dynamic_index_in_dim(x, site.layer, keepdims=False) if jnp.ndim(x) else x
+
         return apply(jax.tree.map(pick, self.hook), value, site)
 
 

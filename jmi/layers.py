@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jmi.architecture import Architecture, Params, Tap
 from jmi.captures import Group
+from jmi.errors import ConfigError
 from jmi.sites import table_of
 
 
@@ -28,6 +29,7 @@ def run_layers(
     span: tuple[Any, Any] | None,
 ) -> tuple[Any, dict[int, jax.Array]]:
     """Run the blocks; returns the carry and the captured layers of each group, stacked."""
+    _check_layers(blocks, arch.n_layers)
     stacked = [i for i, g in enumerate(groups) if g.whole]
     sparse = {i: g.count for i, g in enumerate(groups) if g.count is not None and not g.whole}
 
@@ -86,6 +88,13 @@ def _loop(
         state, row = step(layer_params, state, jnp.int32(i))
         rows.append(row)
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
+
+
+def _check_layers(blocks: Any, n_layers: int) -> None:
+    listed = isinstance(blocks, (list, tuple))
+    sizes = {len(blocks)} if listed else {jnp.shape(w)[0] for w in jax.tree.leaves(blocks)}
+    if sizes != {n_layers}:
+        raise ConfigError(f"params['blocks'] has {sorted(sizes)} layers; the architecture has {n_layers}")
 
 
 def _layer_of(blocks: Any, index: Any) -> Params:

@@ -70,6 +70,8 @@ class LanguageModel:
         if isinstance(prompt, str):
             tokens: Any = self.to_tokens(prompt)
         elif isinstance(prompt, (list, tuple)) and all(isinstance(p, str) for p in prompt):
+            if mask is not None or not all(prompt):
+                raise ConfigError("texts bring their own mask and may not be empty; give tokens to set mask=")
             batch = self.encode_batch(prompt, padding="left")
             tokens, mask = batch.tokens, batch.mask
         else:

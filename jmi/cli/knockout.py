@@ -121,7 +121,7 @@ def _print(lm: LanguageModel, prompt: str, result: KnockoutResult, words: list[s
     console = Console(highlight=False)
     edges = int(result.cut.any(0).sum())
     heads = int(result.cut.any((1, 2)).sum())
-    console.print(f"[bold]{lm.name}[/bold]  {prompt!r}, {len(result.tokens)} tokens", soft_wrap=True)
+    console.print(f"{lm.name}  {prompt!r}, {len(result.tokens)} tokens", soft_wrap=True, markup=False)
     console.print(
         f"cut {edges} edge{'s' * (edges != 1)} in {heads} of {result.cut.shape[0]} heads, "
         f"layer {', '.join(map(str, result.layers))} of {lm.arch.n_layers}"

@@ -17,7 +17,7 @@ from jmi.errors import ConfigError, HookError
 from jmi.interventions import At
 from jmi.lm import LanguageModel
 from jmi.output import Output
-from jmi.sites import table_of
+from jmi.sites import layer_name, table_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +99,14 @@ def knockout(
     hooks = {SCORES: At(layers, Knockout(queries=queries, keys=keys, heads=heads))}
 
     _check_goal(goal, lm)
-    ablated, ablated_times = _timed(lm, tokens, hooks)
-    baseline, baseline_times = _timed(lm, tokens, None)
     chosen = _chosen_layers(layers, lm.arch.n_layers)
+    ablated, ablated_times = _timed(lm, tokens, hooks, [])
+    patterns = [layer_name(PATTERN, i) for i in chosen]
+    baseline, baseline_times = _timed(lm, tokens, None, patterns)
     before, after = baseline.logits[0, -1], ablated.logits[0, -1]
     goal = int(before.argmax()) if goal is None else goal
     changes = metrics.top_changes(before, after, min(top, before.shape[-1]))
-    attention = np.asarray(baseline.stack("attn.hook_pattern")[np.asarray(chosen), 0], np.float32)
+    attention = np.asarray(baseline.stack("attn.hook_pattern")[:, 0], np.float32)
     return KnockoutResult(
         tokens=np.asarray(tokens[0]),
         layers=chosen,
@@ -127,9 +128,10 @@ def knockout(
     )
 
 
-def _timed(lm: LanguageModel, tokens: Any, hooks: Any) -> tuple[Output, tuple[float, float]]:
+def _timed(
+    lm: LanguageModel, tokens: Any, hooks: Any, capture: list[str]
+) -> tuple[Output, tuple[float, float]]:
     """Output of a run, and (compile, run) seconds: the first run less the second, the second."""
-    capture = [PATTERN] if hooks is None else []
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

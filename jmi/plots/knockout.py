@@ -29,7 +29,7 @@ def plot_knockout(
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _attention(left, result, [_shown(t) for t in tokens])
     _changes(right, result, [_shown(w) for w in words])
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     return figure
 
 

@@ -310,3 +310,11 @@ def test_matmul_precision_is_full_unless_the_user_chose(arch, params, tokens):
     assert "HIGHEST" in str(jax.make_jaxpr(run)(params, tokens))
     with jax.default_matmul_precision("bfloat16"):
         assert "HIGHEST" not in str(jax.make_jaxpr(run)(params, tokens))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_parameters_of_another_depth_are_refused(arch, params, tokens, listed):
+    short = jax.tree.map(lambda w: w[:3], params["blocks"])
+    blocks = [jax.tree.map(lambda w, i=i: w[i], short) for i in range(3)] if listed else short
+    with pytest.raises(ConfigError, match="3"):
+        jmi.forward(arch, {**params, "blocks": blocks}, tokens)

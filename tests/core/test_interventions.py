@@ -153,3 +153,26 @@ def test_interventions_are_pytrees_whose_arrays_are_leaves():
     doubled = jax.tree.map(lambda x: x * 2, hook)
     np.testing.assert_array_equal(doubled.vector, 2 * np.ones(5))
     assert doubled.positions == 4
+
+
+@pytest.mark.parametrize("layers", [jnp.int32(99), jnp.array([1.5]), jnp.array([True, False])])
+def test_at_checks_layers_on_the_device_too(lm, tokens, layers):
+    with pytest.raises(HookError, match="layers"):
+        lm.run(tokens, {"blocks.*.hook_resid_pre": jmi.At(layers, jmi.Zero())})
+
+
+def test_at_neither_nests_nor_takes_a_list(lm, tokens):
+    for hook in (
+        jmi.At(0, jmi.At(1, jmi.Zero())),
+        jmi.At(0, [jmi.Zero()]),
+        jmi.PerLayer(jmi.At(0, jmi.Zero())),
+    ):
+        with pytest.raises(HookError, match=r"At\(\)"):
+            lm.run(tokens, {"blocks.*.hook_resid_pre": hook})
+
+
+def test_per_layer_vectors_share_a_scalar_strength(lm, tokens):
+    vectors = np.arange(64.0).reshape(4, 16) / 50
+    one = lm.run(tokens, {"blocks.*.hook_resid_pre": jmi.PerLayer(jmi.Add(vectors, scale=2.0))}).logits
+    each = {f"blocks.{i}.hook_resid_pre": jmi.Add(2 * v) for i, v in enumerate(vectors)}
+    np.testing.assert_allclose(one, lm.run(tokens, each).logits, atol=1e-5)
