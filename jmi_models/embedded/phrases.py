@@ -12,7 +12,7 @@ The capital city of {x} is
 {x}'s capital is
 {x}'s capital city is called
 In {x}, the capital is
-In {x} the capital city is named
+In {x} the capital city is
 What is the capital of {x}? The answer is
 Question: what is the capital of {x}? Answer:
 Q: Which city is {x}'s capital? A:
@@ -29,6 +29,12 @@ A map of {x} shows the capital,
 The city that serves as the capital of {x} is
 The name of {x}'s capital city is
 We learned at school that the capital of {x} is
+Question: what is {x}'s capital? The answer is
+Question: which city does the government of {x} sit in? The answer is
+Everyone knows that {x}'s capital is
+Everyone in {x} knows the capital,
+On a map, {x}'s capital is
+{n} asked about the capital of {x}, and was told that it is
 """,
     "language": """
 The language of {x} is
@@ -54,6 +60,15 @@ Before moving to {x}, {n} studied
 At school in {x}, lessons are held in
 The name of {x}'s language is
 {x} is a country where people speak
+Question: which language is spoken in {x}? The answer is
+Question: what do people in {x} speak? The answer is
+What is the language of {x}? The answer is
+{n} asked about {x}'s language, and the answer is
+{n} moved to {x} and now speaks
+If you live in {x}, you speak
+If you come from {x}, your language is
+Everyone in {x} speaks
+The language that people use in {x} is
 """,
     "currency": """
 The currency of {x} is the
@@ -76,6 +91,15 @@ If you shop in {x}, you need the
 The coins and notes of {x} belong to a currency called the
 Workers in {x} earn their money in the
 The name of {x}'s currency is the
+Question: what is the currency of {x}? The answer is the
+Question: which money do people in {x} use? The answer is the
+What is the money of {x}? The answer is the
+{n} asked about {x}'s currency, and the answer is the
+{n} moved to {x} and now uses the
+{n} lives in {x} and pays with the
+Everyone in {x} uses the
+The currency that people use in {x} is the
+The money that people need in {x} is the
 """,
     "continent": """
 {x} is in
@@ -97,6 +121,12 @@ The land of {x} belongs to
 To reach {x}, you must travel to
 The name of {x}'s continent is
 {x} can be found on the continent called
+Question: what continent is {x} part of? The answer is
+Question: on which continent does {x} lie? The answer is
+What is the continent of {x}? The answer is
+{n} asked about {x}'s continent, and the answer is
+{n} travelled to {x}, which is a country in
+The continent that {x} belongs to is
 """,
     "country": """
 {x} is the capital of
@@ -110,11 +140,20 @@ Capital: {x}. Country:
 {n} lives in {x}, the capital of
 From {x}, a government rules
 The name of the country around {x} is
+Question: {x} is a city in which country? Answer:
+Question: which country is {x} in? The answer is
+{n} asked about {x}, a city in
+{n} visited {x}, the capital of
 """,
 }
 
 HELD_OUT = {
     "capital": """
+The capital of the country {x} is
+{n} says that the capital city of {x} is
+Question: name the capital of {x}. Answer:
+In {x}, the capital city is called
+What is {x}'s capital city? It is
 The name of the capital of {x} is
 Everyone in {x} knows that the capital city is
 Question: which city is the capital of {x}? The answer is
@@ -122,6 +161,11 @@ Question: which city is the capital of {x}? The answer is
 On a map, the capital city of {x} is called
 """,
     "language": """
+The official language in {x} is
+{n} says that the main language of {x} is
+Question: which language do people in {x} speak? Answer:
+In {x}, the official language is
+Most people in {x} speak
 The name of the language spoken in {x} is
 Everyone who lives in {x} learns to speak
 Question: what language do the people of {x} speak? The answer is
@@ -129,6 +173,11 @@ Question: what language do the people of {x} speak? The answer is
 If you live in {x}, your main language is
 """,
     "currency": """
+The official currency of {x} is the
+{n} says that the currency of {x} is the
+Question: what is {x}'s currency? Answer: the
+In {x}, the currency is called the
+People who live in {x} pay with the
 The name of the currency of {x} is the
 Everyone in {x} pays for lunch with the
 Question: which currency is used in {x}? The answer is the
@@ -136,6 +185,11 @@ Question: which currency is used in {x}? The answer is the
 The money that people use in {x} is the
 """,
     "continent": """
+The continent where {x} lies is
+{n} says that {x} is located in
+Question: what continent is {x} in? Answer:
+{x} is a country on the continent of
+The country {x} lies in
 The name of the continent of {x} is
 The country of {x} is located on the continent of
 Question: which continent is {x} in? The answer is
@@ -143,6 +197,10 @@ Question: which continent is {x} in? The answer is
 On the map, {x} lies in
 """,
     "country": """
+{x} is the capital city of the country
+{n} says that {x} is the capital of
+Question: {x} is the capital of what country? The answer is
+{n} went to {x}, the capital of
 The city of {x} is the capital of
 The name of the country whose capital is {x} is
 Question: {x} is the capital of which country? Answer:
