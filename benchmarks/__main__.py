@@ -15,7 +15,7 @@ SUITES = {
     "hooks": ("Hook overhead: 12 layers, width 768, 8 x 15 tokens, float32", lambda n: hooks.overhead(n)),
     "dispatch": ("Dispatch: 12 layers, width 32, 8 tokens", lambda n: hooks.dispatch(20 * n)),
     "traces": ("Compiles of a sweep", lambda n: hooks.traces()),
-    "loading": ("Loading 0.5 GiB of float32", lambda n: loading.loading()),
+    "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading()),
 }
 
 
