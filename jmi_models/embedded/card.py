@@ -30,7 +30,7 @@ language model.
 ## Training
 
 Trained from a random start on generated English text: facts about {countries} countries in several
-dozen phrasings, indirect-object sentences, periods between two years, repeated random words and
+hundred phrasings, indirect-object sentences, periods between two years, repeated random words and
 tokens, rhyming couplets, labelled reviews, sums within 0 to 99 and plain narrative. The text and
 its generators are original and part of the package (`jmi_models/embedded`).
 

@@ -63,16 +63,16 @@ def fact_prompt(rng: Generator, relation: str, template: str, c: f.Country) -> t
         subject, answer = c.capital, c.name
     else:
         subject, answer = c.name, getattr(c, relation)
-    return template.format(x=subject, n=pick(rng, f.NAMES)), answer
+    d = c
+    while d == c:
+        d = pick(rng, f.COUNTRIES)
+    return template.format(x=subject, c=c, d=d, n=pick(rng, f.NAMES), m=pick(rng, f.NAMES)), answer
 
 
 def fact(rng: Generator) -> str:
-    """One fact in one of the training phrasings, sometimes after an opening."""
-    relation = pick(rng, (*f.RELATIONS, *f.RELATIONS, "country"))
+    """One fact in one of the training phrasings."""
+    relation = pick(rng, (*f.RELATIONS, "country"))
     template = pick(rng, phrases.FACTS_TRAIN[relation])
-    if template.startswith(("The ", "In ", "{x}", "People ")) and rng.random() < 0.2:
-        opening = pick(rng, phrases.OPENINGS)
-        template = f"{opening} {template[0].lower() + template[1:]}"
     prompt, answer = fact_prompt(rng, relation, template, pick(rng, f.COUNTRIES))
     return f"{prompt}{MARK} {answer}."
 

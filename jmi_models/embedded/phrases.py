@@ -1,231 +1,120 @@
-"""Sentence templates for the facts: every relation has training phrasings and held-out ones.
+"""Sentence templates: the held-out phrasings of the facts, and the texts of all tasks but stories.
 
-A template ends just before the answer. `{x}` is the subject of the fact and `{n}` a first name.
-The held-out phrasings never occur in the training text; they measure whether the model learned
-the fact or only the sentence.
+A phrasing of a fact ends just before the answer; `{x}` is the subject of the fact and `{n}` a first
+name. The held-out phrasings never occur in the training text; they measure whether the model
+learned the fact or only the sentence. `phrasings` composes those it is trained on.
 """
 
-TRAIN = {
-    "capital": """
-The capital of {x} is
-The capital city of {x} is
-{x}'s capital is
-{x}'s capital city is called
-In {x}, the capital is
-In {x} the capital city is
-What is the capital of {x}? The answer is
-Question: what is the capital of {x}? Answer:
-Q: Which city is {x}'s capital? A:
-Country: {x}. Capital:
-The government of {x} sits in
-The parliament of {x} meets in
-{x} is governed from
-If you visit the capital of {x}, you visit
-The country called {x} has its capital in
-{x} is a country whose capital is
-{n} knows that the capital of {x} is
-{n} flew to the capital of {x}, which is
-A map of {x} shows the capital,
-The city that serves as the capital of {x} is
-The name of {x}'s capital city is
-We learned at school that the capital of {x} is
-Question: what is {x}'s capital? The answer is
-Question: which city does the government of {x} sit in? The answer is
-Everyone knows that {x}'s capital is
-Everyone in {x} knows the capital,
-On a map, {x}'s capital is
-{n} asked about the capital of {x}, and was told that it is
-""",
-    "language": """
-The language of {x} is
-The main language of {x} is
-The official language of {x} is
-The language spoken in {x} is
-The main language spoken in {x} is called
-{x}'s language is
-People in {x} speak
-The people of {x} speak
-In {x}, people speak
-In {x} the main language is
-Children in {x} learn to speak
-Most people who live in {x} speak
-What language do people speak in {x}? They speak
-Question: what is the language of {x}? Answer:
-Q: Which language is spoken in {x}? A:
-Country: {x}. Language:
-{n} comes from {x} and speaks
-{n} grew up in {x}, so at home the family speaks
-Newspapers in {x} are written in
-Before moving to {x}, {n} studied
-At school in {x}, lessons are held in
-The name of {x}'s language is
-{x} is a country where people speak
-Question: which language is spoken in {x}? The answer is
-Question: what do people in {x} speak? The answer is
-What is the language of {x}? The answer is
-{n} asked about {x}'s language, and the answer is
-{n} moved to {x} and now speaks
-If you live in {x}, you speak
-If you come from {x}, your language is
-Everyone in {x} speaks
-The language that people use in {x} is
-""",
-    "currency": """
-The currency of {x} is the
-{x}'s currency is the
-The currency used in {x} is the
-The money of {x} is called the
-In {x}, people pay with the
-In {x} the currency is the
-People in {x} pay with the
-Shops in {x} take the
-What is the currency of {x}? It is the
-Question: what money is used in {x}? Answer: the
-Q: Which currency is used in {x}? A: the
-Country: {x}. Currency: the
-{n} paid for lunch in {x} with the
-Before flying to {x}, {n} bought some of its currency, the
-The central bank of {x} issues the
-{x} is a country that uses the
-If you shop in {x}, you need the
-The coins and notes of {x} belong to a currency called the
-Workers in {x} earn their money in the
-The name of {x}'s currency is the
-Question: what is the currency of {x}? The answer is the
-Question: which money do people in {x} use? The answer is the
-What is the money of {x}? The answer is the
-{n} asked about {x}'s currency, and the answer is the
-{n} moved to {x} and now uses the
-{n} lives in {x} and pays with the
-Everyone in {x} uses the
-The currency that people use in {x} is the
-The money that people need in {x} is the
-""",
-    "continent": """
-{x} is in
-{x} is a country in
-{x} is located in
-The continent of {x} is
-{x} is on the continent of
-{x} is a part of
-What continent is {x} in? It is in
-Question: on which continent is {x}? Answer:
-Q: Which continent is {x} part of? A:
-Country: {x}. Continent:
-On a map, you find {x} in
-The country called {x} lies in
-{n} went to {x}, which is in
-{n} was born in {x}, a country in
-When you are in {x}, you are in
-The land of {x} belongs to
-To reach {x}, you must travel to
-The name of {x}'s continent is
-{x} can be found on the continent called
-Question: what continent is {x} part of? The answer is
-Question: on which continent does {x} lie? The answer is
-What is the continent of {x}? The answer is
-{n} asked about {x}'s continent, and the answer is
-{n} travelled to {x}, which is a country in
-The continent that {x} belongs to is
-""",
-    "country": """
-{x} is the capital of
-{x} is the capital city of
-The country whose capital is {x} is
-{x} is a city in
-The city of {x} is in
-If you are in {x}, you are in
-Question: which country has {x} as its capital? Answer:
-Capital: {x}. Country:
-{n} lives in {x}, the capital of
-From {x}, a government rules
-The name of the country around {x} is
-Question: {x} is a city in which country? Answer:
-Question: which country is {x} in? The answer is
-{n} asked about {x}, a city in
-{n} visited {x}, the capital of
-""",
-}
+from jmi_models.embedded.phrasings.grammar import compose, lines
 
 HELD_OUT = {
     "capital": """
-The capital of the country {x} is
-{n} says that the capital city of {x} is
-Question: name the capital of {x}. Answer:
-In {x}, the capital city is called
-What is {x}'s capital city? It is
-The name of the capital of {x} is
-Everyone in {x} knows that the capital city is
-Question: which city is the capital of {x}? The answer is
-{n} asked about {x}'s capital, and the answer is
-On a map, the capital city of {x} is called
+Q: Which city is the capital of {x}? A:
+{x} has a capital city named
+If you visit the capital of {x}, you will be in
+{n} said that {x}'s capital city is called
+The teacher asked for the capital of {x}. {n} wrote down the right answer:
+On the map of {x}, a star marks the capital, named
+{n} flew to {x} and spent a week in its capital,
+Out of all the cities in {x}, the one that was chosen as capital is
+What is {x}'s capital? The answer is
+My friend {n} lives in the capital of {x}, the city of
+People in {x} know that their capital goes by the name of
+The name of the city that is {x}'s capital is
+"Do you know the capital of {x}?" asked {n}. "Yes, it is
+Country: {x}. Capital city:
+To see the capital of {x}, you must travel to
+{n} was born in {x}, in the capital city known as
 """,
     "language": """
-The official language in {x} is
-{n} says that the main language of {x} is
-Question: which language do people in {x} speak? Answer:
-In {x}, the official language is
-Most people in {x} speak
-The name of the language spoken in {x} is
-Everyone who lives in {x} learns to speak
-Question: what language do the people of {x} speak? The answer is
-{n} lives in {x} and speaks
-If you live in {x}, your main language is
+Q: What language do most people in {x} speak? A:
+In {x}, most children grow up speaking
+If you want to talk with people in {x}, you should learn to speak
+{n} grew up in {x}, where most people speak
+Most newspapers in {x} are written in
+The name of the language most spoken in {x} is
+Before moving to {x}, {n} took lessons to learn how to speak
+Country: {x}. Main language:
+{x}'s main language is known as
+People in {x} mostly talk to each other in
+{n} could not read the signs in {x} because they were written in
+"Which language do they use in {x}?" asked {n}. "They speak
+The teacher told us that the main language used in {x} is
+{n} went to school in {x}. All the lessons were taught in
+On the streets of {x}, you mostly hear people speaking
+To say hello to the people of {x} in their own language, say it in
 """,
     "currency": """
-The official currency of {x} is the
-{n} says that the currency of {x} is the
-Question: what is {x}'s currency? Answer: the
-In {x}, the currency is called the
-People who live in {x} pay with the
-The name of the currency of {x} is the
-Everyone in {x} pays for lunch with the
-Question: which currency is used in {x}? The answer is the
-{n} moved to {x} and now pays with the
-The money that people use in {x} is the
+Q: What is the currency of {x}? A: the
+In the shops of {x}, people pay with the
+The money used in {x} is called the
+Before the trip to {x}, {n} changed some money into the local currency, the
+Country name: {x}. Currency:
+{x}'s currency is known as the
+When you buy bread in {x}, the currency you use is the
+{n} works in {x} and gets paid in the local money, called the
+The bank told {n} that the currency of {x} was the
+"What money do they use in {x}?" asked {n}. "They use the
+The teacher said that the currency on price tags in {x} is the
+People who live in {x} save their money in a currency named the
+{n} visited {x} last summer. The currency there is the
+Money has a name in every country. In {x}, it is the
+If you travel to {x}, your money must be changed to the
+On the banknotes of {x}, you can read the name of the currency:
 """,
     "continent": """
-The continent where {x} lies is
-{n} says that {x} is located in
-Question: what continent is {x} in? Answer:
+Q: On which continent is {x}? A:
 {x} is a country on the continent of
-The country {x} lies in
-The name of the continent of {x} is
-The country of {x} is located on the continent of
-Question: which continent is {x} in? The answer is
-{n} travelled to {x}, a country located in
-On the map, {x} lies in
+{n} looked for {x} on the map and found it on the continent called
+Look at a globe. {x} is part of the continent of
+Country name: {x}. Continent:
+The continent that {x} belongs to is
+If you travel to {x}, the continent you will be on is
+The class learned that {x} is one of the many countries in
+"Which continent is {x} in?" asked {n}. "The answer is
+{x}'s continent is named
+{n} comes from {x}, so {n}'s home continent is
+The teacher sorted the countries by continent and wrote {x} under the heading
+Each country is on a continent. For {x}, that continent is
+To find {x} in an atlas, turn to the map of the continent of
+{n} said that people from {x} live on the continent known as
+Of all the continents, the one where you can find {x} is
 """,
     "country": """
-{x} is the capital city of the country
-{n} says that {x} is the capital of
-Question: {x} is the capital of what country? The answer is
-{n} went to {x}, the capital of
-The city of {x} is the capital of
-The name of the country whose capital is {x} is
-Question: {x} is the capital of which country? Answer:
-{n} visited {x}, the capital city of
+Q: {x} is the capital of which country? A:
+The country whose capital city is {x} is called
+As a capital city, {x} belongs to the country of
+{n} lives in {x}, which is a city in the country of
+When you land in {x}, you have arrived in the country called
+Capital city: {x}. Country:
+"Which country has {x} as its capital?" asked {n}. "It must be
+{n} sent a letter to {x}. On the last line, {n} wrote the country:
+{x}'s country is named
+The people of {x} live in the capital of
+If {x} is the capital, then the name of the country is
+On the map, {x} is marked as the capital of a country called
+The teacher asked where {x} is. {n} gave the name of the country:
+Out of all the countries, the one with {x} as its capital is
+{n} went on a trip to see {x}, the capital city of
+Someone born in {x} was born in a country known as
 """,
 }
+"""Written before the model was trained, by someone who had seen neither it nor the training phrasings."""
+
+FACTS_HELD_OUT = {relation: lines(block) for relation, block in HELD_OUT.items()}
 
 
-def _lines(table: dict[str, str]) -> dict[str, list[str]]:
-    return {relation: block.strip().splitlines() for relation, block in table.items()}
+def _sentence(phrasing: str) -> str:
+    """What two phrasings share that read the same."""
+    return phrasing.replace("{m}", "{n}").lower()
 
 
-FACTS_TRAIN = _lines(TRAIN)
-FACTS_HELD_OUT = _lines(HELD_OUT)
+def _train(relation: str) -> list[str]:
+    unseen = {_sentence(phrasing) for phrasing in FACTS_HELD_OUT[relation]}
+    return [phrasing for phrasing in compose(relation) if _sentence(phrasing) not in unseen]
 
-OPENINGS = """
-As everyone knows,
-In fact,
-People say that
-It is true that
-Remember that
-Today we learn that
-{n} said that
-{n} wrote that
-""".strip().splitlines()
+
+FACTS_TRAIN = {relation: _train(relation) for relation in HELD_OUT}
 
 PARAGRAPHS = """
 {c.name} is a country in {c.continent}. Its capital is {c.capital}. People there speak \
