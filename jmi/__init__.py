@@ -4,7 +4,7 @@ A model is a pure function over a parameter pytree, a hook is an entry in a dict
 and what you capture comes back as a pytree: every experiment jits, vmaps, differentiates and shards.
 """
 
-from jmi import interp
+from jmi import interp, pytrees
 from jmi.attention_edits import Knockout, ScaleAttention, SetAttention
 from jmi.captures import Capture, Dot, IsFinite, Norm, Select
 from jmi.engine import forward

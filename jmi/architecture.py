@@ -5,15 +5,17 @@ sweeps or files. The engine drives it and hands it a `Tap`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from jmi.captures import Group
 from jmi.errors import HookError
 from jmi.interventions import apply
 from jmi.sites import Site
+from jmi.varying import vary_like
 
 Params = Any
 """A pytree of arrays. ``params["blocks"]`` is stacked on a leading ``layers`` axis, or a list of
@@ -77,15 +79,60 @@ class Tap:
         self._record(point, "after", value, site)
         return value
 
+    @classmethod
+    def silent(cls) -> "Tap":
+        """A tap whose points nobody can ask for: a part of a model that exposes nothing."""
+        return cls({}, {}, (), ())
+
+    def where_wanted(
+        self, names: tuple[str, ...], full: Callable[["Tap"], jax.Array], lean: Callable[[], jax.Array]
+    ) -> jax.Array:
+        """``full(tap)`` in the layers where this run hooks or captures one of ``names``, else ``lean()``.
+
+        Both compute one value; ``full`` also passes through the points, with the tap it is given.
+        Layers that nobody looks into do not pay for tensors that only a hook or capture needs.
+        """
+        self.seen.update(self._point(name) for name in names)
+        if not any(self.wants(name) for name in names):
+            return lean()
+        here = self._wanted_here({self._point(name) for name in names})
+        if here is None:
+            return full(self)
+
+        def looked_into() -> tuple[jax.Array, dict[int, jax.Array]]:
+            inner = dataclasses.replace(self, rows={})
+            return full(inner), inner.rows
+
+        _, rows = jax.eval_shape(looked_into)
+
+        def passed() -> tuple[jax.Array, dict[int, jax.Array]]:
+            value = lean()
+            # Never read: no capture keeps this layer.
+            return value, {i: vary_like(jnp.zeros(row.shape, row.dtype), value) for i, row in rows.items()}
+
+        value, rows = jax.lax.cond(here, looked_into, passed)
+        self.rows.update(rows)
+        return value
+
+    def _wanted_here(self, points: set[str]) -> jax.Array | None:
+        """Whether this layer is among those wanted at ``points``; None when every layer surely is."""
+        groups = [(group, slots) for group, (slots, _) in zip(self.groups, self.data, strict=True)]
+        captured = [(group, slots) for group, slots in groups if group.point in points]
+        if self.layer is None or any(group.whole for group, _ in captured):
+            return None
+        hooked = [jnp.asarray(hook.layers) for point in points for hook in self.hooks.get(point, ())]
+        masks = [*hooked, *(jnp.asarray(slots) >= 0 for _, slots in captured)]
+        return jnp.stack(masks)[:, self.layer].any()
+
     def wants(self, name: str) -> bool:
         """Whether this run hooks or captures the point: what nobody wants need not be computed."""
         point = self._point(name)
         return point in self.hooks or any(group.point == point for group in self.groups)
 
     def finish(self) -> None:
-        """Raise HookError for a wanted point that the block lists but did not pass through."""
+        """Raise HookError for a wanted point of this part that is listed but was not passed through."""
         wanted = {*self.hooks, *(group.point for group in self.groups)}
-        missed = {p for p in wanted if p.startswith("blocks.")} - self.seen
+        missed = {p for p in wanted if p.startswith("blocks.") == (self.layer is not None)} - self.seen
         if missed:
             raise HookError(f"{', '.join(sorted(missed))}: listed by the model but never reached")
 
@@ -95,5 +142,16 @@ class Tap:
     def _record(self, point: str, when: str, value: jax.Array, site: Site) -> None:
         for i, group in enumerate(self.groups):
             if group.point == point and group.when == when:
-                reduce = self.data[i][1]
-                self.rows[i] = value if reduce is None else reduce(value, site)
+                self.rows[i] = self._reduced(group, *self.data[i], value, site)
+
+    def _reduced(self, group: Group, slots: Any, reduce: Any, value: jax.Array, site: Site) -> jax.Array:
+        if reduce is None:
+            return value
+        if group.count is None or group.whole:
+            return reduce(value, site)
+        # A reducer may be dear (a dictionary): it runs in the layers that are kept.
+        row = jax.eval_shape(lambda: reduce(value, site))
+        nothing = vary_like(jnp.zeros(row.shape, row.dtype), value)
+        return jax.lax.cond(
+            jnp.asarray(slots)[self.layer] >= 0, lambda v: reduce(v, site), lambda v: nothing, value
+        )

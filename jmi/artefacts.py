@@ -1,6 +1,7 @@
 """Files jmi writes: whole or not at all, and self-contained."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -81,8 +82,11 @@ def describe_hooks(hooks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(hook: Any) -> dict[str, Any]:
-    fields = {k: v for k, v in getattr(hook, "__dict__", {}).items() if v is not None}
-    nested = {k: _describe(v) if callable(v) else v for k, v in fields.items()}
+    if not dataclasses.is_dataclass(hook):
+        name = getattr(hook, "__qualname__", type(hook).__qualname__)
+        return {"kind": f"{getattr(hook, '__module__', type(hook).__module__)}.{name}"}
+    fields = {f.name: getattr(hook, f.name) for f in dataclasses.fields(hook) if f.repr}
+    nested = {k: _describe(v) if callable(v) else v for k, v in fields.items() if v is not None}
     return {"kind": type(hook).__name__, **nested}
 
 

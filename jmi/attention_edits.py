@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jmi import pytrees
 from jmi.errors import InterventionError
+from jmi.interventions import payload
 from jmi.selection import axis_mask, check_selectors, site_mask
 from jmi.sites import Site
 
@@ -18,7 +20,7 @@ SCORES = "blocks.*.attn.hook_attn_scores"
 PATTERN = "blocks.*.attn.hook_pattern"
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Edges:
     """Base of attention edits: which edges. Everything not given means all.
 
@@ -77,7 +79,7 @@ class Edges:
             ) from None
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Knockout(Edges):
     """Cut attention edges: the chosen scores become -inf, so their attention is exactly zero.
 
@@ -95,12 +97,12 @@ class Knockout(Edges):
         return jnp.where(self.edge_mask(value, site), -jnp.inf, value)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class ScaleAttention(Edges):
     """Multiply the chosen attention weights by ``factor``, then renormalise the rows touched."""
 
     acts_on: ClassVar[str] = PATTERN
-    factor: Any
+    factor: Any = payload()
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         mask = self.edge_mask(value, site)
@@ -108,25 +110,26 @@ class ScaleAttention(Edges):
         return _renormalise(scaled, value, mask)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class SetAttention(Edges):
-    """Set the chosen attention weights to ``weight``; the row's other visible keys pay for it.
+    """Set the chosen attention weights to ``weight``; the row's other keys share what is left.
 
-    The difference is taken in equal parts from the other keys with attention above zero, none
-    below zero, and the row is renormalised. Keys without attention (the future) stay without.
+    The others keep their proportions. Later positions are never attended to, chosen or not; a row
+    whose chosen weights pass 1, or that has no other key, is scaled to sum to 1. In a padded batch
+    choose ``rows`` too: positions count from the start of the padded row.
     """
 
     acts_on: ClassVar[str] = PATTERN
-    weight: Any
+    weight: Any = payload()
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        mask = self.edge_mask(value, site)
-        weight = jnp.asarray(self.weight).astype(value.dtype)
-        others = ~mask & (value > 0)
-        change = jnp.where(mask, weight - value, 0).sum(-1, keepdims=True)
-        share = change / jnp.maximum(others.sum(-1, keepdims=True), 1).astype(value.dtype)
-        moved = jnp.where(mask, weight, jnp.where(others, jnp.maximum(value - share, 0), value))
-        return _renormalise(moved, value, mask)
+        mask = self.edge_mask(value, site) & np.tri(*value.shape[-2:], dtype=np.bool_)[None, None]
+        chosen = jnp.where(mask, jnp.asarray(self.weight).astype(value.dtype), 0)
+        others = jnp.where(mask, 0, value)
+        left = jnp.maximum(1 - chosen.sum(-1, keepdims=True), 0)
+        total = others.sum(-1, keepdims=True)
+        shared = others * (left / jnp.where(total > 0, total, 1))
+        return _renormalise(chosen + shared, value, mask)
 
 
 def _renormalise(new: jax.Array, old: jax.Array, mask: jax.Array) -> jax.Array:

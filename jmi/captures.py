@@ -11,10 +11,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from jmi.errors import HookError
+from jmi import pytrees
+from jmi.errors import HookError, InterventionError
 from jmi.numerics import wide
+from jmi.selection import check_selectors
 from jmi.sites import HasSites, Site, find
 
 Reducer = Callable[[jax.Array, Site], jax.Array]
@@ -38,23 +39,33 @@ class Capture:
     label: str | None = None
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Select:
-    """Reducer: one position and/or one head (data), its axis dropped."""
+    """Reducer: one position and/or one head (data), its axis dropped.
+
+    A traced index out of range gives NaN.
+    """
 
     position: Any = None
     head: Any = None
 
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for an index that is not one in-range integer of an axis here."""
+        picks = {"positions": self.position, "heads": self.head}
+        check_selectors(picks, site, shape)
+        for name, index in picks.items():
+            if getattr(index, "ndim", np.ndim(index)) or isinstance(index, bool):
+                raise InterventionError(f"{site.point}: Select takes one index for {name}, got {index!r}")
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         picks = [(self.position, site.axis("pos", "query")), (self.head, site.axis("head", "kv_head"))]
         for index, axis in sorted((p for p in picks if p[0] is not None), key=lambda p: -(p[1] or 0)):
-            if axis is None:
-                raise HookError(f"{site.point}: Select names an axis that is not among {site.axes}")
-            value = jax.lax.dynamic_index_in_dim(value, jnp.asarray(index), axis, keepdims=False)
+            where = (slice(None),) * (axis or 0)
+            value = value.at[(*where, jnp.asarray(index))].get(mode="fill", fill_value=jnp.nan)
         return value
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Dot:
     """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32."""
 
@@ -66,7 +77,7 @@ class Dot:
         return value.astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Norm:
     """Reducer: Euclidean length of the last axis, at least float32."""
 
@@ -75,7 +86,7 @@ class Norm:
         return jnp.linalg.norm(value.astype(wide(value.dtype)), axis=-1)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class IsFinite:
     """Reducer: True when every entry is finite. Over ``blocks.*`` it finds the layer of a NaN."""
 
@@ -107,11 +118,14 @@ class Plan:
     layers: tuple[tuple[int, ...] | None, ...]
 
 
-def plan(arch: HasSites, capture: Sequence[str | Capture]) -> Plan:
-    """Validate ``capture`` and group it by site; names of one point share one buffer.
+def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int]) -> Plan:
+    """Validate ``capture`` for inputs of ``shape`` (batch, pos) and group it by site.
+
+    Names of one point share one buffer.
 
     Raises:
       HookError: an unknown name, or one label used for two different things.
+      InterventionError: a reducer that does not fit its site.
     """
     if isinstance(capture, (str, Capture)):
         capture = [capture]
@@ -121,6 +135,8 @@ def plan(arch: HasSites, capture: Sequence[str | Capture]) -> Plan:
         if spec.when not in ("after", "before"):
             raise HookError(f"{spec.name}: when={spec.when!r}; use 'after' or 'before'")
         for site, layers in find(arch, spec.name):
+            if hasattr(spec.reduce, "check"):
+                spec.reduce.check(site, site.shape(*shape))  # type: ignore[union-attr]
             label = spec.label or site.point + ("@before" if spec.when == "before" else "")
             point, when, reduce, known = merged.setdefault(
                 label, (site.point, spec.when, spec.reduce, None if layers is None else set())

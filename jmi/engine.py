@@ -17,19 +17,25 @@ from jmi.architecture import Architecture, Params, Tap
 from jmi.captures import Capture, Group, Plan, plan
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
-from jmi.layers import run_layers, vary_like
+from jmi.layers import run_layers
 from jmi.output import Output, wrap
 from jmi.sites import table_of
+from jmi.varying import vary_like
 
 
 @dataclasses.dataclass(frozen=True)
 class Static:
-    """What a trace of a run depends on besides shapes."""
+    """What a trace of a run depends on besides shapes.
+
+    ``structure`` is the hash of the tree structures of hooks and reducers. The hash sees the classes
+    of dataclass nodes, which the comparison of structures overlooks (`jmi.pytrees`).
+    """
 
     arch: Architecture
     groups: tuple[Group, ...]
     remat: bool
     stops: bool
+    structure: int
 
 
 def forward(
@@ -101,16 +107,19 @@ def plan_run(
     remat: bool = True,
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
-    _check_tokens(tokens, mask, positions)
+    mask, positions = _check_tokens(tokens, mask, positions)
     start = _layer_bound(arch, "start_at_layer", start_at_layer)
     stop = _layer_bound(arch, "stop_at_layer", stop_at_layer)
+    if isinstance(start, np.int32) and isinstance(stop, np.int32) and start > stop:
+        raise ConfigError(f"start_at_layer={start} lies behind stop_at_layer={stop}: nothing would run")
     if (start is None) != (carry is None):
         raise ConfigError("start_at_layer= and carry= go together: the layer, and what enters it")
     prepared = prepare(arch, hooks, tokens.shape)
-    layout = plan(arch, capture)
+    layout = plan(arch, capture, tokens.shape)
     if start is not None or stop is not None:
         _check_reached(arch, prepared, layout, start, stop)
-    static = Static(arch, layout.groups, remat, stop is not None)
+    structure = hash(jax.tree.structure((prepared, layout.data)))
+    static = Static(arch, layout.groups, remat, stop is not None, structure)
     span = None if start is None and stop is None else (0 if start is None else start, stop)
     data = ((tokens, mask, positions), prepared, layout.data, carry, span)
     return static, data, layout
@@ -132,17 +141,27 @@ def execute(
         outside = Tap(table_of(arch), hooks, static.groups, data)
         if carry is None:
             carry = arch.embed(params, tokens, context, outside)
+        else:
+            _check_carry(carry, jax.eval_shape(lambda: arch.embed(params, tokens, context, Tap.silent())))
         carry = vary_like(carry, (params, inputs, hooks, data, span))
         carry, rows = run_layers(
             arch, static.groups, static.remat, params["blocks"], carry, context, hooks, data, span
         )
         logits = None if static.stops else arch.readout(params, carry, outside)
+        outside.finish()
     arrays = {**rows, **outside.rows}
     return (
         logits,
         tuple(arrays[i] for i in range(len(static.groups))),
         carry if static.stops else None,
     )
+
+
+def _check_carry(carry: Any, wanted: Any) -> None:
+    given = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x).name), carry)
+    needed = jax.tree.map(lambda x: (x.shape, x.dtype.name), wanted)
+    if given != needed:
+        raise ConfigError(f"carry= is {given}; this model carries {needed} into a layer")
 
 
 @contextlib.contextmanager
@@ -161,15 +180,26 @@ def run_compiled(static: Static, params: Params, *data: Any) -> tuple[Any, tuple
     return execute(static, params, *data)
 
 
-def _check_tokens(tokens: Any, mask: Any, positions: Any) -> None:
+def _check_tokens(tokens: Any, mask: Any, positions: Any) -> tuple[Any, Any]:
+    """``mask`` and ``positions`` as arrays, found to fit ``tokens``."""
     if getattr(tokens, "ndim", 0) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", type(tokens).__name__)
         raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
-    if tokens.shape[1] == 0:
+    if 0 in tokens.shape:
         raise ConfigError("the prompt is empty: there is no token to run")
+    mask, positions = _as_array(mask), _as_array(positions)
     for name, given in (("mask", mask), ("positions", positions)):
         if given is not None and given.shape != tokens.shape:
             raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
+    if mask is not None and mask.dtype != bool:
+        raise ConfigError(f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)")
+    if positions is not None and not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
+    return mask, positions
+
+
+def _as_array(given: Any) -> Any:
+    return given if given is None or isinstance(given, jax.Array) else np.asarray(given)
 
 
 def _layer_bound(arch: Architecture, name: str, layer: Any) -> Any:

@@ -99,7 +99,9 @@ def _as_data(hook: Any) -> Any:
     """``hook`` with Python numbers and lists of them as arrays; a bare function made static."""
     if dataclasses.is_dataclass(hook) and not isinstance(hook, type):
         data = {
-            f.name: _as_data(getattr(hook, f.name))
+            f.name: _as_floats(getattr(hook, f.name))
+            if f.metadata.get("payload")
+            else _as_data(getattr(hook, f.name))
             for f in dataclasses.fields(hook)
             if f.metadata.get("pytree_node", True) and getattr(hook, f.name) is not None
         }
@@ -109,6 +111,13 @@ def _as_data(hook: Any) -> Any:
     if callable(hook) and jax.tree_util.all_leaves([hook]):
         return jax.tree_util.Partial(hook)
     return hook
+
+
+def _as_floats(value: Any) -> Any:
+    """As `_as_data`, integers as floats: ``Scale(1)`` and ``Scale(1.5)`` are then one program."""
+    value = _as_data(value)
+    integer = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
+    return value.astype(float) if integer else value
 
 
 def _is_numbers(value: Any) -> bool:

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from jmi import pytrees
 from jmi.errors import InterventionError
 from jmi.numerics import wide
-from jmi.selection import Selective
+from jmi.selection import Selective, check_selectors
 from jmi.sites import Site
 
 
@@ -23,7 +25,9 @@ class Intervention(Protocol):
 
     ``value`` is the tensor at the site and ``site`` says which site and layer it is. The result
     flows onward in its place and must have the same shape and dtype. The function must be pure:
-    it is traced once per structure and may run under jit, vmap, grad and shard_map.
+    it is traced once per structure and may run under jit, vmap, grad and shard_map. Make a class
+    of your own with `jmi.pytrees.dataclass`; its optional method ``check(site, shape)`` is called
+    before anything is traced.
     """
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array: ...
@@ -55,7 +59,12 @@ def _nearest(given: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]
     return wanted[max(0, len(wanted) - max(1, len(given))) :]
 
 
-@struct.dataclass
+def payload(**kwargs: Any) -> Any:
+    """Field of real numbers: a Python int there is data of the same kind as a float."""
+    return struct.field(metadata={"payload": True}, **kwargs)
+
+
+@pytrees.dataclass
 class Replace(Selective):
     """Put ``value`` there (broadcast against the site), where selected.
 
@@ -65,35 +74,35 @@ class Replace(Selective):
       >>> hooks = {"blocks.3.hook_mlp_out": jmi.Replace(mean, positions=-1)}
     """
 
-    value: Any
+    value: Any = payload()
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(fit(self.value, value, site), value, site)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Add(Selective):
     """Add ``scale * vector``, where selected: activation steering."""
 
-    vector: Any
-    scale: Any = 1.0
+    vector: Any = payload()
+    scale: Any = payload(default=1.0)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         shift = fit(self.vector, value, site) * fit(self.scale, value, site)
         return self.select(value + shift, value, site)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Scale(Selective):
     """Multiply by ``factor``, where selected."""
 
-    factor: Any
+    factor: Any = payload()
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(value * fit(self.factor, value, site), value, site)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Zero(Selective):
     """Set to exactly zero, where selected (even where the value is infinite)."""
 
@@ -101,7 +110,7 @@ class Zero(Selective):
         return self.select(jnp.zeros_like(value), value, site)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Patch(Selective):
     """Copy activations of another run: ``source`` at the selected coordinates.
 
@@ -109,22 +118,45 @@ class Patch(Selective):
       source: the tensor of the same site in the other run, shape as here or with one batch row;
         its length may differ when ``source_positions`` is given.
       source_positions: where in ``source`` to read, one index per entry of ``positions``, for
-        prompts that line up at different places. Without it, the same positions are read.
+        prompts that line up at different places. Without it, the same positions are read. A traced
+        index out of range reads NaN.
 
     Raises:
-      InterventionError: ``source`` has another shape, or the two position lists do not pair up.
+      InterventionError: ``source`` has another shape, a source position is out of range, or the two
+        position lists do not pair up.
     """
 
     source: Any
     source_positions: Any = None
 
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for selectors or a source that do not fit this run."""
+        super().check(site, shape)
+        source = jnp.shape(self.source)
+        axis = site.axis("pos", "query")
+        wanted = list(shape)
+        if self.source_positions is not None:
+            self._check_pairs(site, axis)
+            if len(source) == len(shape) and axis is not None:
+                check_selectors({"positions": self.source_positions}, site, source)
+                wanted[axis] = source[axis]
+        if source not in (tuple(wanted), (1, *wanted[1:])):
+            raise InterventionError(
+                f"{site.point}: Patch needs the whole tensor of the other run, shape {tuple(wanted)} or with "
+                f"one batch row; got {source}. To write one vector use Replace"
+            )
+
+    def _check_pairs(self, site: Site, axis: int | None) -> None:
+        read, write = jnp.atleast_1d(self.source_positions), jnp.atleast_1d(self.positions)
+        integers = all(jnp.issubdtype(x.dtype, jnp.integer) for x in (read, write))
+        if axis is None or not integers or read.shape != write.shape or write.ndim != 1:
+            raise InterventionError(
+                f"{site.point}: source_positions= pairs with positions= one to one, both indices; "
+                f"got {self.source_positions!r} and {self.positions!r}"
+            )
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         source = jnp.asarray(self.source)
-        if source.ndim != value.ndim:
-            raise InterventionError(
-                f"{site.point}: Patch needs the whole tensor of the other run, shape {value.shape}; "
-                f"got {source.shape}. To write one vector use Replace"
-            )
         if self.source_positions is not None:
             source = self._aligned(source, value, site)
         return self.select(fit(source, value, site), value, site)
@@ -132,42 +164,50 @@ class Patch(Selective):
     def _aligned(self, source: jax.Array, value: jax.Array, site: Site) -> jax.Array:
         axis = site.axis("pos", "query")
         read, write = jnp.atleast_1d(self.source_positions), jnp.atleast_1d(self.positions)
-        if axis is None or self.positions is None or read.shape != write.shape or write.ndim != 1:
-            raise InterventionError(
-                f"{site.point}: source_positions= pairs with positions= one to one; "
-                f"got shapes {read.shape} and {write.shape}"
-            )
-        rows = jnp.take(source, read, axis=axis, mode="wrap").astype(value.dtype)
-        rows = jnp.broadcast_to(rows, (*value.shape[:axis], write.size, *value.shape[axis + 1 :]))
-        return value.at[(slice(None),) * axis + (write,)].set(rows)
+        before = (slice(None),) * (axis or 0)
+        rows = source.at[(*before, read)].get(mode="fill", fill_value=jnp.nan).astype(value.dtype)
+        return value.at[(*before, write)].set(rows)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Project(Selective):
     """Remove, or keep only, the part of the last axis inside a subspace.
 
     Attributes:
-      directions: ``[d]`` or ``[n, d]``, any lengths, linearly independent; made orthonormal here.
+      directions: ``[d]`` or ``[n, d]``, any lengths but zero; a dependent one adds nothing.
       keep: False removes the subspace (directional ablation), True keeps nothing else. Static.
     """
 
     directions: Any
     keep: bool = struct.field(pytree_node=False, default=False)
 
-    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        # At least float32: orthonormalising in bfloat16 would leave a per-cent of the direction.
-        directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(wide(value.dtype))
-        if directions.ndim != 2 or directions.shape[1] != value.shape[-1]:
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for selectors or directions that do not fit, and for zero ones."""
+        super().check(site, shape)
+        given = jnp.shape(self.directions)
+        if len(given) not in (1, 2) or given[-1] != shape[-1]:
             raise InterventionError(
-                f"{site.point}: directions of shape {jnp.shape(self.directions)} do not lie in the "
-                f"last axis of {describe(value, site)}; give [{value.shape[-1]}] or [n, {value.shape[-1]}]"
+                f"{site.point}: directions of shape {given} do not lie in its last axis, "
+                f"{site.axes[-1]}; give [{shape[-1]}] or [n, {shape[-1]}]"
             )
-        basis, _ = jnp.linalg.qr(directions.T)
-        inside = ((value.astype(basis.dtype) @ basis) @ basis.T).astype(value.dtype)
+        if not isinstance(self.directions, jax.core.Tracer):
+            lengths = np.linalg.norm(np.asarray(self.directions, np.float64), axis=-1)
+            if not (np.isfinite(lengths) & (lengths > 0)).all():
+                raise InterventionError(f"{site.point}: a direction of Project is zero or not finite")
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        # At least float32: a projection computed in bfloat16 would leave a per-cent of the direction.
+        dtype = wide(value.dtype)
+        directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(dtype)
+        square = jnp.square(directions).sum(-1, keepdims=True)
+        unit = directions * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+        # The pseudo-inverse spans what the rows span, whatever their number and angles.
+        dual = jnp.linalg.pinv(unit, rtol=100 * jnp.finfo(dtype).eps)
+        inside = ((value.astype(dtype) @ dual) @ unit).astype(value.dtype)
         return self.select(inside if self.keep else value - inside, value, site)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class At:
     """Run ``hook`` only in some layers; ``layers`` is data, so moving it never recompiles.
 
@@ -190,7 +230,7 @@ class At:
         return jax.lax.cond(here, lambda v: apply(self.hook, v, site), lambda v: v, value)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class PerLayer:
     """An intervention whose arrays differ by layer: each has a leading ``layers`` axis; scalars do not.
 
@@ -204,26 +244,25 @@ class PerLayer:
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook) if jnp.ndim(leaf)}
+        leaves = jax.tree.leaves(self.hook)
+        sizes = {jnp.shape(leaf)[:1] for leaf in leaves if jnp.ndim(leaf)}
         if sizes - {(site.n_layers,)}:
             raise InterventionError(
                 f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
                 if site.n_layers
                 else f"{site.point}: PerLayer acts inside the blocks only"
             )
-        if hasattr(self.hook, "check") and not any(map(_is_traced, jax.tree.leaves(self.hook))):
+        if hasattr(self.hook, "check") and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            # Checked in numpy: slicing device arrays layer by layer would cost more than a small model.
+            host = jax.tree.map(np.asarray, self.hook)
             for layer in range(site.n_layers or 0):
-                jax.tree.map(lambda x, i=layer: x[i] if jnp.ndim(x) else x, self.hook).check(site, shape)
+                jax.tree.map(lambda x, i=layer: x[i] if x.ndim else x, host).check(site, shape)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         def pick(x: Any) -> Any:
             return jax.lax.dynamic_index_in_dim(x, site.layer, keepdims=False) if jnp.ndim(x) else x
 
         return apply(jax.tree.map(pick, self.hook), value, site)
-
-
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
 
 
 def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:

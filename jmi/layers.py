@@ -15,6 +15,7 @@ from jmi.architecture import Architecture, Params, Tap
 from jmi.captures import Group
 from jmi.errors import ConfigError
 from jmi.sites import table_of
+from jmi.varying import vary_like
 
 
 def run_layers(
@@ -119,23 +120,3 @@ def _nothing(shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 def _skipped(row: Any, state: Any) -> jax.Array:
     return vary_like(_nothing(row.shape, row.dtype), state)
-
-
-def vary_like(tree: Any, others: Any) -> Any:
-    """Mark ``tree`` as device-varying along every manual mesh axis along which ``others`` vary.
-
-    Inside shard_map the carry of a scan must have one type throughout, and hooks or tokens that
-    differ per device make it vary from the first layer on.
-    """
-    axes = frozenset[str]().union(*map(_varying, jax.tree.leaves(others)))
-
-    def vary(x: Any) -> Any:
-        missing = tuple(sorted(axes - _varying(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree) if axes else tree
-
-
-def _varying(x: Any) -> frozenset[str]:
-    """Manual mesh axes along which ``x`` differs between devices; none outside shard_map."""
-    return jax.typeof(x).manual_axis_type.varying if isinstance(x, jax.core.Tracer) else frozenset()

@@ -41,6 +41,14 @@ class LanguageModel:
         """Dtype of the parameters and so of the computation."""
         return np.dtype(jax.tree.leaves(self.params)[0].dtype)
 
+    def derived(self, arch: Architecture, params: Params, how: str) -> "LanguageModel":
+        """Other weights under the same tokenizer, such as processed or shuffled ones.
+
+        Args:
+          how: what was done, added to the name; the files the model came from no longer identify it.
+        """
+        return LanguageModel(arch, params, self.tokenizer, f"{self.name}, {how}")
+
     def run(
         self,
         prompt: str | Sequence[str] | jax.Array | np.ndarray,
@@ -56,8 +64,8 @@ class LanguageModel:
         """Run the model, compiled; arguments and result as `jmi.forward`.
 
         Args:
-          prompt: a text, several texts (padded on the left, so that position -1 is the last token
-            of each), or int32 tokens ``[b, s]``.
+          prompt: a text, several texts, or int32 tokens ``[b, s]``. Texts are padded on the left:
+            position -1 is the last token of each, but position 0 is padding in the shorter ones.
 
         Nothing recompiles for another vector, strength, position, head, layer or mask; a new shape
         or another kind of hook does.

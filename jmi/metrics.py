@@ -14,8 +14,9 @@ from jmi.numerics import wide
 def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
     """KL(baseline || other) in nats, ``[...]`` from logits ``[..., vocab]``, in at least float32."""
     p, q = _log_softmax(baseline), _log_softmax(other)
-    # Where the baseline has no mass the term is zero, also when the other has none (0 * inf).
-    return jnp.where(p == -jnp.inf, 0, jnp.exp(p) * (p - q)).sum(-1)
+    # Both distributions sum to one, so adding (other - baseline) to each term changes nothing but that
+    # no term is negative, whatever the rounding. Without mass in the baseline, that is all there is.
+    return jnp.where(p == -jnp.inf, jnp.exp(q), jnp.exp(p) * (p - q + jnp.expm1(q - p))).sum(-1)
 
 
 def logit_diff(logits: jax.Array, token: jax.Array | int, other: jax.Array | int) -> jax.Array:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jmi import pytrees
 from jmi.captures import Plan
 from jmi.errors import HookError
 from jmi.sites import layer_name, split
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Output:
     """Logits and captures of a run: a pytree, so it can leave any jit, vmap or grad.
 
@@ -54,12 +55,12 @@ class Output:
         return self._kept(label)[0] or ()
 
     def names(self) -> list[str]:
-        """Every captured name, layers spelled out."""
-        return [
-            layer_name(label, i) if i is not None and "*" in label else label
-            for label, layers, _ in self.kept
-            for i in (layers or (None,))
-        ]
+        """Every captured name, layers spelled out; a label of the user's own stands once."""
+        names = []
+        for label, layers, _ in self.kept:
+            spelled = label.startswith("blocks.*.") and layers is not None
+            names += [layer_name(label, i) for i in layers or ()] if spelled else [label]
+        return names
 
     def _labelled(self, label: str) -> jax.Array:
         if label not in self.captures:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jmi import pytrees
 from jmi.errors import InterventionError
 from jmi.sites import Site
 
@@ -19,7 +20,7 @@ AXES_OF = {
     "rows": ("batch",),
     "positions": ("pos", "query"),
     "heads": ("head", "kv_head"),
-    "units": ("d_model", "d_head", "d_mlp", "vocab"),
+    "units": ("d_model", "d_head", "d_mlp", "expert", "vocab"),
     "queries": ("query",),
     "keys": ("key",),
 }
@@ -91,7 +92,7 @@ def _axis(name: str, site: Site) -> int:
     return axis
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Selective:
     """Base of interventions that touch a chosen part of a tensor; nothing chosen means all of it.
 
@@ -99,7 +100,7 @@ class Selective:
       rows: batch rows.
       positions: token positions (query positions on an attention pattern).
       heads: attention heads (key/value heads on ``hook_k`` and ``hook_v``).
-      units: entries of the last axis: neurons, residual dimensions.
+      units: entries of the last axis: neurons, residual dimensions, experts.
     """
 
     rows: Any = struct.field(default=None, kw_only=True)

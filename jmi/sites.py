@@ -4,7 +4,7 @@ A *point* is a name with the layer left open, ``blocks.*.attn.hook_pattern``; a 
 user is a point with its layer filled in (``blocks.5.attn.hook_pattern``, ``blocks.-1.hook_resid_post``)
 or a pattern (``blocks.*.hook_resid_post``, ``blocks.3.attn.*``, ``*``). Names are TransformerLens's.
 
-Axis names: batch, pos, query, key (positions), head, kv_head, d_model, d_head, d_mlp, vocab, one.
+Axis names: batch, pos, query, key (positions), head, kv_head, expert, d_model, d_head, d_mlp, vocab, one.
 """
 
 import dataclasses
@@ -41,15 +41,21 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "blocks.*.attn.hook_z": _Q,
     "blocks.*.attn.hook_result": ("batch", "pos", "head", "d_model"),
     "blocks.*.attn.hook_out": _RESID,
+    "blocks.*.ln1_post.hook_scale": _SCALE,
+    "blocks.*.ln1_post.hook_normalized": _RESID,
     "blocks.*.hook_attn_out": _RESID,
     "blocks.*.hook_resid_mid": _RESID,
     "blocks.*.ln2.hook_scale": _SCALE,
     "blocks.*.ln2.hook_normalized": _RESID,
     "blocks.*.mlp.hook_in": _RESID,
+    "blocks.*.mlp.hook_router_logits": ("batch", "pos", "expert"),
+    "blocks.*.mlp.hook_expert_weights": ("batch", "pos", "expert"),
     "blocks.*.mlp.hook_pre": _MLP,
     "blocks.*.mlp.hook_pre_linear": _MLP,
     "blocks.*.mlp.hook_post": _MLP,
     "blocks.*.mlp.hook_out": _RESID,
+    "blocks.*.ln2_post.hook_scale": _SCALE,
+    "blocks.*.ln2_post.hook_normalized": _RESID,
     "blocks.*.hook_mlp_out": _RESID,
     "blocks.*.hook_resid_post": _RESID,
     "ln_final.hook_scale": _SCALE,

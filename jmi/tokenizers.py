@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import tokenizers
 
+from jmi.artefacts import replacing, write_json
 from jmi.errors import TokenizerError
 
 
@@ -72,6 +73,13 @@ class Tokenizer:
         backend.no_truncation()
         return cls(backend, _special_ids(backend, folder / "tokenizer_config.json"))
 
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and the special tokens in ``tokenizer_config.json``."""
+        with replacing(folder / "tokenizer.json") as temporary:
+            self._backend.save(str(temporary))
+        names = {name: self._backend.id_to_token(index) for name, index in self.special.items()}
+        write_json(folder / "tokenizer_config.json", names)
+
     @property
     def n_vocab(self) -> int:
         """Number of tokens, added ones included."""
@@ -123,6 +131,8 @@ class Tokenizer:
         Raises:
           TokenizerError: the word is several tokens either way.
         """
+        if not word.strip():
+            raise TokenizerError(f"{word!r} is not a word; name one token")
         spaced = self.encode(" " + word.removeprefix(" "), special_tokens=False)
         bare = self.encode(word, special_tokens=False)
         for ids in (spaced, bare):
@@ -136,13 +146,15 @@ class Tokenizer:
 
 
 def _special_ids(backend: tokenizers.Tokenizer, file: Path) -> dict[str, int]:
-    """``bos_token`` and the like, by id. A missing or odd tokenizer_config.json means none."""
+    """``bos_token`` and the like, by id. Without a tokenizer_config.json there are none."""
     if not file.is_file():
         return {}
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
         raise TokenizerError(f"{file.name} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{file.name} must hold an object")
     found = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         token = config.get(name)

@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from jmi.cli import knockout, sites
+from jmi.cli import inspect, knockout, sites
 from jmi.errors import JmiError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("inspect")(inspect.command)
 app.command("knockout")(knockout.command)
 app.command("sites")(sites.command)
 

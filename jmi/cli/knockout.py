@@ -49,16 +49,23 @@ def command(
     By default the edge from the last token to the first, in every head of the middle layer.
     """
     _check_files(output, plot, all_cached)
-    names = [m.name for m in jmi_models.list_cached()] if all_cached else [model]
-    if not names:
+    if all_cached and revision is not None:
+        raise ConfigError("--revision names one model's revision; leave it out with --all-cached")
+    models = [(m.name, m.revision) for m in jmi_models.list_cached()] if all_cached else [(model, revision)]
+    if not models:
         raise ConfigError(
             "no supported model in the Hugging Face cache; name one, or run without --all-cached"
         )
     options = {"layer": layer, "queries": query, "keys": key, "heads": head, "target": target, "top": top}
     records, failed = [], False
-    for name in names:
+    for name, commit in models:
         try:
-            records.append(_one(name, prompt, options, dtype, revision, plot, show_memory))
+            lm, result, usage = _one(name, prompt, options, dtype, commit, plot)
+            if show_memory:
+                _print_memory(usage)
+            if output is not None:
+                records.append(_record(lm, prompt, result, options, usage if show_memory else None))
+            del lm  # before the next one is loaded
         except JmiError as error:
             if not all_cached:
                 raise
@@ -92,9 +99,8 @@ def _one(
     dtype: str,
     revision: str | None,
     plot: Path | None,
-    show_memory: bool,
-) -> dict[str, Any]:
-    """Load one model, run, print and draw; returns the record for the JSON file."""
+) -> tuple[LanguageModel, KnockoutResult, dict[str, memory.Memory]]:
+    """Load one model, run, print and draw."""
     usage = {"before loading": memory.measure()}
     lm = jmi_models.load(name, dtype=dtype, revision=revision)
     usage["loaded"] = memory.measure()
@@ -102,8 +108,6 @@ def _one(
     usage["after running"] = memory.measure()
     words = [lm.token_string(i) for i in result.top.tokens]
     _print(lm, prompt, result, words)
-    if show_memory:
-        _print_memory(usage)
     if plot is not None:
         from jmi.plots.knockout import plot_knockout
 
@@ -111,10 +115,7 @@ def _one(
         figure = plot_knockout(result, tokens, words, f"{lm.name}: {prompt!r}")
         with artefacts.replacing(plot) as temporary:
             figure.savefig(temporary)
-    record = _record(lm, prompt, result, words, options)
-    return (
-        {**record, "memory": {k: dataclasses.asdict(m) for k, m in usage.items()}} if show_memory else record
-    )
+    return lm, result, usage
 
 
 def _print(lm: LanguageModel, prompt: str, result: KnockoutResult, words: list[str]) -> None:
@@ -129,7 +130,7 @@ def _print(lm: LanguageModel, prompt: str, result: KnockoutResult, words: list[s
     before, after = result.target_probs
     console.print(f"KL(baseline || ablated)  {result.kl:.6g} nats")
     console.print(
-        f"target {lm.token_string(result.target)!r}  logit difference {result.logit_diff:+.6g}, "
+        f"target {lm.token_string(result.target)!r}  logit drop {result.target_logit_drop:+.6g}, "
         f"probability {before:.4g} -> {after:.4g}",
         markup=False,
     )
@@ -157,10 +158,13 @@ def _print_memory(usage: dict[str, memory.Memory]) -> None:
 
 
 def _record(
-    lm: LanguageModel, prompt: str, result: KnockoutResult, words: list[str], options: dict[str, Any]
+    lm: LanguageModel,
+    prompt: str,
+    result: KnockoutResult,
+    options: dict[str, Any],
+    usage: dict[str, memory.Memory] | None,
 ) -> dict[str, Any]:
     """The result as self-contained plain data."""
-    changed = zip(words, *result.top, strict=True)
     before, after = result.target_probs
     return {
         "schema_version": artefacts.SCHEMA_VERSION,
@@ -182,7 +186,7 @@ def _record(
         "target": {
             "token_id": result.target,
             "token": lm.token_string(result.target),
-            "logit_diff": result.logit_diff,
+            "logit_drop": result.target_logit_drop,
             "baseline_prob": before,
             "ablated_prob": after,
         },
@@ -190,14 +194,15 @@ def _record(
             {
                 "rank": i,
                 "token_id": t,
-                "token": w,
+                "token": lm.token_string(t),
                 "baseline_prob": p,
                 "ablated_prob": q,
                 "abs_diff": abs(p - q),
             }
-            for i, (w, t, p, q) in enumerate(changed)
+            for i, (t, p, q) in enumerate(zip(*result.top, strict=True))
         ],
         "attention_to_cut_edges": result.attention * result.cut,
         "seconds": dict(result.seconds),
+        "memory": usage and {moment: dataclasses.asdict(used) for moment, used in usage.items()},
         **artefacts.environment(),
     }

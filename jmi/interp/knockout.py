@@ -14,6 +14,7 @@ import numpy as np
 from jmi import metrics
 from jmi.attention_edits import PATTERN, SCORES, Knockout
 from jmi.errors import ConfigError, HookError
+from jmi.hooks import prepare
 from jmi.interventions import At
 from jmi.lm import LanguageModel
 from jmi.output import Output
@@ -31,7 +32,7 @@ class KnockoutResult:
       target: token id whose logit is followed.
       baseline_logits, ablated_logits: ``[vocab]`` at the last token.
       kl: KL(baseline || ablated) of the next-token distribution, in nats.
-      logit_diff: logit of the target before minus after: positive when the edges supported it.
+      target_logit_drop: logit of the target before minus after; positive when the edges supported it.
       target_probs: probability of the target before and after.
       top: tokens whose probability changed most, with both probabilities; ``[k]`` each.
       attention: pattern ``[layers, heads, s, s]`` of the cut layers in the baseline.
@@ -46,7 +47,7 @@ class KnockoutResult:
     baseline_logits: np.ndarray
     ablated_logits: np.ndarray
     kl: float
-    logit_diff: float
+    target_logit_drop: float
     target_probs: tuple[float, float]
     top: metrics.Changes
     attention: np.ndarray
@@ -90,15 +91,19 @@ def knockout(
     if SCORES not in table_of(lm.arch):
         raise HookError(f"{lm.name} has no attention scores to knock out")
     tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else prompt
-    if getattr(tokens, "shape", (0,))[0] != 1:
+    if len(getattr(tokens, "shape", ())) != 2 or tokens.shape[0] != 1:
         raise ConfigError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
     if top < 1:
         raise ConfigError(f"top={top}: list at least one token")
     goal = lm.token_id(target) if isinstance(target, str) else target
     layers = lm.arch.n_layers // 2 if layer is None else layer
+    if np.size(layers) == 0:
+        raise ConfigError("layer=[]: name at least one layer")
     hooks = {SCORES: At(layers, Knockout(queries=queries, keys=keys, heads=heads))}
 
     _check_goal(goal, lm)
+    prepare(lm.arch, hooks, (1, tokens.shape[1]))
+    cut = _cut_edges(hooks[SCORES].hook, lm, tokens.shape[1])
     chosen = _chosen_layers(layers, lm.arch.n_layers)
     ablated, ablated_times = _timed(lm, tokens, hooks, [])
     patterns = [layer_name(PATTERN, i) for i in chosen]
@@ -115,11 +120,11 @@ def knockout(
         baseline_logits=np.asarray(before),
         ablated_logits=np.asarray(after),
         kl=float(metrics.kl_divergence(before, after)),
-        logit_diff=float(before[goal] - after[goal]),
+        target_logit_drop=float(before[goal] - after[goal]),
         target_probs=(float(metrics.prob(before, goal)), float(metrics.prob(after, goal))),
         top=metrics.Changes(*(np.asarray(x) for x in changes)),
         attention=attention,
-        cut=_cut_edges(hooks[SCORES].hook, lm, attention.shape[1:]),
+        cut=cut,
         seconds={
             "compile": ablated_times[0] + baseline_times[0],
             "baseline": baseline_times[1],
@@ -150,10 +155,11 @@ def _check_goal(goal: int | None, lm: LanguageModel) -> None:
         raise ConfigError(f"target={goal}: token ids are 0 to {n_vocab - 1}")
 
 
-def _cut_edges(edit: Knockout, lm: LanguageModel, shape: tuple[int, ...]) -> np.ndarray:
+def _cut_edges(edit: Knockout, lm: LanguageModel, n_tokens: int) -> np.ndarray:
     """Edges the knockout names among those that exist: a query never sees later keys."""
-    value = jax.numpy.zeros((1, *shape))
-    cut = np.asarray(edit.edge_mask(value, table_of(lm.arch)[SCORES]))[0] & np.tri(shape[-1], dtype=bool)
+    site = table_of(lm.arch)[SCORES]
+    value = jax.numpy.zeros(site.shape(1, n_tokens))
+    cut = np.asarray(edit.edge_mask(value, site))[0] & np.tri(n_tokens, dtype=bool)
     if not cut.any():
         raise ConfigError("no such edge: a query attends only to itself and earlier tokens")
     return cut
