@@ -1,4 +1,4 @@
-"""``python -m benchmarks [hooks dispatch traces loading] [--output FILE.json]``."""
+"""``python -m benchmarks [hooks dispatch traces forward loading] [--output FILE.json]``."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import hooks, loading
+from benchmarks import hooks, loading, peers
 from benchmarks.timing import hardware
 from jmi.artefacts import check_writable, write_json
 
@@ -15,6 +15,7 @@ SUITES = {
     "hooks": ("Hook overhead: 12 layers, width 768, 8 x 15 tokens, float32", lambda n: hooks.overhead(n)),
     "dispatch": ("Dispatch: 12 layers, width 32, 8 tokens", lambda n: hooks.dispatch(20 * n)),
     "traces": ("Compiles of a sweep", lambda n: hooks.traces()),
+    "forward": ("Forward: GPT-2 small, float32, against peers", lambda n: peers.forward(n)),
     "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading()),
 }
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jmi_models
 from jmi.architecture import Tap
 from jmi.sites import table_of
+from jmi_models.norms import Norm
 from jmi_models.rope import Rope
 
 
@@ -26,8 +27,9 @@ def decoder(n_layers: int, d_model: int, n_heads: int, d_mlp: int, d_vocab: int)
         d_vocab=d_vocab,
         n_ctx=1024,
         act_fn="silu",
-        eps=1e-5,
-        rope=Rope(1e4, d_head),
+        norm=Norm("rms", 1e-5),
+        ropes=(Rope(1e4, d_head),),
+        attn_scale=d_head**-0.5,
         tied=True,
     )
 

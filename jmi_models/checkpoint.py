@@ -1,59 +1,75 @@
-"""Safetensors on disk to stacked parameters, checked before a single weight is read.
+"""A checkpoint to stacked parameters, checked before a single weight is read.
 
 Headers are compared with the parameter tree in both directions and every problem is reported at
 once. Then tensors stream one by one into preallocated stacked arrays on the device, so that the
-peak of host memory is the model plus one tensor.
+peak of host memory is the model plus one tensor. Of several processes each reads only its own bytes.
 """
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from jmi.errors import CheckpointError
 from jmi_models.families.family import Family
-from jmi_models.layout import disk_shape, from_disk
+from jmi_models.layout import Key, disk_shape, from_disk
 from jmi_models.params import Param, flat, nested
 from jmi_models.placement import sharding_of
+from jmi_models.shards import read_part, row_of
+from jmi_models.stored import Stored, decode_mxfp4, read_headers, some
 from jmi_models.transformer import Transformer
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN = 20
+# Buffers that old checkpoints stored although they follow from the config.
+_DERIVED = (r".*\.rotary_emb\.inv_freq",)
+# Leading axes of a parameter along which a checkpoint may hold one tensor for each index.
+_LEADING = {"n_layers": "{i}", "n_experts": "{e}", "n_heads": "{h}", "n_kv_heads": "{h}"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Header:
-    """What the header of a file says of one tensor."""
+class Target:
+    """Where a stored tensor, or a part of it, goes: ``index`` along the leading axes of ``path``."""
 
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Read:
-    """One planned read: tensor ``name`` into ``path``, at ``layer`` when stacked."""
-
-    name: str
     path: str
-    layer: int | None
-    layout: str
+    key: Key
+    index: tuple[int, ...]
+
+
+Reads = dict[str, list[Target]]
+"""Stored name -> what it fills."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One tensor that does not fit: ``kind`` says whether it is missing, surplus, or in shape or dtype."""
+
+    kind: Literal["missing", "surplus", "shape", "dtype"]
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name} {self.detail}"
 
 
 def load_params(
-    folder: Path, arch: Transformer, family: Family, dtype: Any, mesh: Mesh | None, progress: bool
+    folder: Path,
+    arch: Transformer,
+    family: Family,
+    dtype: Any,
+    mesh: Mesh | None,
+    progress: bool,
+    pytorch_bin: bool = False,
 ) -> tuple[Transformer, dict[str, Any]]:
-    """Parameters of ``arch`` from the safetensors in ``folder``, in ``dtype``, placed on ``mesh``.
+    """Parameters of ``arch`` from the checkpoint in ``folder``, in ``dtype``, placed on ``mesh``.
 
     Returns:
       The architecture (untied where the checkpoint holds a separate head after all) and the
@@ -62,170 +78,156 @@ def load_params(
     Raises:
       CheckpointError: everything missing, surplus, mis-shaped, of a foreign dtype or not finite.
     """
-    headers = read_headers(folder)
-    arch, aliases = _settle_tying(arch, family, headers)
-    reads = plan_reads(arch, family, headers, aliases)
-    return arch, _stream(reads, headers, flat(arch.param_tree()), dtype, mesh, progress)
+    headers = _as_expected(read_headers(folder, pytorch_bin), arch, family)
+    arch, aliases = _settle_tying(arch, family, headers, _equal)
+    reads = plan_reads(arch, family, aliases)
+    _check(_mismatches(reads, arch, family, headers, aliases))
+    return arch, _stream(reads, headers, arch, dtype, mesh, progress)
 
 
-def read_headers(folder: Path) -> dict[str, Header]:
-    """Name -> `Header` of every tensor, from the index file or the safetensors files themselves."""
-    headers: dict[str, Header] = {}
-    for file, names in _files(folder).items():
-        with _open(file) as tensors:
-            present = set(tensors.keys())
-            lost = sorted((names or present) - present)
-            if lost:
-                raise CheckpointError(
-                    f"{file.name}: the index promises tensors it does not hold: {_some(lost)}"
-                )
-            for name in sorted(names or present):
-                view = tensors.get_slice(name)
-                headers[name] = Header(file, tuple(view.get_shape()), view.get_dtype())
-    return headers
+def problems(arch: Transformer, family: Family, headers: Mapping[str, Stored]) -> list[Problem]:
+    """Everything that keeps ``headers`` from being loaded as ``arch``; reads no weights."""
+    headers = _as_expected(headers, arch, family)
+    # A head that the config ties must have the shape of one, whether or not it equals the embedding.
+    arch, aliases = _settle_tying(arch, family, headers, lambda embedding, head: False)
+    return _mismatches(plan_reads(arch, family, aliases), arch, family, headers, aliases)
 
 
-def _files(folder: Path) -> dict[Path, set[str] | None]:
-    """Weight files, each with the tensors to take from it (None: all)."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-            files: dict[Path, set[str] | None] = {}
-            for name, file in weight_map.items():
-                files.setdefault(_inside(folder, file), set()).add(name)  # type: ignore[union-attr]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"{index.name} is not a valid index: it needs a 'weight_map'") from None
-        return files
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return {single: None}
-    others = sorted(p.name for p in folder.glob("*.bin")) or sorted(p.name for p in folder.iterdir())
-    raise CheckpointError(
-        f"{folder}: neither model.safetensors nor model.safetensors.index.json; "
-        f"found {_some(others) or 'nothing'}"
-    )
+def _as_expected(headers: Mapping[str, Stored], arch: Transformer, family: Family) -> dict[str, Stored]:
+    """``headers`` with full names and with decoded tensors in place of their MXFP4 parts."""
+    wanted = plan_reads(arch, family, {})
+    return decode_mxfp4(_with_prefix(headers, family, wanted), set(wanted))
 
 
-def _inside(folder: Path, file: str) -> Path:
-    path = folder / file
-    # A name with a directory in it could point anywhere; shards always lie beside their index.
-    if Path(file).name != file or file in ("", ".", ".."):
-        raise CheckpointError(f"the index names {file!r}, outside the model folder; refused")
-    if not path.is_file():
-        raise CheckpointError(f"shard {file} is missing from {folder}; download the model again")
-    return path
+def plan_reads(arch: Transformer, family: Family, aliases: Mapping[str, str]) -> Reads:
+    """Every tensor that a checkpoint of ``arch`` holds, with what it fills.
+
+    Args:
+      aliases: expected name -> name to read instead.
+    """
+    keys, reads = family.keys(arch), Reads()
+    for path, param in flat(arch.param_tree()).items():
+        key = keys[path]
+        named = [axis for axis, mark in _LEADING.items() if axis in param.axes and mark in key.name]
+        for index in np.ndindex(*(param.shape[param.axes.index(axis)] for axis in named)):
+            name = key.name.format(**{_LEADING[a].strip("{}"): i for a, i in zip(named, index, strict=True)})
+            reads.setdefault(aliases.get(name, name), []).append(Target(path, key, index))
+    return reads
 
 
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file.name}: not a readable safetensors file ({error}); download it again"
-        ) from None
+def _with_prefix(headers: Mapping[str, Stored], family: Family, wanted: Reads) -> dict[str, Stored]:
+    """``headers`` as a model with a head names them, for checkpoints saved without one."""
+    if any(name.startswith(family.prefix) for name in headers):
+        return dict(headers)
+
+    def whole(name: str) -> str:
+        longer = family.prefix + name
+        return longer if name not in wanted and (longer in wanted or _ignored(longer, family)) else name
+
+    return {whole(name): header for name, header in headers.items()}
+
+
+def _ignored(name: str, family: Family) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in (*_DERIVED, *family.ignored))
 
 
 def _settle_tying(
-    arch: Transformer, family: Family, headers: Mapping[str, Header]
+    arch: Transformer,
+    family: Family,
+    headers: Mapping[str, Stored],
+    equal: Callable[[Stored, Stored], bool],
 ) -> tuple[Transformer, dict[str, str]]:
     """What to do about a head the config calls tied: (architecture, names to read or to skip).
 
     As in Hugging Face transformers: a stored head that differs from the embedding stays separate;
     a checkpoint that stores only the head embeds with it.
     """
-    embed, head = family.keys["embed.W_E"].name, family.keys["unembed.W_U"].name
+    keys = family.keys(arch)
+    embed, head = keys["embed.W_E"].name, keys["unembed.W_U"].name
     if not arch.tied or head not in headers:
         return arch, {}
     if embed not in headers:
         return arch, {embed: head}
-    if headers[embed].shape == headers[head].shape and _equal(headers, embed, head):
+    if headers[embed].shape == headers[head].shape and equal(headers[embed], headers[head]):
         return arch, {head: ""}
     return dataclasses.replace(arch, tied=False), {}
 
 
-def _equal(headers: Mapping[str, Header], one: str, other: str) -> bool:
-    with _open(headers[one].file) as a, _open(headers[other].file) as b:
-        first, second = a.get_slice(one), b.get_slice(other)
-        rows = headers[one].shape[0]
-        spans = [slice(i, min(i + 4096, rows)) for i in range(0, rows, 4096)]
-        return all(np.array_equal(first[span], second[span]) for span in spans)
+def _equal(one: Stored, other: Stored) -> bool:
+    rows = one.shape[0]
+    boxes = [(slice(i, min(i + 4096, rows)), slice(None)) for i in range(0, rows, 4096)]
+    return one.dtype == other.dtype and all(np.array_equal(one.read(b), other.read(b)) for b in boxes)
 
 
-def plan_reads(
-    arch: Transformer, family: Family, headers: Mapping[str, Header], aliases: Mapping[str, str]
-) -> list[Read]:
-    """Match the parameter tree with the checkpoint, strictly both ways.
-
-    Args:
-      aliases: expected name -> name to read instead; stored name -> "" for one to skip.
-
-    Raises:
-      CheckpointError: listing every mismatch.
-    """
-    reads, problems = [], []
-    for path, param in flat(arch.param_tree()).items():
-        key = family.keys[path]
-        for layer in range(arch.n_layers) if param.axes[0] == "n_layers" else (None,):
-            name = key.name.format(i=layer)
-            name = aliases.get(name, name)
-            reads.append(Read(name, path, layer, key.layout))
-            problems += _mismatch(name, headers.get(name), disk_shape(param, key.layout))
-    surplus = set(headers) - {read.name for read in reads} - set(aliases)
-    surplus -= {name for name in surplus if any(re.fullmatch(p, name) for p in family.ignored)}
-    problems += [f"surplus: {name} {list(headers[name].shape)}" for name in sorted(surplus)]
-    if problems:
+def _check(found: list[Problem]) -> None:
+    if found:
         raise CheckpointError(
-            f"the checkpoint does not fit its config.json ({len(problems)} problems):\n  "
-            + "\n  ".join(problems[:_SHOWN])
-            + (f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else "")
+            f"the checkpoint does not fit its config.json ({len(found)} problems):\n  "
+            + "\n  ".join(map(str, found[:_SHOWN]))
+            + (f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         )
-    return reads
 
 
-def _mismatch(name: str, header: Header | None, shape: tuple[int, ...]) -> list[str]:
+def _mismatches(
+    reads: Reads, arch: Transformer, family: Family, headers: Mapping[str, Stored], aliases: Mapping[str, str]
+) -> list[Problem]:
+    """Match what is expected with what is stored, strictly both ways."""
+    sizes, found = arch.sizes(), []
+    for name, targets in reads.items():
+        found += _mismatch(name, headers.get(name), disk_shape(targets[0].key, sizes))
+    surplus = set(headers) - set(reads) - set(aliases)
+    surplus -= {name for name in surplus if _ignored(name, family)}
+    return found + [Problem("surplus", name, str(list(headers[name].shape))) for name in sorted(surplus)]
+
+
+def _mismatch(name: str, header: Stored | None, shape: tuple[int, ...]) -> list[Problem]:
     if header is None:
-        return [f"missing: {name} {list(shape)}"]
+        return [Problem("missing", name, str(list(shape)))]
     if header.shape != shape:
-        return [f"shape: {name} is {list(header.shape)}, expected {list(shape)}"]
+        return [Problem("shape", name, f"is {list(header.shape)}, expected {list(shape)}")]
     if header.dtype not in _DTYPES:
-        return [f"dtype: {name} is {header.dtype}; only {', '.join(_DTYPES)} can be loaded"]
+        return [Problem("dtype", name, f"is {header.dtype}; only {', '.join(_DTYPES)} can be loaded")]
     return []
 
 
 def _stream(
-    reads: list[Read],
-    headers: Mapping[str, Header],
-    tree: Mapping[str, Param],
+    reads: Reads,
+    headers: Mapping[str, Stored],
+    arch: Transformer,
     dtype: Any,
     mesh: Mesh | None,
     progress: bool,
 ) -> dict[str, Any]:
-    stacked = {path: param for path, param in tree.items() if param.axes[0] == "n_layers"}
+    tree, finite = flat(arch.param_tree()), dict[str, bool]()
     shardings = {path: sharding_of(param, mesh) for path, param in tree.items()}
-    params: dict[str, Any] = {p: _empty(param.shape, dtype, shardings[p]) for p, param in stacked.items()}
-    finite: dict[str, bool] = {}
-    files = {header.file: _open(header.file) for header in headers.values()}
-    for read in tqdm(reads, "loading weights", unit="tensor", disable=not progress, leave=False):
-        value = _read(files[headers[read.name].file], headers[read.name].file, read.name)
-        convert, place = _compiled(tree[read.path], read.layout, np.dtype(dtype), shardings[read.path])
+    params: dict[str, Any] = {}
+    several = mesh is not None and jax.process_count() > 1
+    for name, targets in tqdm(
+        reads.items(), "loading weights", unit="tensor", disable=not progress, leave=False
+    ):
         # Waiting here keeps one tensor in flight, and its host copy is dropped before it is converted.
-        value = jax.block_until_ready(jax.device_put(value))
-        value, ok = convert(value)
-        finite[read.name] = bool(ok)
-        layer = np.int32(read.layer or 0)
-        params[read.path] = place(params[read.path], value, layer) if read.path in stacked else value
+        stored = None if several else jax.block_until_ready(jax.device_put(headers[name].read()))
+        for target in targets:
+            param, sharding = tree[target.path], shardings[target.path]
+            convert, place = _compiled(param, target.key, arch, np.dtype(dtype), sharding, len(target.index))
+            if several:
+                assert sharding is not None
+                value, ok = read_part(
+                    headers[name], param, target.key, arch.sizes(), sharding, target.index, dtype
+                )
+            else:
+                value, ok = convert(stored)
+            finite[name] = bool(ok) and finite.get(name, True)
+            if target.index:
+                whole = params.pop(target.path, None)
+                whole = _empty(param.shape, dtype, sharding) if whole is None else whole
+                value = place(whole, value, np.asarray(target.index, np.int32))
+            params[target.path] = value
+        del stored
     bad = [name for name, ok in finite.items() if not ok]
     if bad:
-        raise CheckpointError(f"weights are not finite (NaN or infinite) as {np.dtype(dtype)}: {_some(bad)}")
-    return nested(params)
-
-
-def _read(tensors: Any, file: Path, name: str) -> np.ndarray:
-    try:
-        return tensors.get_tensor(name)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{file.name}: {name} cannot be read ({error})") from None
+        raise CheckpointError(f"weights are not finite (NaN or infinite) as {np.dtype(dtype)}: {some(bad)}")
+    return nested({path: params[path] for path in tree})
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.Array:
@@ -234,30 +236,29 @@ def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -
 
 @functools.cache
 def _compiled(
-    param: Param, layout: str, dtype: np.dtype, sharding: NamedSharding | None
+    param: Param, key: Key, arch: Transformer, dtype: np.dtype, sharding: NamedSharding | None, depth: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``tensor -> (layer of the parameter, is finite)`` and ``(array, layer, index) -> array``.
+    """``tensor -> (its part of the parameter, is finite)`` and ``(array, part, index) -> array``.
 
     Two programs, because one that transposes and writes into the stack is an order of magnitude
     slower on CPU: the transpose is then fused into a strided loop.
+
+    Args:
+      depth: number of leading axes along which the part is placed.
     """
-    row = sharding
-    if sharding is not None and param.axes[0] == "n_layers":
-        row = NamedSharding(sharding.mesh, jax.P(*sharding.spec[1:]))
+    sizes = arch.sizes()
+    row = None if sharding is None else row_of(sharding, depth)
 
     def convert(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value = from_disk(value, param, layout).astype(dtype)
+        value = from_disk(value, param, key, sizes).astype(dtype)
         return value, jnp.isfinite(value).all()
 
     def place(array: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(array, value, index, 0)
+        start = (*index, *[jnp.int32(0)] * value.ndim)
+        return jax.lax.dynamic_update_slice(array, value[(None,) * depth], start)
 
     # The array is donated: it is filled in place, never held twice.
     return (
         jax.jit(convert, out_shardings=(row, None)),
         jax.jit(place, donate_argnums=0, out_shardings=sharding),
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

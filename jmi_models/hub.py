@@ -15,11 +15,12 @@ from jmi_models.families import FAMILIES
 
 _FILES = (
     "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
+_BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +53,16 @@ class CachedModel:
     bytes: int
 
 
-def find(name: str, revision: str | None = None, config_only: bool = False) -> Source:
+def find(
+    name: str, revision: str | None = None, config_only: bool = False, pytorch_bin: bool = False
+) -> Source:
     """Locate the files of a model, downloading them if they are nowhere on this machine.
 
     Args:
       name: an embedded model (`jmi_models.embedded.MODELS`), a folder, or a hub id.
       revision: branch, tag or commit of a hub model.
       config_only: fetch ``config.json`` and nothing else.
+      pytorch_bin: fetch ``pytorch_model.bin`` where there are no safetensors.
 
     Raises:
       DownloadError: nowhere to be found; the message says what was tried.
@@ -70,8 +74,23 @@ def find(name: str, revision: str | None = None, config_only: bool = False) -> S
         return Source(name, MODELS.get(name, path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise DownloadError(f"{name}: no such folder, and not a hub id (organisation/model)")
-    folder = _snapshot(name, revision, _FILES[:1] if config_only else _FILES)
+    folder = _cached_commit(name, revision) or _snapshot(
+        name, revision, _FILES[:1] if config_only else _FILES
+    )
+    if pytorch_bin and not config_only and not any(folder.glob("model*.safetensors")):
+        folder = _snapshot(name, revision, (*_FILES, *_BIN_FILES))
     return Source(name, folder, folder.name)
+
+
+def _cached_commit(name: str, revision: str | None) -> Path | None:
+    """Folder of a commit that is in the cache with its weights: a commit never changes, so no need to ask."""
+    if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        return None
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if any(folder.glob("model*.safetensors")) else None
 
 
 def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
@@ -111,7 +130,7 @@ def list_cached() -> list[CachedModel]:
 
 
 def _cached(name: str, folder: Path, commit: str) -> CachedModel | None:
-    config, weights = folder / "config.json", list(folder.glob("*.safetensors"))
+    config, weights = folder / "config.json", list(folder.glob("model*.safetensors"))
     if not config.is_file() or not weights:
         return None
     try:
@@ -124,7 +143,7 @@ def _cached(name: str, folder: Path, commit: str) -> CachedModel | None:
 
 def _hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    files = sorted(p for pattern in _FILES for p in folder.glob(pattern))
+    files = sorted(p for pattern in (*_FILES, *_BIN_FILES) for p in folder.glob(pattern))
     for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from jmi.artefacts import replacing
-from jmi.errors import ConfigError
+from jmi.errors import CheckpointError, ConfigError
 from jmi.lm import LanguageModel
 from jmi.tokenizers import Tokenizer
 from jmi_models import hub
-from jmi_models.checkpoint import load_params
+from jmi_models.auto import CompatibilityReport, examine
+from jmi_models.auto.remote import headers_of
+from jmi_models.checkpoint import load_params, plan_reads
 from jmi_models.families import FAMILIES, family_of
 from jmi_models.families.family import Family
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
+from jmi_models.stored import INDEX, read_headers
 from jmi_models.transformer import Transformer
 
 
@@ -31,6 +35,7 @@ def load(
     dtype: Any = jnp.float32,
     revision: str | None = None,
     mesh: Mesh | None = None,
+    pytorch_bin: bool = False,
     progress: bool | None = None,
 ) -> LanguageModel:
     """Load a model ready to run.
@@ -42,6 +47,8 @@ def load(
       revision: branch, tag or commit on the hub.
       mesh: place parameters on these devices: heads, MLP and vocabulary over the mesh axis
         ``model``, the residual axis over ``fsdp``.
+      pytorch_bin: read ``pytorch_model.bin`` where a model has no safetensors. The pickle in it is
+        read for its tensors only; no code in it can run.
       progress: show progress bars; by default only on a terminal.
 
     Raises:
@@ -54,23 +61,57 @@ def load(
       True
     """
     dtype = _check_dtype(dtype)
-    source = hub.find(str(name), revision)
-    family, arch = _describe(source.folder)
+    source = hub.find(str(name), revision, pytorch_bin=pytorch_bin)
+    family, arch = _describe(source, pytorch_bin)
     tokenizer = Tokenizer.from_folder(source.folder)
     shown = sys.stderr.isatty() if progress is None else progress
-    arch, params = load_params(source.folder, arch, family, dtype, mesh, shown)
+    arch, params = load_params(source.folder, arch, family, dtype, mesh, shown, pytorch_bin)
     return LanguageModel(arch, params, tokenizer, source.name, source.identity)
 
 
 def architecture(name: str | Path, *, revision: str | None = None) -> Transformer:
-    """Architecture of a model, from its config alone; arguments and errors as `load`."""
-    return _describe(hub.find(str(name), revision, config_only=True).folder)[1]
+    """Architecture of a model, from its config alone; arguments and errors as `load`.
+
+    That of an unknown family is inferred, for which its weights must be on this machine.
+    """
+    return _describe(hub.find(str(name), revision, config_only=True))[1]
 
 
-def _describe(folder: Path) -> tuple[Family, Transformer]:
-    config = read_config(folder)
-    family = family_of(config)
-    return family, family.from_config(config)
+def inspect(
+    name: str | Path, *, revision: str | None = None, pytorch_bin: bool = False
+) -> CompatibilityReport:
+    """Whether a model can be loaded, as what, on which assumptions, and what stands in the way.
+
+    Reads the config and the headers of the weights; of a hub model nothing else is downloaded.
+
+    Args:
+      name, revision, pytorch_bin: as `load`.
+
+    Raises:
+      DownloadError, ConfigError: there is no such model, or no config that can be read.
+    """
+    source = hub.find(str(name), revision, config_only=True)
+    config = read_config(source.folder)
+    try:
+        return examine(source.name, config, headers_of(source, pytorch_bin))
+    except CheckpointError as error:
+        return examine(source.name, config, {}, [str(error)])
+
+
+def _describe(source: hub.Source, pytorch_bin: bool = False) -> tuple[Family, Transformer]:
+    """Family and architecture; those of an unknown family are inferred, with a warning."""
+    config = read_config(source.folder)
+    if str(config.get("model_type")) in FAMILIES:
+        family = family_of(config)
+        return family, family.from_config(config)
+    try:
+        headers, errors = read_headers(source.folder, pytorch_bin), list[str]()
+    except CheckpointError as error:
+        headers, errors = {}, [str(error)]
+    report = examine(source.name, config, headers, errors)
+    described = report.require()
+    warnings.warn(report.caution(), stacklevel=3)
+    return described
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -87,38 +128,56 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def save(folder: str | Path, arch: Transformer, params: Any, config: dict[str, Any]) -> None:
-    """Write ``params`` as a Hugging Face folder: ``config.json`` and ``model.safetensors``.
+def save(
+    folder: str | Path,
+    arch: Transformer,
+    params: Any,
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files.
 
     Args:
-      config: the Hugging Face config; it must describe ``arch``.
+      config: the Hugging Face config; it must describe ``arch``. Whether the head is tied is taken
+        from ``arch``: a checkpoint may hold a head of its own although its config ties it.
 
     Raises:
-      ConfigError: ``config`` describes another architecture, or parameters are missing or surplus.
+      ConfigError: ``config`` describes another architecture; parameters are missing, surplus or of
+        another shape; or the folder holds a sharded checkpoint.
     """
+    if arch.family not in FAMILIES:
+        raise ConfigError(f"save: how a model of family {arch.family!r} names its tensors is not known")
     family = FAMILIES[arch.family]
+    config = {**config, "tie_word_embeddings": arch.tied}
     if family.from_config(config) != arch:
         raise ConfigError("save: this config describes another architecture than the parameters have")
-    if isinstance(params["blocks"], (list, tuple)):
-        params = {**params, "blocks": jax.tree.map(lambda *rows: np.stack(rows), *params["blocks"])}
-    wrong = sorted(set(flat(params)) ^ set(flat(arch.param_tree())))
-    if wrong:
-        raise ConfigError(f"save: parameters missing or surplus: {', '.join(wrong)}")
-    tensors: dict[str, np.ndarray] = {}
-    tree = flat(arch.param_tree())
-    for path, value in flat(params).items():
-        key, param, host = family.keys[path], tree[path], np.asarray(jax.device_get(value))
-        if param.axes[0] == "n_layers":
-            for i, row in enumerate(host):
-                tensors[key.name.format(i=i)] = to_disk(row, param, key.layout)
-        else:
-            tensors[key.name] = to_disk(host, param, key.layout)
     folder = Path(folder)
+    if (folder / INDEX).exists():
+        raise ConfigError(f"save: {folder} holds a sharded checkpoint; give an empty folder")
+    tensors = _tensors(arch, family, params)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def _tensors(arch: Transformer, family: Family, params: Any) -> dict[str, np.ndarray]:
+    """``params`` by the names and in the axis order of a checkpoint."""
+    if isinstance(params["blocks"], (list, tuple)):
+        params = {**params, "blocks": jax.tree.map(lambda *rows: np.stack(rows), *params["blocks"])}
+    tree, given = flat(arch.param_tree()), flat(params)
+    wrong = sorted(set(given) ^ set(tree))
+    wrong += [f"{p} {given[p].shape}" for p in given if p in tree and given[p].shape != tree[p].shape]
+    if wrong:
+        raise ConfigError(f"save: parameters missing, surplus or of another shape: {', '.join(wrong)}")
+    host = {path: np.asarray(jax.device_get(value)) for path, value in given.items()}
+    return {
+        name: to_disk([(t.key, tree[t.path], host[t.path][t.index]) for t in targets], arch.sizes())
+        for name, targets in plan_reads(arch, family, {}).items()
+    }
 
 
 def _check_dtype(dtype: Any) -> Any:

@@ -1,10 +1,11 @@
-"""Operations of a decoder as pure functions: norm, activation, attention weights.
+"""Operations of a decoder as pure functions: activations, soft-caps, attention weights.
 
 Axis letters: b batch, s/q/t sequence (q queries, t keys), d model width, h query heads, g key/value
 heads, r = h/g queries per key head, k head width, m MLP width.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +18,68 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_fast": lambda x: jax.nn.gelu(x, approximate=True),
+    # BLOOM's own gelu_new: its constant, sqrt(2 / pi), has eight digits.
+    "bloom_gelu": lambda x: 0.5 * x * (1 + jnp.tanh(0.79788456 * x * (1 + 0.044715 * x * x))),
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(x * jnp.asarray(1.702, x.dtype)),
 }
 """Hugging Face activation names."""
 
 
-def rms(x: jax.Array, eps: float) -> jax.Array:
-    """Root mean square over the last axis, ``[..., 1]``, in at least float32."""
-    x = x.astype(wide(x.dtype))
-    return jnp.sqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + jnp.asarray(eps, x.dtype))
+def add_bias(x: jax.Array, p: Any, name: str) -> jax.Array:
+    """``x`` plus the bias ``p[name]`` over its last axes, where the parameters have one."""
+    return x + p[name][(None,) * (x.ndim - p[name].ndim)] if name in p else x
 
 
-def attention_scores(q: jax.Array, k: jax.Array, scale: float) -> jax.Array:
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """``x`` squeezed smoothly into (-cap, cap)."""
+    limit = jnp.asarray(cap, x.dtype)
+    return limit * jnp.tanh(x / limit)
+
+
+def attention_scores(q: jax.Array, k: jax.Array, scale: jax.Array) -> jax.Array:
     """Scaled products ``[b, h, q, t]`` of ``q`` ``[b, q, h, k]`` and ``k`` ``[b, t, g, k]``."""
     b, s, h, width = q.shape
     groups = k.shape[2]
     grouped = q.reshape(b, s, groups, h // groups, width)
     # Grouped, so that shared keys are never copied out to every query head.
-    scores = jnp.einsum("bqgrk,btgk->bgrqt", grouped, k) * jnp.asarray(scale, q.dtype)
+    scores = jnp.einsum("bqgrk,btgk->bgrqt", grouped, k) * scale
     return scores.reshape(b, h, s, k.shape[1])
 
 
-def causal_mask(length: int, key_mask: jax.Array | None) -> jax.Array:
-    """True where a query may look: at real tokens up to itself. ``[1 or b, 1, q, t]``."""
-    index = jnp.arange(length)
-    mask = (index[:, None] >= index[None, :])[None, None]
+def causal_mask(queries: jax.Array, n_keys: int, key_mask: jax.Array | None, window: Any = None) -> jax.Array:
+    """True where a query may look: at real tokens up to itself. ``[1 or b, 1, q, t]``.
+
+    Args:
+      queries: places ``[q]`` of the queries among the keys.
+      window: how many of the latest keys each sees, itself included; None for all.
+    """
+    distance = queries[:, None] - jnp.arange(n_keys, dtype=queries.dtype)[None, :]
+    mask = (distance >= 0)[None, None]
+    if window is not None:
+        mask = mask & (distance < window)[None, None]
     return mask if key_mask is None else mask & key_mask[:, None, None, :].astype(bool)
 
 
-def softmax(scores: jax.Array) -> jax.Array:
-    """Softmax over keys in at least float32; a row of -inf alone gives zeros, not NaN."""
+def softmax(scores: jax.Array, sinks: jax.Array | None = None) -> jax.Array:
+    """Softmax over keys in at least float32; a row of -inf alone gives zeros, not NaN.
+
+    Args:
+      scores: ``[b, h, q, t]``.
+      sinks: ``[h]``, the score of one more key per head that takes attention and gives nothing.
+    """
     x = scores.astype(wide(scores.dtype))
     top = jnp.max(x, -1, keepdims=True)
-    weights = jnp.exp(x - jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0)))
+    if sinks is not None:
+        sink = sinks.astype(x.dtype)[None, :, None, None]
+        top = jnp.maximum(top, sink)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+    weights = jnp.exp(x - top)
     total = weights.sum(-1, keepdims=True)
+    if sinks is not None:
+        total = total + jnp.exp(sink - top)
     return (weights / jnp.where(total == 0, 1, total)).astype(scores.dtype)
 
 

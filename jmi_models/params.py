@@ -5,6 +5,7 @@ placement on a mesh, loading, saving and their checks all read them there.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Protocol
 
@@ -58,21 +59,19 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
       The parameter pytree, layers stacked, in ``dtype``.
     """
     params = flat(arch.param_tree())
-
-    @jax.jit
-    def draw(key: jax.Array) -> dict[str, Any]:
-        keys = jax.random.split(key, len(params))
-        return {path: _init(p, k, dtype) for (path, p), k in zip(params.items(), keys, strict=True)}
-
-    return nested(draw(jax.random.key(seed)))
+    keys = jax.random.split(jax.random.key(seed), len(params))
+    drawn = zip(params.items(), keys, strict=True)
+    return nested({path: _init(key, param.shape, param.init, dtype) for (path, param), key in drawn})
 
 
-def _init(param: Param, key: jax.Array, dtype: Any) -> jax.Array:
-    if param.init == "ones":
-        return jnp.ones(param.shape, dtype)
-    if param.init == "zeros":
-        return jnp.zeros(param.shape, dtype)
-    return (jax.random.normal(key, param.shape, jnp.float32) * jnp.float32(param.init)).astype(dtype)
+# One program for each shape: together they would take XLA several times as long to compile.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _init(key: jax.Array, shape: tuple[int, ...], init: float | str, dtype: Any) -> jax.Array:
+    if init == "ones":
+        return jnp.ones(shape, dtype)
+    if init == "zeros":
+        return jnp.zeros(shape, dtype)
+    return (jax.random.normal(key, shape, jnp.float32) * jnp.float32(init)).astype(dtype)
 
 
 def n_params(arch: HasParams) -> int:

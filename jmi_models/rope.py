@@ -11,15 +11,12 @@ tell position 257 from 256. Formulas: RoFormer (arXiv:2104.09864), Llama 3.1, Ya
 
 import dataclasses
 import math
-import warnings
-from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.errors import ConfigError
 from jmi.numerics import wide
 
 
@@ -35,6 +32,10 @@ class Scaling(Protocol):
         """Multiplies cosine and sine."""
         ...
 
+    def reach(self, longest: int) -> int:
+        """Context length of a model whose config says ``longest``: some configs leave the scaling out."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
@@ -44,6 +45,9 @@ class Plain:
 
     def inv_freq(self, theta: float, dim: int, length: jax.Array) -> Any:
         return _plain(theta, dim)
+
+    def reach(self, longest: int) -> int:
+        return longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Linear:
 
     def inv_freq(self, theta: float, dim: int, length: jax.Array) -> Any:
         return _plain(theta, dim) / self.factor
+
+    def reach(self, longest: int) -> int:
+        return int(longest * self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,9 @@ class Llama3:
         mix = np.clip(mix, 0, 1)
         return plain * mix + plain / self.factor * (1 - mix)
 
+    def reach(self, longest: int) -> int:
+        return longest if longest > self.original else int(self.original * self.factor)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
@@ -88,6 +98,9 @@ class Dynamic:
         growth = (self.factor * ratio - (self.factor - 1)) ** (dim / (dim - 2))
         exponent = jnp.asarray(np.arange(0, dim, 2) / dim, _wide())
         return 1 / (theta * growth[:, None]) ** exponent[None]
+
+    def reach(self, longest: int) -> int:
+        return int(longest * self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +128,9 @@ class Yarn:
     def _correction(self, turns: float, theta: float, dim: int) -> float:
         return dim * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
+    def reach(self, longest: int) -> int:
+        return longest if longest > self.original else int(self.original * self.factor)
+
 
 @dataclasses.dataclass(frozen=True)
 class LongRope:
@@ -129,6 +145,9 @@ class LongRope:
         plain = _plain(theta, dim)
         short, long = (jnp.asarray(plain / np.asarray(f), _wide()) for f in (self.short, self.long))
         return jnp.where((length > self.original)[:, None], long[None], short[None])
+
+    def reach(self, longest: int) -> int:
+        return longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +168,21 @@ class Rope:
         return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotate ``x`` ``[b, s, h, k]`` by tables ``[b, s, f]``; the result has the dtype of ``x``."""
-    first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, interleaved: bool = False) -> jax.Array:
+    """Rotate ``x`` ``[b, s, h, k]`` by tables ``[b, s, f]``; the result has the dtype of ``x``.
+
+    The first 2f dimensions of a head turn, the rest stays.
+
+    Args:
+      interleaved: neighbours turn against each other (GPT-J, Cohere), not the first half against
+        the second.
+    """
+    turned, rest = jnp.split(x.astype(cos.dtype), [2 * cos.shape[-1]], axis=-1)
+    pairs = jnp.stack([turned[..., ::2], turned[..., 1::2]]) if interleaved else jnp.split(turned, 2, axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    parts = [pairs[0] * cos - pairs[1] * sin, pairs[1] * cos + pairs[0] * sin]
+    back = jnp.stack(parts, -1).reshape(turned.shape) if interleaved else jnp.concatenate(parts, -1)
+    return jnp.concatenate([back, rest], axis=-1).astype(x.dtype)
 
 
 def _plain(theta: float, dim: int) -> np.ndarray:
@@ -163,100 +191,3 @@ def _plain(theta: float, dim: int) -> np.ndarray:
 
 def _wide() -> Any:
     return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32  # type: ignore[attr-defined]
-
-
-def read(config: Mapping[str, Any], dim: int, default_theta: float) -> Rope:
-    """Rope of a Hugging Face config: ``rope_theta``, ``rope_scaling`` and ``rope_parameters``.
-
-    Raises:
-      ConfigError: an unknown scaling type, or one whose parameters are missing.
-    """
-    scaling_of = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(scaling_of, Mapping):
-        raise ConfigError(f"config.json: rope_scaling must be an object, got {scaling_of!r}")
-    given = dict(scaling_of)
-    theta = _positive(
-        "rope_theta", given.pop("rope_theta", None) or config.get("rope_theta") or default_theta
-    )
-    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
-    given.pop("type", None)
-    longest = int(_positive("max_position_embeddings", config.get("max_position_embeddings") or 2048))
-    original = config.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
-    original = int(_positive("original_max_position_embeddings", original or longest))
-    if not isinstance(kind, str) or kind not in _READERS:
-        raise ConfigError(f"rope scaling '{kind}' is not supported; known: {', '.join(_READERS)}")
-    try:
-        scaling = _READERS[kind](given, original, longest)
-    except KeyError as missing:
-        raise ConfigError(f"rope scaling '{kind}' needs {missing} in the config") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"rope scaling '{kind}': {error}") from None
-    _check_unread(kind, given)
-    if isinstance(scaling, LongRope) and not len(scaling.short) == len(scaling.long) == dim // 2:
-        raise ConfigError(f"longrope needs {dim // 2} short and long factors, one per rotary frequency")
-    return Rope(theta, dim, scaling)
-
-
-_READ = {
-    *("factor", "attention_factor", "original_max_position_embeddings", "low_freq_factor"),
-    *("high_freq_factor", "short_factor", "long_factor", "beta_fast", "beta_slow", "mscale"),
-    *("mscale_all_dim", "truncate"),
-}
-
-
-def _check_unread(kind: str, given: Mapping[str, Any]) -> None:
-    if given.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConfigError(
-            f"rope: partial_rotary_factor={given['partial_rotary_factor']} is not supported here"
-        )
-    unread = sorted(set(given) - _READ - {"partial_rotary_factor"})
-    if unread:
-        warnings.warn(f"rope scaling '{kind}': fields without effect: {', '.join(unread)}", stacklevel=3)
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise ConfigError(f"config.json: '{name}' must be a positive number, got {value!r}")
-    return float(value)
-
-
-def _read_yarn(given: dict[str, Any], original: int, longest: int) -> Yarn:
-    factor = _positive("factor", given["factor"] or longest / original)
-    sharpen = given.get("attention_factor")
-    if sharpen is None:
-        both = given.get("mscale") and given.get("mscale_all_dim")
-        top, bottom = (given["mscale"], given["mscale_all_dim"]) if both else (1.0, 0.0)
-        sharpen = _mscale(factor, top) / _mscale(factor, bottom)
-    fast, slow = given.get("beta_fast") or 32.0, given.get("beta_slow") or 1.0
-    return Yarn(factor, original, float(sharpen), fast, slow, given.get("truncate", True))
-
-
-def _mscale(factor: float, mscale: float) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-def _factors(values: Any) -> tuple[float, ...]:
-    return tuple(_positive("short_factor and long_factor", value) for value in values)
-
-
-def _read_longrope(given: dict[str, Any], original: int, longest: int) -> LongRope:
-    factor = _positive("factor", given.get("factor") or longest / original)
-    sharpen = given.get("attention_factor")
-    if sharpen is None:
-        sharpen = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return LongRope(_factors(given["short_factor"]), _factors(given["long_factor"]), original, float(sharpen))
-
-
-_READERS: Mapping[str, Callable[[dict[str, Any], int, int], Scaling]] = {
-    "default": lambda given, original, longest: Plain(),
-    "linear": lambda given, original, longest: Linear(_positive("factor", given["factor"])),
-    "llama3": lambda given, original, longest: Llama3(
-        _positive("factor", given["factor"]),
-        float(given["low_freq_factor"]),
-        float(given["high_freq_factor"]),
-        original,
-    ),
-    "dynamic": lambda given, original, longest: Dynamic(_positive("factor", given["factor"]), longest),
-    "yarn": _read_yarn,
-    "longrope": _read_longrope,
-}

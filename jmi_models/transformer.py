@@ -1,31 +1,23 @@
 """The generic decoder: a Transformer value whose fields are the axes along which families differ.
 
-Axis letters: b batch, s sequence, d model width, h query heads, g key/value heads, k head width,
-m MLP width, v vocabulary. Parameter names are TransformerLens's; weights are stored input axis
-first (``W_Q[d, h, k]``), the order in which a matrix product reads them without a copy.
+Axis letters: b batch, s sequence, d model width, e embedding width, h query heads, g key/value heads,
+k head width, m MLP width, v vocabulary. Parameter names are TransformerLens's; weights are stored
+input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads them without a copy.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jmi.architecture import Tap
 from jmi.sites import AXES, Site, sites_of
-from jmi_models import ops
-from jmi_models.params import Param
-from jmi_models.rope import Rope, rotate
-
-
-@struct.dataclass
-class Context:
-    """What every layer reads: rotary tables ``[b, s, k/2]`` and the mask of real tokens."""
-
-    cos: jax.Array
-    sin: jax.Array
-    key_mask: jax.Array | None
+from jmi_models import attention, ops, tree
+from jmi_models.attention import Alibi, Context
+from jmi_models.experts import Experts, mixture
+from jmi_models.norms import HeadNorm, Norm, normalise
+from jmi_models.rope import Rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +28,34 @@ class Transformer:
       family: name of the family it was read as.
       n_layers, d_model, n_heads, n_kv_heads, d_head, d_mlp, d_vocab, n_ctx: sizes.
       act_fn: Hugging Face name of the MLP activation.
-      eps: of the norms.
-      rope: rotary embedding.
-      qkv_bias, out_bias, mlp_bias: which projections have biases.
+      norm: of the residual stream.
+      norms: where it stands: ``pre`` each module reads a normalised stream; ``post`` it writes a
+        normalised output (OLMo 2); ``both`` (Gemma 2); ``stream`` the sum itself is normalised
+        after each module (OPT 350m), and there is no final norm.
+      parallel: attention and MLP read the same stream and are added together.
+      shared_norm: in a parallel block, they share one norm.
+      ropes, windows: rotary embedding, and number of keys a query sees: one for all layers, or one
+        for each; None for a layer without. Empty: no layer has any.
+      rope_interleaved: neighbouring dimensions turn together, not the two halves of a head.
+      learned_positions: the model has a table of positions, and its first so many rows are unused.
+      alibi: linear biases on the scores.
+      attn_scale: what scores are multiplied by.
+      scale_by_layer: it is divided by the number of the layer, counted from 1.
+      attn_softcap, logit_softcap: soft-caps of scores and logits.
+      qk_norm, clip_qkv: normalisation and clamp of queries and keys (the clamp of values, too).
+      sinks: each head has a learned score that takes attention and gives nothing.
+      qkv_bias, out_bias, mlp_bias, unembed_bias: which projections have biases.
+      gated: the MLP multiplies an activated and a linear branch.
+      experts: a mixture in place of the MLP.
+      d_embed: width of the embedding where it is projected to that of the model.
+      embed_scale, residual_scale, logit_scale: multipliers of the embedding, of what each module
+        adds, and of the logits.
+      embed_norm: the embedding is normalised.
       tied: whether the unembedding is the transposed embedding.
+      implementation: of attention. ``eager`` makes the whole matrix of scores; ``blockwise`` only
+        the rows of ``query_block`` queries at a time, so memory grows with the length and not its
+        square, except in layers where a hook or capture asks for scores or pattern; ``auto``, the
+        default, is eager up to 1,024 tokens and blockwise beyond. The results are the same.
     """
 
     family: str
@@ -52,145 +68,170 @@ class Transformer:
     d_vocab: int
     n_ctx: int
     act_fn: str
-    eps: float
-    rope: Rope
+    norm: Norm
+    norms: Literal["pre", "post", "both", "stream"] = "pre"
+    parallel: bool = False
+    shared_norm: bool = False
+    ropes: tuple[Rope | None, ...] = ()
+    windows: tuple[int | None, ...] = ()
+    rope_interleaved: bool = False
+    learned_positions: int | None = None
+    alibi: Alibi | None = None
+    attn_scale: float = 1.0
+    scale_by_layer: bool = False
+    attn_softcap: float | None = None
+    logit_softcap: float | None = None
+    qk_norm: HeadNorm | None = None
+    clip_qkv: float | None = None
+    sinks: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+    unembed_bias: bool = False
+    gated: bool = True
+    experts: Experts | None = None
+    d_embed: int | None = None
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    embed_norm: bool = False
     tied: bool = False
+    implementation: Literal["auto", "eager", "blockwise"] = "auto"
+    query_block: int = 128
+
+    @property
+    def rotary(self) -> bool:
+        """Whether any layer turns its queries and keys."""
+        return any(self.ropes)
+
+    def sizes(self) -> dict[str, int]:
+        """Logical parameter axis -> its size."""
+        return tree.sizes(self)
+
+    def param_tree(self) -> dict[str, Any]:
+        """Abstract parameters: `Param` leaves in the structure of the real ones."""
+        return tree.param_tree(self)
 
     def sites(self) -> dict[str, Site]:
         """Every point of the model, in execution order."""
-        points = [p for p in AXES if p != "hook_pos_embed"]
         sizes = {
             "d_model": self.d_model,
             "head": self.n_heads,
             "kv_head": self.n_kv_heads,
             "d_head": self.d_head,
             "d_mlp": self.d_mlp,
+            "expert": self.experts.n_experts if self.experts else 0,
             "vocab": self.d_vocab,
         }
-        return sites_of(points, sizes, self.n_layers)
+        return sites_of([point for point in AXES if not self._lacks(point)], sizes, self.n_layers)
 
-    def param_tree(self) -> dict[str, Any]:
-        """Abstract parameters: `Param` leaves in the structure of the real ones."""
-        tree: dict[str, Any] = {
-            "embed": {"W_E": self._param("d_vocab d_model")},
-            "blocks": {
-                "ln1": {"w": self._param("n_layers d_model", "ones")},
-                "attn": self._attention_params(),
-                "ln2": {"w": self._param("n_layers d_model", "ones")},
-                "mlp": self._mlp_params(),
-            },
-            "ln_final": {"w": self._param("d_model", "ones")},
+    def _lacks(self, point: str) -> bool:
+        name = point.removeprefix("blocks.*.")
+        second = self.parallel and self.shared_norm
+        absent = {
+            "hook_pos_embed": self.learned_positions is None,
+            "attn.hook_rot_q": not self.rotary,
+            "attn.hook_rot_k": not self.rotary,
+            "hook_resid_mid": self.parallel,
+            "ln1.": self.norms == "post",
+            "ln2.": self.norms == "post" or second,
+            "ln1_post.": self.norms in ("pre", "stream"),
+            "ln2_post.": self.norms in ("pre", "stream"),
+            "ln_final.": self.norms == "stream",
+            "hook_final_norm": self.norms == "stream",
+            "mlp.hook_router_logits": self.experts is None,
+            "mlp.hook_expert_weights": self.experts is None,
+            "mlp.hook_pre": self.experts is not None,
+            "mlp.hook_pre_linear": self.experts is not None or not self.gated,
+            "mlp.hook_post": self.experts is not None,
         }
-        if not self.tied:
-            tree["unembed"] = {"W_U": self._param("d_model d_vocab")}
-        return tree
-
-    def _attention_params(self) -> dict[str, Param]:
-        tree = {
-            "W_Q": self._param("n_layers d_model n_heads d_head"),
-            "W_K": self._param("n_layers d_model n_kv_heads d_head"),
-            "W_V": self._param("n_layers d_model n_kv_heads d_head"),
-            "W_O": self._param("n_layers n_heads d_head d_model", self._residual_std),
-        }
-        if self.qkv_bias:
-            tree["b_Q"] = self._param("n_layers n_heads d_head", "zeros")
-            tree["b_K"] = self._param("n_layers n_kv_heads d_head", "zeros")
-            tree["b_V"] = self._param("n_layers n_kv_heads d_head", "zeros")
-        if self.out_bias:
-            tree["b_O"] = self._param("n_layers d_model", "zeros")
-        return tree
-
-    def _mlp_params(self) -> dict[str, Param]:
-        tree = {
-            "W_gate": self._param("n_layers d_model d_mlp"),
-            "W_in": self._param("n_layers d_model d_mlp"),
-            "W_out": self._param("n_layers d_mlp d_model", self._residual_std),
-        }
-        if self.mlp_bias:
-            tree["b_gate"] = self._param("n_layers d_mlp", "zeros")
-            tree["b_in"] = self._param("n_layers d_mlp", "zeros")
-            tree["b_out"] = self._param("n_layers d_model", "zeros")
-        return tree
-
-    @property
-    def _residual_std(self) -> float:
-        # GPT-2's rule: the residual stream keeps its scale however many layers write to it.
-        return 0.02 / (2 * self.n_layers) ** 0.5
-
-    def _param(self, axes: str, init: float | str = 0.02) -> Param:
-        names = tuple(axes.split())
-        return Param(tuple(getattr(self, name) for name in names), names, init)
+        return any(
+            gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items()
+        )
 
     def context(
         self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
     ) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
-        if positions is None and mask is not None:
-            positions = jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), -1) - 1, 0)
-        elif positions is None:
-            positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        cos, sin = self.rope.tables(jnp.asarray(positions), params["embed"]["W_E"].dtype)
-        return Context(cos, sin, mask)
+        return attention.context(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
 
     def embed(self, params: Any, tokens: jax.Array, context: Context, tap: Tap) -> jax.Array:
         """Tokens ``[b, s]`` to the residual stream ``[b, s, d]``."""
-        del context
-        return tap("hook_embed", jnp.take(params["embed"]["W_E"], tokens, axis=0))
+        p = params["embed"]
+        x = jnp.take(p["W_E"], tokens, axis=0)
+        if self.d_embed is not None:
+            x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
+        if self.embed_scale != 1:
+            x = x * jnp.asarray(self.embed_scale, x.dtype)
+        if self.embed_norm:
+            x = normalise(self.norm, p["ln"], x, Tap.silent(), "")
+        x = tap("hook_embed", x)
+        if self.learned_positions is not None:
+            rows = jnp.take(params["pos_embed"]["W_pos"], context.positions + self.learned_positions, axis=0)
+            x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
+        return x
 
     def block(self, layer_params: Any, carry: jax.Array, context: Context, layer: Any, tap: Tap) -> jax.Array:
         """One layer on the residual stream ``[b, s, d]``."""
-        del layer
-        x = tap("hook_resid_pre", carry)
-        normed = tap("attn.hook_in", self._norm(layer_params["ln1"], x, tap, "ln1."))
-        x = x + tap("hook_attn_out", self._attention(layer_params["attn"], normed, context, tap))
-        x = tap("hook_resid_mid", x)
-        normed = tap("mlp.hook_in", self._norm(layer_params["ln2"], x, tap, "ln2."))
-        x = x + tap("hook_mlp_out", self._mlp(layer_params["mlp"], normed, tap))
+        p, x = layer_params, tap("hook_resid_pre", carry)
+        normed = self._read(p, "ln1", x, tap)
+        out = attention.attend(self, p["attn"], tap("attn.hook_in", normed), context, layer, tap)
+        attn_out = tap("hook_attn_out", self._written(p, "ln1_post", out, tap))
+        if self.parallel:
+            normed = normed if self.shared_norm else self._read(p, "ln2", x, tap)
+            mlp_out = tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
+            return tap("hook_resid_post", x + attn_out + mlp_out)
+        x = tap("hook_resid_mid", x + attn_out)
+        if self.norms == "stream":
+            x = normed = normalise(self.norm, p.get("ln1"), x, tap, "ln1")
+        else:
+            normed = self._read(p, "ln2", x, tap)
+        x = x + tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
+        if self.norms == "stream":
+            x = normalise(self.norm, p.get("ln2"), x, tap, "ln2")
         return tap("hook_resid_post", x)
 
     def readout(self, params: Any, carry: jax.Array, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
-        x = tap("hook_final_norm", self._norm(params["ln_final"], carry, tap, "ln_final."))
+        x = (
+            carry
+            if self.norms == "stream"
+            else normalise(self.norm, params.get("ln_final"), carry, tap, "ln_final")
+        )
+        x, p = tap("hook_final_norm", x), params.get("unembed", {})
+        if self.d_embed is not None:
+            x = jnp.einsum("bsd,de->bse", x, p["W_out"])
         if self.tied:
             logits = jnp.einsum("bsd,vd->bsv", x, params["embed"]["W_E"])
         else:
-            logits = jnp.einsum("bsd,dv->bsv", x, params["unembed"]["W_U"])
+            logits = jnp.einsum("bsd,dv->bsv", x, p["W_U"])
+        logits = ops.add_bias(logits, p, "b_U")
+        if self.logit_scale != 1:
+            logits = logits * jnp.asarray(self.logit_scale, logits.dtype)
+        if self.logit_softcap is not None:
+            logits = ops.softcap(logits, self.logit_softcap)
         return tap("hook_logits", logits)
 
-    def _norm(self, p: Any, x: jax.Array, tap: Tap, name: str) -> jax.Array:
-        scale = tap(f"{name}hook_scale", ops.rms(x, self.eps))
-        normed = (x.astype(scale.dtype) / scale).astype(x.dtype)
-        if name != "ln_final.":
-            normed = tap(f"{name}hook_normalized", normed)
-        return normed * p["w"][None, None]
+    def _read(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
+        """What a module reads of the stream."""
+        return normalise(self.norm, p.get(name), x, tap, name) if self.norms in ("pre", "both") else x
 
-    def _attention(self, p: Any, x: jax.Array, context: Context, tap: Tap) -> jax.Array:
-        q, k, v = (self._project(p, x, letter) for letter in "QKV")
-        q, k, v = tap("attn.hook_q", q), tap("attn.hook_k", k), tap("attn.hook_v", v)
-        q = tap("attn.hook_rot_q", rotate(q, context.cos, context.sin))
-        k = tap("attn.hook_rot_k", rotate(k, context.cos, context.sin))
-        scores = ops.attention_scores(q, k, self.d_head**-0.5)
-        scores = jnp.where(ops.causal_mask(x.shape[1], context.key_mask), scores, -jnp.inf)
-        pattern = tap("attn.hook_pattern", ops.softmax(tap("attn.hook_attn_scores", scores)))
-        z = tap("attn.hook_z", ops.attend(pattern, v))
-        if tap.wants("attn.hook_result"):
-            out = tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"])).sum(2)
+    def _written(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
+        """What a module's output adds to the stream."""
+        if self.norms in ("post", "both"):
+            x = normalise(self.norm, p.get(name), x, tap, name)
+        return x if self.residual_scale == 1 else x * jnp.asarray(self.residual_scale, x.dtype)
+
+    def _mlp(self, layer_params: Any, x: jax.Array, tap: Tap) -> jax.Array:
+        p, x = layer_params["mlp"], tap("mlp.hook_in", x)
+        if self.experts is not None:
+            return tap("mlp.hook_out", mixture(self.experts, self.act_fn, p, x, tap))
+        act = ops.ACTIVATIONS[self.act_fn]
+        if self.gated:
+            gate = tap("mlp.hook_pre", ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_gate"]), p, "b_gate"))
+            linear = ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in")
+            post = act(gate) * tap("mlp.hook_pre_linear", linear)
         else:
-            out = jnp.einsum("bshk,hkd->bsd", z, p["W_O"])
-        return tap("attn.hook_out", _add_bias(out, p, "b_O"))
-
-    def _project(self, p: Any, x: jax.Array, letter: str) -> jax.Array:
-        return _add_bias(jnp.einsum("bsd,dhk->bshk", x, p[f"W_{letter}"]), p, f"b_{letter}")
-
-    def _mlp(self, p: Any, x: jax.Array, tap: Tap) -> jax.Array:
-        gate = tap("mlp.hook_pre", _add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_gate"]), p, "b_gate"))
-        linear = tap("mlp.hook_pre_linear", _add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in"))
-        post = tap("mlp.hook_post", ops.ACTIVATIONS[self.act_fn](gate) * linear)
-        return tap("mlp.hook_out", _add_bias(jnp.einsum("bsm,md->bsd", post, p["W_out"]), p, "b_out"))
-
-
-def _add_bias(x: jax.Array, p: Any, name: str) -> jax.Array:
-    return x + p[name][None, None] if name in p else x
+            post = act(tap("mlp.hook_pre", ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in")))
+        out = jnp.einsum("bsm,md->bsd", tap("mlp.hook_post", post), p["W_out"])
+        return tap("mlp.hook_out", ops.add_bias(out, p, "b_out"))

@@ -2,11 +2,19 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+# The suite compiles many small programs and runs each a few times: machine code need not be fast.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
+)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import gc
+from collections.abc import Iterator
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,3 +23,14 @@ jax.config.update("jax_platforms", "cpu")
 # The first example compiles; how long that takes says nothing.
 hypothesis.settings.register_profile("jmi", deadline=None)
 hypothesis.settings.load_profile("jmi")
+
+_TESTS = iter(range(1, 1_000_000))
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drop compiled programs now and then: each holds memory maps, of which Linux allows 65,530."""
+    yield
+    if next(_TESTS) % 100 == 0:
+        jax.clear_caches()
+        gc.collect()

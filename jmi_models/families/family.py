@@ -6,22 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models import rope_config
+from jmi_models.layout import Key
 from jmi_models.ops import ACTIVATIONS
 from jmi_models.transformer import Transformer
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """Where a parameter lies in a checkpoint.
-
-    Attributes:
-      name: tensor name, ``{i}`` standing for the layer.
-      layout: its axes on disk; a bracket is one disk axis that holds several logical axes. The
-        loader permutes them into the order of the parameter tree.
-    """
-
-    name: str
-    layout: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +19,15 @@ class Family:
     Attributes:
       name: its Hugging Face ``model_type``.
       from_config: ``config.json`` as a dict -> architecture.
-      keys: parameter path -> `Key`, for every parameter any member of the family has.
+      keys: architecture -> (parameter path -> `Key`), at least for every parameter it has.
+      prefix: what tensor names begin with, unless the checkpoint was saved without its head.
       ignored: patterns of checkpoint tensors that carry no parameters.
     """
 
     name: str
     from_config: Callable[[Mapping[str, Any]], Transformer]
-    keys: Mapping[str, Key]
+    keys: Callable[[Transformer], Mapping[str, Key]]
+    prefix: str = "model."
     ignored: tuple[str, ...] = ()
 
 
@@ -48,10 +38,27 @@ _NEUTRAL = {
     *("pad_token_id", "unk_token_id", "tokenizer_class", "auto_map", "id2label", "label2id"),
     *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
     *("is_encoder_decoder", "problem_type", "task_specific_params", "use_bfloat16", "torchscript"),
-    *("_attn_implementation", "attn_implementation"),
-    # Read by `jmi_models.rope`.
-    *("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"),
+    *(
+        "_attn_implementation",
+        "attn_implementation",
+        "attention_probs_dropout_prob",
+        "gradient_checkpointing",
+    ),
+    *("embd_pdrop", "resid_pdrop", "attn_pdrop", "dropout", "hidden_dropout", "classifier_dropout"),
+    *("residual_dropout", "embedding_dropout", "activation_dropout", "layerdrop", "init_std"),
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "is_decoder"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+    *("summary_first_dropout", "prefix", "cache_implementation"),
+    *rope_config.KEYS,
 }
+
+
+class UnreadFields(UserWarning):
+    """Fields of a config that nothing read, in ``names``."""
+
+    def __init__(self, names: list[str]):
+        super().__init__(f"config.json: fields without effect here: {', '.join(names)}")
+        self.names = names
 
 
 class Reader:
@@ -61,8 +68,11 @@ class Reader:
         self.config = config
         self.read: set[str] = set()
 
-    def count(self, name: str, default: int | None = None) -> int:
-        """A positive integer."""
+    def count(self, name: str, default: int | None = None, *, old: str | None = None) -> int:
+        """A positive integer; ``old`` is the name that earlier configs gave it."""
+        if old is not None:
+            self.read.update((name, old))
+            name = old if self.config.get(name) is None and self.config.get(old) is not None else name
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ConfigError(f"config.json: '{name}' must be a positive integer, got {value!r}")
@@ -74,6 +84,24 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"config.json: '{name}' must be a number, got {value!r}")
         return float(value)
+
+    def positive(self, name: str, default: float) -> float:
+        """A number above zero."""
+        value = self.number(name, default)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"config.json: '{name}' must be above zero, got {value!r}")
+        return value
+
+    def index(self, name: str, default: int) -> int:
+        """An integer from zero on."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"config.json: '{name}' must be an integer from 0 on, got {value!r}")
+        return value
+
+    def optional(self, name: str, default: float | None = None) -> float | None:
+        """A number, or None where the config says null."""
+        return None if self.config.get(name, default) is None else self.number(name, default or 0.0)
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean."""
@@ -104,17 +132,26 @@ class Reader:
         if value % 2:
             raise ConfigError(f"config.json: {name}={value} must be even for rotary embeddings")
 
-    def finish(self) -> None:
-        """Refuse quantised weights; warn about fields that nobody read."""
+    def finish(self, decoded: tuple[str, ...] = ()) -> None:
+        """Refuse quantised weights but those ``decoded`` on loading; warn about fields nobody read."""
         self.read.add("quantization_config")
-        if self.config.get("quantization_config"):
-            method = self.config["quantization_config"].get("quant_method", "unknown")
+        quantised = self.config.get("quantization_config")
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        if method and method not in decoded:
             raise ConfigError(
                 f"weights quantised with '{method}' are not supported; use the full-precision model"
             )
-        unread = sorted(set(self.config) - self.read - _NEUTRAL)
-        if unread:
-            warnings.warn(f"config.json: fields without effect here: {', '.join(unread)}", stacklevel=2)
+        if unread := self.unread():
+            warnings.warn(UnreadFields(unread), stacklevel=2)
+
+    def unread(self) -> list[str]:
+        """Fields that have a value which nobody read."""
+        given = {name for name, value in self.config.items() if value is not None}
+        return sorted(given - self.read - _NEUTRAL)
+
+    def ignore(self, *names: str) -> None:
+        """Fields that this family knows and that change nothing."""
+        self.read.update(names)
 
     def _get(self, name: str, default: Any) -> Any:
         self.read.add(name)

@@ -7,6 +7,7 @@ import pytest
 
 import jmi
 import jmi_models
+from jmi_models.norms import Norm
 from jmi_models.rope import Rope
 
 
@@ -22,8 +23,9 @@ def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
         d_vocab=29,
         n_ctx=64,
         act_fn="silu",
-        eps=1e-5,
-        rope=Rope(1e4, 6),
+        norm=Norm("rms", 1e-5),
+        ropes=(Rope(1e4, 6),),
+        attn_scale=6**-0.5,
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=bias,

@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jmi
 from jmi.attention_edits import PATTERN, SCORES
@@ -43,9 +45,12 @@ def test_scaling_renormalises_the_row_it_touches():
     np.testing.assert_array_equal(untouched, 0.25)
 
 
-def test_setting_takes_equal_parts_from_the_others():
+def test_setting_takes_from_the_others_in_proportion():
     out = jmi.SetAttention(jnp.float32(0.5), queries=2, keys=1)(UNIFORM, AT_PATTERN)
     np.testing.assert_allclose(out[0, 0, 2], [1 / 6, 0.5, 1 / 6, 1 / 6], rtol=1e-6)
+    rows = jnp.broadcast_to(jnp.array([0.1, 0.2, 0.7, 0.0], jnp.float32), (1, 2, 4, 4))
+    out = jmi.SetAttention(jnp.float32(0.6), queries=2, keys=1)(rows, AT_PATTERN)
+    np.testing.assert_allclose(out[0, 0, 2], [0.05, 0.6, 0.35, 0], rtol=1e-6)
 
 
 def test_setting_never_gives_attention_to_the_future():
@@ -53,6 +58,29 @@ def test_setting_never_gives_attention_to_the_future():
     causal = jnp.broadcast_to(causal, (1, 2, 4, 4))
     out = jmi.SetAttention(jnp.float32(0.1), queries=1, keys=0)(causal, AT_PATTERN)
     np.testing.assert_allclose(out[0, 0, 1], [0.1, 0.9, 0, 0], rtol=1e-6)
+    ahead = jmi.SetAttention(jnp.float32(0.1), queries=1, keys=[0, 3])(causal, AT_PATTERN)
+    np.testing.assert_array_equal(ahead, out)
+
+
+@given(
+    weight=st.floats(0, 1, width=32),
+    keys=st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True),
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=4, max_size=4),
+)
+def test_chosen_weights_are_what_was_asked_and_rows_sum_to_one(weight, keys, logits):
+    row = np.exp(np.asarray(logits, np.float32) - max(logits))
+    pattern = jnp.broadcast_to(jnp.asarray(row / row.sum()), (1, 2, 4, 4))
+    each = np.float32(weight / len(keys))
+    out = np.asarray(jmi.SetAttention(jnp.float32(each), queries=3, keys=np.array(keys))(pattern, AT_PATTERN))
+    np.testing.assert_allclose(out[0, 0, 3].sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(out[0, 0, 3, keys], each, rtol=1e-5, atol=1e-7)
+
+
+def test_a_row_with_one_visible_key_keeps_attending_to_it():
+    first = jnp.zeros((1, 2, 4, 4)).at[:, :, :, 0].set(1)
+    np.testing.assert_array_equal(
+        jmi.SetAttention(jnp.float32(0.3), queries=0, keys=0)(first, AT_PATTERN), first
+    )
 
 
 def test_rows_set_to_nothing_stay_finite():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jmi
-from jmi.errors import HookError
+from jmi.errors import HookError, InterventionError
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -129,3 +129,32 @@ def test_reduced_captures_never_stack_the_whole(arch, params):
     last = jmi.Capture("blocks.*.attn.hook_pattern", reduce=jmi.Select(position=-1))
     kept, none = (memory(arch, params, tokens, c).output_size_in_bytes for c in ([last], []))
     assert kept - none < row / 8
+
+
+@pytest.mark.parametrize(
+    ("reduce", "words"),
+    [
+        (jmi.Select(position=7), "positions=7"),
+        (jmi.Select(head=4), "heads=4"),
+        (jmi.Select(position=[0, 1]), "one index"),
+        (jmi.Select(position=True), "mask"),
+    ],
+)
+def test_a_selection_out_of_range_is_refused(tokens, lm, reduce, words):
+    with pytest.raises(InterventionError, match=words):
+        lm.run(tokens, capture=[jmi.Capture("blocks.*.attn.hook_z", reduce=reduce)])
+
+
+def test_a_traced_selection_out_of_range_is_nan(tokens, arch, params):
+    @jax.jit
+    def run(position):
+        last = jmi.Capture("hook_logits", reduce=jmi.Select(position=position))
+        return jmi.forward(arch, params, tokens, capture=[last])["hook_logits"]
+
+    assert jnp.isnan(run(7)).all()
+    assert jnp.isfinite(run(-7)).all()
+
+
+def test_a_label_of_ones_own_stands_once_among_the_names(tokens, lm):
+    out = lm.run(tokens, capture=[jmi.Capture("blocks.*.hook_resid_pre", label="x"), "blocks.1.hook_mlp_out"])
+    assert out.names() == ["x", "blocks.1.hook_mlp_out"]

@@ -283,7 +283,13 @@ def test_layers_outside_a_partial_run_are_nan_not_stale(tokens, lm):
         ({"stop_at_layer": 2, "capture": ["blocks.3.hook_resid_pre"]}, HookError),
         ({"stop_at_layer": 2, "hooks": {"blocks.2.hook_resid_pre": jmi.Zero()}}, HookError),
         ({"start_at_layer": 1, "carry": 0, "hooks": {"hook_embed": jmi.Zero()}}, HookError),
+        ({"start_at_layer": 3, "stop_at_layer": 2, "carry": np.zeros((2, 7, 16), np.float32)}, ConfigError),
+        ({"start_at_layer": 1, "carry": np.zeros((2, 6, 16), np.float32)}, ConfigError),
+        ({"start_at_layer": 1, "carry": np.zeros((2, 7, 16), np.float16)}, ConfigError),
         ({"mask": np.ones((2, 6), bool)}, ConfigError),
+        ({"mask": np.ones((2, 7), np.int32)}, ConfigError),
+        ({"mask": [[1.0] * 7] * 2}, ConfigError),
+        ({"positions": np.zeros((2, 7))}, ConfigError),
     ],
 )
 def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
@@ -292,17 +298,33 @@ def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
 
 
 @pytest.mark.parametrize(
-    "tokens", [np.zeros(3, np.int32), np.zeros((1, 0), np.int32), np.zeros((1, 3)), [[1, 2]]]
+    "tokens",
+    [
+        np.zeros(3, np.int32),
+        np.zeros((1, 0), np.int32),
+        np.zeros((0, 3), np.int32),
+        np.zeros((1, 3)),
+        [[1, 2]],
+    ],
 )
 def test_tokens_must_be_a_batch_of_integers(lm, tokens):
     with pytest.raises(ConfigError):
         lm.run(tokens)
 
 
-def test_an_architecture_that_skips_a_listed_point_is_caught(monkeypatch, arch, params, tokens):
+def test_a_mask_and_positions_may_be_lists(tokens, lm):
+    mask, positions = np.tri(2, 7, 5, dtype=bool), np.tile(np.arange(7), (2, 1))
+    given = lm.run(tokens, mask=mask.tolist(), positions=positions.tolist()).logits
+    np.testing.assert_array_equal(given, lm.run(tokens, mask=mask, positions=positions).logits)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.hook_resid_pre", "hook_embed", "hook_logits"])
+def test_an_architecture_that_skips_a_listed_point_is_caught(monkeypatch, arch, params, tokens, name):
     monkeypatch.setattr(type(arch), "block", lambda self, p, carry, context, layer, tap: carry)
+    monkeypatch.setattr(type(arch), "embed", lambda self, p, t, context, tap: p["embed"]["W_E"][t])
+    monkeypatch.setattr(type(arch), "readout", lambda self, p, carry, tap: carry)
     with pytest.raises(HookError, match="never reached"):
-        jmi.forward(arch, params, tokens, capture=["blocks.0.hook_resid_pre"])
+        jmi.forward(arch, params, tokens, capture=[name])
 
 
 def test_matmul_precision_is_full_unless_the_user_chose(arch, params, tokens):

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jmi
+from jmi.engine import plan_run
 from jmi.errors import HookError, InterventionError
 from jmi.selection import axis_mask
 from jmi.sites import Site
@@ -86,6 +88,70 @@ def test_project_removes_or_keeps_a_subspace(resid):
     np.testing.assert_allclose(kept, np.asarray(resid) @ basis.T @ basis, atol=1e-5)
 
 
+def test_a_dependent_direction_removes_nothing_more(resid):
+    one, other = np.asarray(np.random.default_rng(3).normal(size=(2, 5)), np.float32)
+    two = jmi.Project(jnp.stack([one, other]))(resid, RESID)
+    three = jmi.Project(jnp.stack([one, 1000 * one, other]))(resid, RESID)
+    np.testing.assert_allclose(three, two, atol=1e-5)
+
+
+def test_gradients_through_a_projection_are_right_and_finite_at_zero(resid):
+    removed = lambda d: (jmi.Project(d)(resid, RESID) ** 2).sum()
+    direction, step = jnp.asarray([1.0, 2, 0, -1, 0.5]), jnp.asarray([0.3, -1, 2, 0, 1.0])
+    slope = (removed(direction + 1e-2 * step) - removed(direction - 1e-2 * step)) / 2e-2
+    np.testing.assert_allclose(jax.grad(removed)(direction) @ step, slope, rtol=1e-2)
+    assert jnp.isfinite(jax.grad(removed)(jnp.zeros(5))).all()
+
+
+def test_a_traced_source_position_out_of_range_reads_nan(resid):
+    read = jax.jit(lambda p: jmi.Patch(resid, positions=1, source_positions=p)(resid, RESID))
+    assert jnp.isnan(read(4)[:, 1]).all()
+    np.testing.assert_array_equal(read(-1)[:, 1], resid[:, -1])
+
+
+def test_whole_numbers_and_fractions_are_one_program(monkeypatch, lm, tokens):
+    traces = []
+    block = type(lm.arch).block
+    monkeypatch.setattr(type(lm.arch), "block", lambda *a: traces.append(1) or block(*a))
+    for factor in (1, 1.5, np.int64(2)):
+        lm.run(tokens, {"blocks.1.hook_mlp_out": jmi.Scale(factor, positions=4)})
+        traces.append("run")
+    assert traces.index("run") == len(traces) - 3
+
+
+EACH = (
+    *(jmi.Replace(1.0), jmi.Scale(1.0), jmi.Add(1.0), jmi.Patch(1.0), jmi.Project(1.0), jmi.Zero()),
+    *(jmi.Knockout(keys=1), jmi.SetAttention(1.0), jmi.ScaleAttention(1.0)),
+    *(jmi.Norm(), jmi.IsFinite(), jmi.Dot(1.0), jmi.Select(position=1)),
+)
+
+
+def test_tree_structures_tell_classes_apart():
+    structures = [jax.tree.structure(hook) for hook in EACH]
+    assert all(a != b for i, a in enumerate(structures) for b in structures[:i])
+
+
+def test_a_run_tells_apart_what_jax_takes_for_one_structure(lm, tokens):
+    """JAX compares dataclass nodes without their class; a run must not."""
+
+    @struct.dataclass
+    class Double:
+        by: float = 2.0
+
+        def __call__(self, value, site):
+            return value * jnp.asarray(self.by, value.dtype)
+
+    @struct.dataclass
+    class Shift:
+        by: float = 2.0
+
+        def __call__(self, value, site):
+            return value + jnp.asarray(self.by, value.dtype)
+
+    plans = [plan_run(lm.arch, tokens, {"blocks.1.hook_mlp_out": kind()})[0] for kind in (Double, Shift)]
+    assert plans[0] != plans[1]
+
+
 @given(
     indices=st.lists(st.integers(-6, 5), max_size=8),
 )
@@ -109,7 +175,13 @@ def test_index_and_boolean_selectors_agree(indices):
         (jmi.Zero(rows=[True]), ["mask", "2 entries"]),
         (jmi.Patch(np.zeros(16)), ["whole tensor", "Replace"]),
         (jmi.Patch(np.zeros((2, 9, 16)), positions=1, source_positions=[1, 2]), ["one to one"]),
+        (jmi.Patch(np.zeros((2, 1, 16))), ["(2, 7, 16)", "(2, 1, 16)"]),
+        (jmi.Patch(np.zeros((3, 7, 16))), ["one batch row", "(3, 7, 16)"]),
+        (jmi.Patch(np.zeros((2, 9, 16)), positions=1, source_positions=9), ["positions=9", "-9 to 8"]),
+        (jmi.Patch(np.zeros((2, 7, 16)), positions=[True] * 7, source_positions=1), ["one to one"]),
         (jmi.Project(np.zeros(15)), ["(15,)", "[16]"]),
+        (jmi.Project(np.zeros(16)), ["zero"]),
+        (jmi.Project(np.stack([np.ones(16), np.zeros(16)])), ["zero"]),
         (jmi.Knockout(queries=0), ["hook_attn_scores", "hook_resid_pre"]),
         (jmi.PerLayer(jmi.Add(np.zeros((3, 16)))), ["4 layers"]),
         (jmi.PerLayer(jmi.Zero(positions=[0, 1, 2, 7])), ["positions=7"]),

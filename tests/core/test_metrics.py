@@ -19,6 +19,14 @@ def test_kl_divergence_to_itself_is_zero_and_impossible_tokens_do_not_make_nan()
     assert jnp.isfinite(metrics.kl_divergence(logits, jnp.asarray(Q))).all()
 
 
+def test_kl_divergence_of_nearly_equal_logits_is_never_negative():
+    near = jnp.asarray(P * (1 + 1e-7), jnp.float32)
+    found = metrics.kl_divergence(jnp.asarray(P), near)
+    assert (found >= 0).all()
+    exact = rel_entr(softmax(P.astype(float), -1), softmax(np.asarray(near, float), -1)).sum(-1)
+    np.testing.assert_allclose(found, exact, rtol=0.3, atol=1e-13)
+
+
 def test_probabilities_ranks_and_differences():
     tokens = jnp.asarray([0, 3, 5, 10])
     rows = np.arange(4)

@@ -40,7 +40,7 @@ def test_result_equals_the_same_cut_written_by_hand(lm):
     # In float32 a divergence is a difference of logarithms: good to about 1e-6 absolutely.
     np.testing.assert_allclose(result.kl, rel_entr(p, q).sum(), rtol=1e-4, atol=1e-6)
     paris = lm.token_id("Paris")
-    np.testing.assert_allclose(result.logit_diff, before[paris] - after[paris], atol=2e-5)
+    np.testing.assert_allclose(result.target_logit_drop, before[paris] - after[paris], atol=2e-5)
     np.testing.assert_allclose(result.target_probs, (p[paris], q[paris]), rtol=1e-4)
     assert set(result.top.tokens) == set(np.argsort(-np.abs(p - q))[:4])
 

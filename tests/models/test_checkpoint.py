@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import CheckpointError, ConfigError
-from tests.oracles import llama_grid
+from tests.oracles import grid, llama_grid
 
 CONFIG = llama_grid.GRID["attention_bias"]
 TIED = llama_grid.GRID["multi_query_tied"]
@@ -135,10 +135,15 @@ def test_index_that_is_not_json_is_refused(sharded: Path) -> None:
 
 
 def test_folder_without_safetensors_names_what_it_holds(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
     message = fails(folder)
     assert "model.safetensors.index.json" in message
-    assert "pytorch_model.bin" in message
+    assert "weights.safetensors" in message
+
+
+def test_pickled_weights_are_read_on_request_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pass pytorch_bin=True" in fails(folder)
 
 
 def test_all_problems_are_reported_together(folder: Path) -> None:
@@ -235,3 +240,13 @@ def test_weights_are_cast_as_numpy_casts(tmp_path: Path, stored: str, wanted: st
 def test_dtype_that_cannot_be_computed_in_is_refused(folder: Path, dtype: str) -> None:
     with pytest.raises(ConfigError, match="dtype"):
         jmi_models.load(folder, dtype=dtype)
+
+
+def test_a_gpt2_saved_without_its_head_loads(tmp_path: Path) -> None:
+    """As the published one: no prefix, and the causal masks that old versions stored."""
+    held = grid.committed("gpt2/plain")
+    whole = jmi_models.load(grid.write_folder(tmp_path / "whole", held.config, held.tensors))
+    bare = {name.removeprefix("transformer."): value for name, value in held.tensors.items()}
+    bare |= {f"h.{i}.attn.bias": np.tri(32, dtype=np.float32)[None, None] for i in range(2)}
+    lm = jmi_models.load(grid.write_folder(tmp_path / "bare", held.config, bare))
+    jax.tree.map(np.testing.assert_array_equal, lm.params, whole.params)

@@ -112,8 +112,8 @@ def test_bookkeeping_fields_do_not_warn() -> None:
 
 def test_defaults_are_those_of_hugging_face() -> None:
     arch = llama.from_config({key: CONFIG[key] for key in (*REQUIRED, "model_type")})
-    assert (arch.n_kv_heads, arch.d_head, arch.n_ctx, arch.eps) == (4, 6, 2048, 1e-6)
-    assert (arch.act_fn, arch.rope.theta, arch.tied) == ("silu", 10000.0, False)
+    assert (arch.n_kv_heads, arch.d_head, arch.n_ctx, arch.norm.eps) == (4, 6, 2048, 1e-6)
+    assert (arch.act_fn, arch.ropes[0].theta, arch.tied) == ("silu", 10000.0, False)
     assert [arch.qkv_bias, arch.out_bias, arch.mlp_bias] == [False] * 3
 
 

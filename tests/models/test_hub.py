@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from huggingface_hub import constants
 import jmi_models
 from jmi.errors import ConfigError, DownloadError
 from jmi_models import hub
+from tests.models.torch_files import write_state_dict
 from tests.oracles import llama_grid
 
 COMMIT, OLDER = "a" * 40, "b" * 40
@@ -71,6 +73,36 @@ def test_revision_picks_the_snapshot(cached: Callable[..., Path]) -> None:
     assert hub.find("someone/tiny-llama").folder == new
     found = hub.find("someone/tiny-llama", revision=OLDER)
     assert (found.folder, found.identity()) == (old, OLDER)
+
+
+def test_a_commit_in_the_cache_is_not_asked_for(cached: Callable[..., Path], monkeypatch: Any) -> None:
+    snapshot = cached("someone/tiny-llama", CONFIG)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_snapshot", lambda *args: pytest.fail("asked the hub"))
+    assert hub.find("someone/tiny-llama", COMMIT).folder == snapshot
+
+
+def test_pickled_weights_are_asked_for_on_request_only(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+        asked.append(files)
+        return tmp_path
+
+    monkeypatch.setattr(hub, "_snapshot", snapshot)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    weights = llama_grid.tensors(CONFIG)
+    write_state_dict(tmp_path / "pytorch_model.bin", weights)
+    lm = jmi_models.load("someone/tiny-llama", pytorch_bin=True)
+    np.testing.assert_array_equal(lm.params["embed"]["W_E"], weights["model.embed_tokens.weight"])
+    hub.find("someone/tiny-llama")
+    without, with_pickles, again = map(set, asked)
+    assert with_pickles - without == {"pytorch_model*.bin", "pytorch_model.bin.index.json"}
+    assert {"config.json", "model*.safetensors"} <= without
+    assert again == without
+    (tmp_path / "model.safetensors").touch()
+    hub.find("someone/tiny-llama", pytorch_bin=True)
+    assert set(asked[-1]) == without
 
 
 def test_list_holds_the_supported_models_only(cached: Callable[..., Path]) -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jmi_models.families.llama import KEYS, from_config
-from jmi_models.layout import disk_shape, from_disk, to_disk
-from jmi_models.params import Param, flat
-from tests.oracles import llama_grid
+from jmi_models.checkpoint import plan_reads
+from jmi_models.families import family_of
+from jmi_models.layout import Fused, Key, disk_shape, from_disk, to_disk
+from jmi_models.params import Param
+from tests.oracles import grid, llama_grid
 
 NAMES = ("d_model", "n_heads", "d_head", "d_mlp")
 
@@ -37,6 +38,10 @@ def row_shape(param: Param) -> tuple[int, ...]:
     return param.shape[param.axes[0] == "n_layers" :]
 
 
+def sizes_of(param: Param) -> dict[str, int]:
+    return dict(zip(param.axes, param.shape, strict=True))
+
+
 def numbered(shape: tuple[int, ...]) -> np.ndarray:
     """Every entry another number, so that no two places can be confused."""
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -47,12 +52,13 @@ def numbered(shape: tuple[int, ...]) -> np.ndarray:
 def test_disk_and_memory_are_inverse(case: tuple[Param, str]) -> None:
     param, layout = case
     value = numbered(row_shape(param))
-    stored = to_disk(value, param, layout)
-    assert stored.shape == disk_shape(param, layout)
+    key, sizes = Key("", layout), sizes_of(param)
+    stored = to_disk([(key, param, value)], sizes)
+    assert stored.shape == disk_shape(key, sizes)
     assert stored.flags.c_contiguous
-    np.testing.assert_array_equal(from_disk(jnp.asarray(stored), param, layout), value)
-    again = to_disk(np.asarray(from_disk(jnp.asarray(stored), param, layout)), param, layout)
-    np.testing.assert_array_equal(again, stored)
+    back = from_disk(jnp.asarray(stored), param, key, sizes)
+    np.testing.assert_array_equal(back, value)
+    np.testing.assert_array_equal(to_disk([(key, param, np.asarray(back))], sizes), stored)
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,7 +67,8 @@ def test_entries_lie_where_their_indices_say(case: tuple[Param, str]) -> None:
     param, layout = case
     shape = row_shape(param)
     axes = param.axes[-len(shape) :]
-    value, stored = numbered(shape), to_disk(numbered(shape), param, layout).ravel()
+    value = numbered(shape)
+    stored = to_disk([(Key("", layout), param, value)], sizes_of(param)).ravel()
     disk_order = layout.replace("(", "").replace(")", "").split()
     strides, stride = {}, 1
     for axis in reversed(disk_order):
@@ -74,8 +81,9 @@ def test_entries_lie_where_their_indices_say(case: tuple[Param, str]) -> None:
 def test_linear_layer_with_heads_by_hand() -> None:
     param = Param((5, 2, 3), ("d_model", "n_heads", "d_head"))
     stored = numbered((6, 5))
-    assert disk_shape(param, "(n_heads d_head) d_model") == (6, 5)
-    got = np.asarray(from_disk(jnp.asarray(stored), param, "(n_heads d_head) d_model"))
+    key = Key("", "(n_heads d_head) d_model")
+    assert disk_shape(key, sizes_of(param)) == (6, 5)
+    got = np.asarray(from_disk(jnp.asarray(stored), param, key, sizes_of(param)))
     assert got.shape == (5, 2, 3)
     assert got[4, 1, 2] == stored[1 * 3 + 2, 4]
 
@@ -85,16 +93,53 @@ def test_dtype_is_kept(dtype: str) -> None:
     param = Param((4, 3), ("d_model", "d_mlp"))
     with jax.enable_x64(dtype == "float64"):
         value = numbered((4, 3)).astype(jnp.dtype(dtype))
-        stored = to_disk(value, param, "d_mlp d_model")
-        assert stored.dtype == from_disk(jnp.asarray(stored), param, "d_mlp d_model").dtype == dtype
+        key, sizes = Key("", "d_mlp d_model"), sizes_of(param)
+        stored = to_disk([(key, param, value)], sizes)
+        assert stored.dtype == from_disk(jnp.asarray(stored), param, key, sizes).dtype == dtype
+
+
+GROUPED = Fused("n_kv_heads", ("group d_head", "d_head", "d_head"), 0)
+SIZES = {"n_heads": 4, "n_kv_heads": 2, "group": 2, "d_head": 3, "d_model": 5}
+
+
+def test_fused_heads_by_hand() -> None:
+    """Two groups of two queries, one key and one value, as in Falcon."""
+    stored = numbered((2 * 4 * 3, 5))
+    heads = stored.reshape(2, 4, 3, 5)
+    wanted = {
+        "n_heads": heads[:, :2].reshape(4, 3, 5),
+        "n_kv_heads": heads[:, 2],
+    }
+    for part, (axis, want) in enumerate(wanted.items()):
+        param = Param((5, len(want), 3), ("d_model", axis, "d_head"))
+        key = Key("", f"[{axis} d_head] d_model", Fused(GROUPED.groups, GROUPED.parts, part))
+        assert disk_shape(key, SIZES) == (24, 5)
+        got = from_disk(jnp.asarray(stored), param, key, SIZES)
+        np.testing.assert_array_equal(got, want.transpose(2, 0, 1))
+
+
+def test_fused_parts_go_back_where_they_came_from() -> None:
+    stored, parts = numbered((24, 5)), []
+    for part, axis in enumerate(("n_heads", "n_kv_heads", "n_kv_heads")):
+        param = Param((5, SIZES[axis], 3), ("d_model", axis, "d_head"))
+        key = Key("", f"[{axis} d_head] d_model", Fused(GROUPED.groups, GROUPED.parts, part))
+        parts.append((key, param, np.asarray(from_disk(jnp.asarray(stored), param, key, SIZES))))
+    np.testing.assert_array_equal(to_disk(parts[::-1], SIZES), stored)
+
+
+def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    family = family_of(config)
+    arch = family.from_config(config)
+    reads = plan_reads(arch, family, {})
+    return {name: disk_shape(targets[0].key, arch.sizes()) for name, targets in reads.items()}
 
 
 @pytest.mark.parametrize("name", llama_grid.GRID)
+def test_shapes_on_disk_are_those_written_down_by_hand(name: str) -> None:
+    assert shapes(llama_grid.GRID[name]) == llama_grid.shapes(llama_grid.GRID[name])
+
+
+@pytest.mark.parametrize("name", grid.COMMITTED)
 def test_shapes_on_disk_are_those_of_hugging_face(name: str) -> None:
-    config = llama_grid.GRID[name]
-    arch = from_config(config)
-    expected = {}
-    for path, param in flat(arch.param_tree()).items():
-        for layer in range(arch.n_layers):
-            expected[KEYS[path].name.format(i=layer)] = disk_shape(param, KEYS[path].layout)
-    assert expected == llama_grid.shapes(config)
+    stored = {tensor: value.shape for tensor, value in grid.committed(name).tensors.items()}
+    assert shapes(grid.committed(name).config) == stored

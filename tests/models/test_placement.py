@@ -8,7 +8,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jmi_models
-from tests.oracles import llama_grid
+from jmi.errors import ConfigError
+from tests.oracles import grid, llama_grid
 
 CONFIG = llama_grid.GRID["attention_bias"]
 
@@ -36,6 +37,12 @@ def test_parameters_are_placed_on_a_mesh(
         4 // sizes["model"],
         6,
     )
-    tokens = llama_grid.tokens(CONFIG)
+    tokens = grid.tokens(CONFIG)
     got, want = np.asarray(placed.run(tokens).logits), np.asarray(plain.run(tokens).logits)
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_a_mesh_that_would_split_nothing_is_refused(tmp_path: Path) -> None:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    with pytest.raises(ConfigError, match="fsdp or model"):
+        jmi_models.load(llama_grid.write_folder(tmp_path, CONFIG), mesh=mesh)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jmi.errors import ConfigError
-from jmi_models import rope
+from jmi_models import rope, rope_config
 
 DIM, THETA, POSITIONS = 16, 10000.0, [0, 1, 7, 12, 300]
 LLAMA3 = {
@@ -67,7 +67,7 @@ def yarn(i: int, truncate: bool = True, beta_fast: float = 8.0) -> float:
 
 def tables(config: dict[str, Any], positions: Any, dtype: Any = "float64") -> tuple[np.ndarray, np.ndarray]:
     with jax.enable_x64(dtype == "float64"):
-        rotary = rope.read({"max_position_embeddings": 64, "rope_theta": THETA, **config}, DIM, 1.0)
+        rotary = rope_config.read({"max_position_embeddings": 64, "rope_theta": THETA, **config}, DIM, 1.0)
         cos, sin = rotary.tables(jnp.asarray(positions, jnp.int32), jnp.dtype(dtype))
         return np.asarray(cos), np.asarray(sin)
 
@@ -175,7 +175,7 @@ def test_rotation_keeps_the_dtype_of_the_model() -> None:
 
 def test_unknown_scaling_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(ConfigError, match=r"'su' is not supported.*linear.*llama3.*dynamic.*yarn.*longrope"):
-        rope.read({"rope_scaling": {"type": "su", "factor": 2.0}}, DIM, THETA)
+        rope_config.read({"rope_scaling": {"type": "su", "factor": 2.0}}, DIM, THETA)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +193,13 @@ def test_unknown_scaling_is_refused_and_the_known_are_named() -> None:
 )
 def test_missing_parameter_is_named(scaling: dict[str, Any], parameter: str) -> None:
     with pytest.raises(ConfigError, match=f"{scaling['rope_type']}.*{parameter}"):
-        rope.read({"rope_scaling": scaling}, DIM, THETA)
+        rope_config.read({"rope_scaling": scaling}, DIM, THETA)
 
 
 @pytest.mark.parametrize("name", ["short_factor", "long_factor"])
 def test_longrope_needs_one_factor_per_frequency(name: str) -> None:
     with pytest.raises(ConfigError, match="longrope needs 8"):
-        rope.read({"rope_scaling": {**LONGROPE, name: [1.0] * 7}}, DIM, THETA)
+        rope_config.read({"rope_scaling": {**LONGROPE, name: [1.0] * 7}}, DIM, THETA)
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,46 @@ def test_longrope_needs_one_factor_per_frequency(name: str) -> None:
 )
 def test_ill_typed_scaling_is_a_config_error(scaling: Any) -> None:
     with pytest.raises(ConfigError):
-        rope.read({"rope_scaling": scaling}, DIM, THETA)
+        rope_config.read({"rope_scaling": scaling}, DIM, THETA)
+
+
+@pytest.mark.parametrize("theta", [0, -1.0, True, "10000"])
+@pytest.mark.parametrize("where", ["rope_theta", "rope_parameters"])
+def test_a_base_that_is_no_positive_number_is_refused(theta: Any, where: str) -> None:
+    config = {"rope_theta": theta} if where == "rope_theta" else {where: {"rope_theta": theta}}
+    with pytest.raises(ConfigError, match="rope_theta"):
+        rope_config.read(config, DIM)
+
+
+def test_both_spellings_together_are_merged() -> None:
+    config = {
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_theta": 300.0, "rope_type": "linear"},
+    }
+    assert_tables(config, [plain(i, 300.0) / 2 for i in HALF])
+
+
+def test_both_spellings_may_not_contradict_each_other() -> None:
+    config = {"rope_scaling": {"factor": 2.0}, "rope_parameters": {"factor": 4.0}}
+    with pytest.raises(ConfigError, match="differ in factor"):
+        rope_config.read(config, DIM)
+
+
+def test_a_field_of_another_scaling_warns() -> None:
+    with pytest.warns(UserWarning, match="low_freq_factor"):
+        rope_config.read({"rope_scaling": {"type": "linear", "factor": 2.0, "low_freq_factor": 1.0}}, DIM)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reach"),
+    [
+        ({"type": "linear", "factor": 4.0}, 256),
+        (LLAMA3, 64),
+        ({**YARN, "factor": 8.0}, 2048),
+        (LONGROPE, 64),
+        (None, 64),
+    ],
+)
+def test_scaling_extends_the_context_where_the_config_leaves_it_out(scaling: Any, reach: int) -> None:
+    rotary = rope_config.read({"rope_scaling": scaling, "max_position_embeddings": 64}, DIM)
+    assert rotary.scaling.reach(64) == reach

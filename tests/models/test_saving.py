@@ -8,6 +8,7 @@ import pytest
 
 import jmi_models
 from jmi.errors import ConfigError
+from jmi_models.loading import read_config
 from tests.oracles import llama_grid
 
 CONFIG = llama_grid.GRID["attention_bias"]
@@ -30,3 +31,42 @@ def test_saving_under_a_foreign_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another architecture"):
         jmi_models.save(tmp_path / "out", lm.arch, lm.params, {**CONFIG, "rms_norm_eps": 1e-3})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_separate_head_of_a_tied_config_is_saved_and_loads_again(tmp_path: Path) -> None:
+    config = llama_grid.GRID["multi_query_tied"]
+    weights = llama_grid.tensors(config)
+    weights["lm_head.weight"] = 2 * weights["model.embed_tokens.weight"]
+    first = jmi_models.load(llama_grid.write_folder(tmp_path / "first", config, weights))
+    jmi_models.save(tmp_path / "second", first.arch, first.params, config)
+    second = jmi_models.load(tmp_path / "second")
+    assert not first.arch.tied
+    assert second.arch == first.arch
+    jax.tree.map(np.testing.assert_array_equal, second.params, first.params)
+
+
+def test_the_tokenizer_is_saved_with_the_model(tmp_path: Path) -> None:
+    atlas = jmi_models.load("atlas")
+    config = read_config(jmi_models.embedded.MODELS["atlas"])
+    jmi_models.save(tmp_path, atlas.arch, atlas.params, config, atlas.tokenizer)
+    again = jmi_models.load(tmp_path)
+    text = "The capital of France is Paris"
+    np.testing.assert_array_equal(again.encode(text), atlas.encode(text))
+    assert again.tokenizer.special == atlas.tokenizer.special
+
+
+def test_parameters_of_another_shape_are_not_saved(tmp_path: Path) -> None:
+    lm = jmi_models.load(llama_grid.write_folder(tmp_path / "in", CONFIG))
+    params = {**lm.params, "ln_final": {"w": np.ones(23, np.float32)}}
+    with pytest.raises(ConfigError, match=r"ln_final\.w \(23,\)"):
+        jmi_models.save(tmp_path / "out", lm.arch, params, CONFIG)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sharded_checkpoint_is_not_overwritten_by_half(tmp_path: Path) -> None:
+    lm = jmi_models.load(llama_grid.write_folder(tmp_path / "in", CONFIG))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ConfigError, match="sharded"):
+        jmi_models.save(tmp_path / "out", lm.arch, lm.params, CONFIG)
+    assert len(list((tmp_path / "out").iterdir())) == 1

@@ -1,0 +1,201 @@
+"""Attention of the generic decoder, from the normalised residual stream to what it adds.
+
+Axis letters: b batch, s/q/t sequence (q queries, t keys), d model width, h query heads, g key/value
+heads, k head width, l layers, f rotary frequencies.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jmi import pytrees
+from jmi.architecture import Tap
+from jmi.numerics import wide
+from jmi_models import ops
+from jmi_models.norms import normalise_heads
+from jmi_models.rope import Rope, rotate
+
+if TYPE_CHECKING:
+    from jmi_models.transformer import Transformer
+
+LONG = 1024
+"""Up to so many tokens ``implementation="auto"`` is eager."""
+
+_UNLIMITED = np.iinfo(np.int32).max
+
+
+@pytrees.dataclass
+class Context:
+    """What every layer reads besides its weights.
+
+    Attributes:
+      positions: ``[1 or b, s]``, real tokens counted from 0.
+      key_mask: ``[b, s]``, True at real tokens; None when all are.
+      tables: cosine and sine ``[r, 1 or b, s, f]`` of each distinct rotary embedding, or None.
+    """
+
+    positions: jax.Array
+    key_mask: jax.Array | None
+    tables: tuple[jax.Array, jax.Array] | None = struct.field(default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alibi:
+    """Scores fall linearly with distance, by a slope per head (arXiv:2108.12409).
+
+    Attributes:
+      scaled: the bias is multiplied by the scale of the scores as well (Falcon).
+      rounded: slopes and biases are rounded to bfloat16, as the Falcon models were trained.
+    """
+
+    scaled: bool = False
+    rounded: bool = False
+
+    def bias(self, n_heads: int, positions: jax.Array, dtype: Any) -> jax.Array:
+        """What is added to scores, ``[b, h, 1, t]``, for key ``positions`` ``[b, t]``."""
+        slopes = jnp.asarray(_slopes(n_heads), dtype)[None, :, None, None]
+        keys = positions[:, None, None, :].astype(dtype)
+        if not self.rounded:
+            return slopes * keys
+        low = jnp.bfloat16
+        return (slopes.astype(low) * keys.astype(low)).astype(dtype)
+
+
+def _slopes(n_heads: int) -> np.ndarray:
+    """Powers of ``2 ** (-8 / n)``; between two powers of two, every second one of the next is filled in."""
+    whole = 2 ** math.floor(math.log2(n_heads))
+    powers = 2.0 ** (-8.0 / whole * np.arange(1, whole + 1))
+    between = 2.0 ** (-4.0 / whole * np.arange(1, 2 * whole, 2))
+    return np.concatenate([powers, between])[:n_heads]
+
+
+def context(
+    ropes: tuple[Rope | None, ...],
+    tokens: jax.Array,
+    mask: jax.Array | None,
+    positions: jax.Array | None,
+    dtype: Any,
+) -> Context:
+    """Positions, masks and rotary tables of a run."""
+    if positions is None and mask is not None:
+        positions = jnp.maximum(jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1, 0)
+    elif positions is None:
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    positions = jnp.asarray(positions)
+    distinct = _distinct(ropes)
+    if not any(distinct):
+        return Context(positions, mask)
+    tables = [rope.tables(positions, dtype) if rope else None for rope in distinct]
+    cos, sin = next(table for table in tables if table)
+    # A layer without rotary turns by no angle.
+    still = jnp.ones_like(cos), jnp.zeros_like(sin)
+    pairs = [still if table is None else table for table in tables]
+    return Context(positions, mask, (jnp.stack([c for c, _ in pairs]), jnp.stack([s for _, s in pairs])))
+
+
+def _distinct(ropes: tuple[Rope | None, ...]) -> tuple[Rope | None, ...]:
+    return tuple(dict.fromkeys(ropes))
+
+
+def of_layer(values: tuple[Any, ...], layer: Any) -> Any:
+    """The value of a layer; a single value stands for every layer."""
+    return values[0] if len(set(values)) == 1 else jnp.asarray(values, jnp.int32)[layer]
+
+
+def _tables(ropes: tuple[Rope | None, ...], context: Context, layer: Any) -> tuple[jax.Array, jax.Array]:
+    assert context.tables is not None
+    distinct = _distinct(ropes)
+    index = of_layer(tuple(distinct.index(rope) for rope in ropes), layer)
+    cos, sin = context.tables
+    return cos[index], sin[index]
+
+
+def attend(arch: "Transformer", p: Any, x: jax.Array, context: Context, layer: Any, tap: Tap) -> jax.Array:
+    """Output ``[b, s, d]`` of the attention module on ``x`` ``[b, s, d]``."""
+    q, k, v = _queries_keys_values(arch, p, x, tap)
+    if arch.rotary:
+        cos, sin = _tables(arch.ropes, context, layer)
+        q = tap("attn.hook_rot_q", rotate(q, cos, sin, arch.rope_interleaved))
+        k = tap("attn.hook_rot_k", rotate(k, cos, sin, arch.rope_interleaved))
+    z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, context, layer, tap))
+    out = tap.where_wanted(
+        ("attn.hook_result",),
+        lambda tap: tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"])).sum(2),
+        lambda: jnp.einsum("bshk,hkd->bsd", z, p["W_O"]),
+    )
+    return tap("attn.hook_out", ops.add_bias(out, p, "b_O"))
+
+
+def _mixed(
+    arch: "Transformer",
+    sinks: jax.Array | None,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    context: Context,
+    layer: Any,
+    tap: Tap,
+) -> jax.Array:
+    """Values mixed by the pattern, ``[b, s, h, k]``, by the implementation that ``arch`` asks for."""
+    length = q.shape[1]
+
+    def eager(tap: Tap) -> jax.Array:
+        scores = _scores(arch, q, k, jnp.arange(length, dtype=jnp.int32), context, layer)
+        scores = tap("attn.hook_attn_scores", scores)
+        return ops.attend(tap("attn.hook_pattern", ops.softmax(scores, sinks)), v)
+
+    def of_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        queries, places = block
+        return ops.attend(ops.softmax(_scores(arch, queries, k, places, context, layer), sinks), v)
+
+    def blockwise() -> jax.Array:
+        # Each row of scores is whole, so the softmax is the eager one; only some rows exist at a time,
+        # in the backward pass too.
+        n_blocks = -(-length // arch.query_block)
+        padded = jnp.pad(q, ((0, 0), (0, n_blocks * arch.query_block - length), (0, 0), (0, 0)))
+        blocks = jnp.moveaxis(padded.reshape(q.shape[0], n_blocks, arch.query_block, *q.shape[2:]), 1, 0)
+        places = jnp.arange(n_blocks * arch.query_block, dtype=jnp.int32).reshape(n_blocks, -1)
+        z = jax.lax.map(jax.checkpoint(of_block), (blocks, places))
+        return jnp.moveaxis(z, 0, 1).reshape(padded.shape)[:, :length]
+
+    if arch.implementation == "eager" or (arch.implementation == "auto" and length <= LONG):
+        return eager(tap)
+    return tap.where_wanted(("attn.hook_attn_scores", "attn.hook_pattern"), eager, blockwise)
+
+
+def _queries_keys_values(
+    arch: "Transformer", p: Any, x: jax.Array, tap: Tap
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v = (ops.add_bias(jnp.einsum("bsd,dhk->bshk", x, p[f"W_{n}"]), p, f"b_{n}") for n in "QKV")
+    if arch.qk_norm is not None:
+        q = normalise_heads(arch.qk_norm, p.get("q_norm"), q)
+        k = normalise_heads(arch.qk_norm, p.get("k_norm"), k)
+    if arch.clip_qkv is not None:
+        limit = jnp.asarray(arch.clip_qkv, x.dtype)
+        q, k, v = (jnp.clip(value, -limit, limit) for value in (q, k, v))
+    return tap("attn.hook_q", q), tap("attn.hook_k", k), tap("attn.hook_v", v)
+
+
+def _scores(
+    arch: "Transformer", q: jax.Array, k: jax.Array, places: jax.Array, context: Context, layer: Any
+) -> jax.Array:
+    """Scaled, soft-capped, biased and masked scores ``[b, h, q, t]`` of queries at ``places`` ``[q]``."""
+    scale = jnp.asarray(arch.attn_scale, q.dtype)
+    if arch.scale_by_layer:
+        scale = scale / (jnp.asarray(layer) + 1).astype(q.dtype)
+    scores = ops.attention_scores(q, k, scale)
+    if arch.attn_softcap is not None:
+        scores = ops.softcap(scores, arch.attn_softcap)
+    if arch.alibi is not None:
+        bias = arch.alibi.bias(arch.n_heads, context.positions, wide(scores.dtype)).astype(scores.dtype)
+        scores = scores + (bias * scale if arch.alibi.scaled else bias)
+    window = None
+    if any(arch.windows):
+        window = of_layer(tuple(width or _UNLIMITED for width in arch.windows), layer)
+    visible = ops.causal_mask(places, k.shape[1], context.key_mask, window)
+    return jnp.where(visible, scores, -jnp.inf)

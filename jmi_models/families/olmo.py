@@ -1,0 +1,27 @@
+"""OLMo 1: layer norms without parameters, clamped queries, keys and values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jmi_models.families.family import Family, Reader
+from jmi_models.families.usual import KEYS, always, read_usual
+from jmi_models.norms import Norm
+from jmi_models.transformer import Transformer
+
+
+def from_config(config: Mapping[str, Any]) -> Transformer:
+    """Architecture of a Hugging Face OlmoConfig, given as the dict in ``config.json``.
+
+    Raises:
+      ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
+    """
+    read = Reader(config)
+    bias = read.flag("attention_bias", False)
+    clip = read.optional("clip_qkv")
+    norm = Norm("layer", 1e-5, gain="none")
+    arch = read_usual(read, "olmo", norm, clip_qkv=clip, qkv_bias=bias, out_bias=bias)
+    read.finish()
+    return arch
+
+
+OLMO = Family(name="olmo", from_config=from_config, keys=always(KEYS))

@@ -1,0 +1,61 @@
+"""Phi 1, 1.5 and 2: parallel blocks that share a norm, partial rotary, biases everywhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jmi_models.families.family import Family, Reader
+from jmi_models.families.usual import (
+    EMBEDDINGS,
+    LAYER,
+    PRE_NORMS,
+    always,
+    attention_keys,
+    mlp_keys,
+    read_usual,
+)
+from jmi_models.layout import Key
+from jmi_models.norms import HeadNorm, Norm
+from jmi_models.transformer import Transformer
+
+KEYS = {
+    **EMBEDDINGS,
+    **PRE_NORMS,
+    **attention_keys(LAYER + "self_attn.", "q_proj k_proj v_proj dense"),
+    **mlp_keys(LAYER + "mlp.", "fc1 fc2"),
+    "blocks.attn.q_norm.w": Key(LAYER + "self_attn.q_layernorm.weight", "d_head"),
+    "blocks.attn.q_norm.b": Key(LAYER + "self_attn.q_layernorm.bias", "d_head"),
+    "blocks.attn.k_norm.w": Key(LAYER + "self_attn.k_layernorm.weight", "d_head"),
+    "blocks.attn.k_norm.b": Key(LAYER + "self_attn.k_layernorm.bias", "d_head"),
+    "ln_final.w": Key("model.final_layernorm.weight", "d_model"),
+    "ln_final.b": Key("model.final_layernorm.bias", "d_model"),
+}
+
+
+def from_config(config: Mapping[str, Any]) -> Transformer:
+    """Architecture of a Hugging Face PhiConfig, given as the dict in ``config.json``.
+
+    Raises:
+      ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
+    """
+    read = Reader(config)
+    norm = Norm("layer", read.number("layer_norm_eps", 1e-5), bias=True)
+    arch = read_usual(
+        read,
+        "phi",
+        norm,
+        act="gelu_new",
+        partial=0.5,
+        parallel=True,
+        shared_norm=True,
+        gated=False,
+        qk_norm=HeadNorm(norm) if read.flag("qk_layernorm", False) else None,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        unembed_bias=True,
+    )
+    read.finish()
+    return arch
+
+
+PHI = Family(name="phi", from_config=from_config, keys=always(KEYS))

@@ -1,0 +1,80 @@
+"""Qwen 1.5 and 2 mixtures: Qwen 2 with many small experts and one that every token is given."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jmi.errors import ConfigError
+from jmi_models.experts import Experts
+from jmi_models.families.family import Family, Reader
+from jmi_models.families.usual import KEYS, LAYER, always, mlp_keys, read_usual, rms, windows
+from jmi_models.layout import Key
+from jmi_models.transformer import Transformer
+
+EXPERT_KEYS = {
+    "blocks.mlp.W_router": Key(LAYER + "mlp.gate.weight", "n_experts d_model"),
+    "blocks.mlp.W_gate": Key(LAYER + "mlp.experts.{e}.gate_proj.weight", "d_expert d_model"),
+    "blocks.mlp.W_in": Key(LAYER + "mlp.experts.{e}.up_proj.weight", "d_expert d_model"),
+    "blocks.mlp.W_out": Key(LAYER + "mlp.experts.{e}.down_proj.weight", "d_model d_expert"),
+}
+_SHARED = LAYER + "mlp.shared_expert"
+
+
+def from_config(config: Mapping[str, Any]) -> Transformer:
+    """Architecture of a Hugging Face Qwen2MoeConfig, given as the dict in ``config.json``.
+
+    Raises:
+      ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
+    """
+    read = Reader(config)
+    experts = Experts(
+        n_experts=read.count("num_experts", 60),
+        top_k=read.count("num_experts_per_tok", 4),
+        d_expert=read.count("moe_intermediate_size", 1408),
+        normalise=read.flag("norm_topk_prob", False),
+        d_shared=read.count("shared_expert_intermediate_size", 5632),
+    )
+    every_layer(read)
+    arch = read_usual(
+        read,
+        "qwen2_moe",
+        rms(read),
+        n_ctx=32768,
+        windows=_windows(read),
+        qkv_bias=read.flag("qkv_bias", True),
+        experts=experts,
+    )
+    read.finish()
+    return arch
+
+
+def every_layer(read: Reader) -> None:
+    """Refuse models in which only some layers are mixtures: all layers share one stack of parameters."""
+    dense, step = read.config.get("mlp_only_layers"), read.count("decoder_sparse_step", 1)
+    read.ignore("mlp_only_layers")
+    if dense or step != 1:
+        raise ConfigError(
+            f"config.json: mlp_only_layers={dense}, decoder_sparse_step={step}: mixtures in some layers only "
+            "are not supported"
+        )
+
+
+def _windows(read: Reader) -> tuple[int | None, ...]:
+    last = read.index("max_window_layers", 28)
+    read.ignore("sliding_window", "layer_types")
+    if not read.flag("use_sliding_window", False):
+        return ()
+    return windows(read, 4096, lambda layer: layer % 2 == 0 and layer < last)
+
+
+QWEN2_MOE = Family(
+    name="qwen2_moe",
+    from_config=from_config,
+    keys=always(
+        {
+            **KEYS,
+            **EXPERT_KEYS,
+            "blocks.mlp.shared.W_sigmoid": Key(f"{_SHARED}_gate.weight", "one d_model"),
+            **mlp_keys(f"{_SHARED}.", "gate_proj up_proj down_proj", "blocks.mlp.shared", "d_shared"),
+        }
+    ),
+)

@@ -1,0 +1,188 @@
+"""What most families share: the names of config fields and tensors that began with Llama."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jmi.errors import ConfigError
+from jmi_models import rope_config
+from jmi_models.families.family import Reader
+from jmi_models.layout import Fused, Key
+from jmi_models.norms import Norm
+from jmi_models.rope import Rope
+from jmi_models.transformer import Transformer
+
+LAYER = "model.layers.{i}."
+
+EMBEDDINGS = {
+    "embed.W_E": Key("model.embed_tokens.weight", "d_vocab d_model"),
+    "ln_final.w": Key("model.norm.weight", "d_model"),
+    "ln_final.b": Key("model.norm.bias", "d_model"),
+    "unembed.W_U": Key("lm_head.weight", "d_vocab d_model"),
+    "unembed.b_U": Key("lm_head.bias", "d_vocab"),
+}
+PRE_NORMS = {
+    "blocks.ln1.w": Key(LAYER + "input_layernorm.weight", "d_model"),
+    "blocks.ln1.b": Key(LAYER + "input_layernorm.bias", "d_model"),
+    "blocks.ln2.w": Key(LAYER + "post_attention_layernorm.weight", "d_model"),
+    "blocks.ln2.b": Key(LAYER + "post_attention_layernorm.bias", "d_model"),
+}
+HEAD_NORMS = {
+    "blocks.attn.q_norm.w": Key(LAYER + "self_attn.q_norm.weight", "d_head"),
+    "blocks.attn.k_norm.w": Key(LAYER + "self_attn.k_norm.weight", "d_head"),
+}
+JOINT_NORMS = {
+    "blocks.attn.q_norm.w": Key(LAYER + "self_attn.q_norm.weight", "(n_heads d_head)"),
+    "blocks.attn.k_norm.w": Key(LAYER + "self_attn.k_norm.weight", "(n_kv_heads d_head)"),
+}
+
+
+def attention_keys(module: str, names: str = "q_proj k_proj v_proj o_proj") -> dict[str, Key]:
+    """Keys of four separate projections."""
+    heads = {"Q": "n_heads", "K": "n_kv_heads", "V": "n_kv_heads"}
+    *three, out = names.split()
+    keys = {}
+    for (letter, axis), name in zip(heads.items(), three, strict=True):
+        keys[f"blocks.attn.W_{letter}"] = Key(f"{module}{name}.weight", f"({axis} d_head) d_model")
+        keys[f"blocks.attn.b_{letter}"] = Key(f"{module}{name}.bias", f"({axis} d_head)")
+    keys["blocks.attn.W_O"] = Key(f"{module}{out}.weight", "d_model (n_heads d_head)")
+    keys["blocks.attn.b_O"] = Key(f"{module}{out}.bias", "d_model")
+    return keys
+
+
+def fused_keys(name: str, out: str, groups: str = "n_kv_heads") -> dict[str, Key]:
+    """Keys of one fused projection: for each of ``groups`` its queries, its key and its value."""
+    parts = ("group d_head", "d_head", "d_head")
+    if not groups:
+        parts = ("n_heads d_head", "n_kv_heads d_head", "n_kv_heads d_head")
+    keys = {}
+    for i, (letter, axis) in enumerate({"Q": "n_heads", "K": "n_kv_heads", "V": "n_kv_heads"}.items()):
+        fused = Fused(groups, parts, i)
+        keys[f"blocks.attn.W_{letter}"] = Key(f"{name}.weight", f"[{axis} d_head] d_model", fused)
+        keys[f"blocks.attn.b_{letter}"] = Key(f"{name}.bias", f"[{axis} d_head]", fused)
+    keys["blocks.attn.W_O"] = Key(f"{out}.weight", "d_model (n_heads d_head)")
+    keys["blocks.attn.b_O"] = Key(f"{out}.bias", "d_model")
+    return keys
+
+
+def mlp_keys(module: str, names: str, path: str = "blocks.mlp", width: str = "d_mlp") -> dict[str, Key]:
+    """Keys of an MLP; ``names`` are those of gate, linear branch and output, or of the last two."""
+    *branches, out = names.split()
+    keys = {}
+    for name, stored in zip(("gate", "in")[-len(branches) :], branches, strict=True):
+        keys[f"{path}.W_{name}"] = Key(f"{module}{stored}.weight", f"{width} d_model")
+        keys[f"{path}.b_{name}"] = Key(f"{module}{stored}.bias", width)
+    keys[f"{path}.W_out"] = Key(f"{module}{out}.weight", f"d_model {width}")
+    keys[f"{path}.b_out"] = Key(f"{module}{out}.bias", "d_model")
+    return keys
+
+
+KEYS: Mapping[str, Key] = {
+    **EMBEDDINGS,
+    **PRE_NORMS,
+    **attention_keys(LAYER + "self_attn."),
+    **mlp_keys(LAYER + "mlp.", "gate_proj up_proj down_proj"),
+}
+"""Tensors of Llama, with biases wherever a relative has one."""
+
+
+def always(keys: Mapping[str, Key]) -> Callable[[Transformer], Mapping[str, Key]]:
+    """Keys that are the same for every member of a family."""
+    return lambda arch: keys
+
+
+def read_usual(
+    read: Reader,
+    family: str,
+    norm: Norm,
+    *,
+    n_ctx: int = 2048,
+    n_kv_heads: int | None = None,
+    d_head: int | None = None,
+    act: str = "silu",
+    theta: float = 1e4,
+    partial: float | None = None,
+    tied: bool = False,
+    **fields: Any,
+) -> Transformer:
+    """Architecture from the usual config fields.
+
+    Args:
+      n_ctx, n_kv_heads, d_head, act, theta, partial, tied: what the family takes where the config is
+        silent.
+      fields: fields of `Transformer` that the family decides otherwise.
+    """
+    d_model, n_heads = read.count("hidden_size"), read.count("num_attention_heads")
+    groups = read.count("num_key_value_heads", n_kv_heads or n_heads)
+    if d_head is None and read.config.get("head_dim") is None:
+        read.divides("num_attention_heads", n_heads, "hidden_size", d_model)
+    width = read.count("head_dim", d_head or d_model // n_heads)
+    read.divides("num_key_value_heads", groups, "num_attention_heads", n_heads)
+    longest = read.count("max_position_embeddings", n_ctx)
+    if "ropes" not in fields:
+        rope = rope_config.read(read.config, width, theta, partial)
+        read.ignore("partial_rotary_factor")
+        fields["ropes"], longest = (rope,), rope.scaling.reach(longest)
+    fields.setdefault("attn_scale", width**-0.5)
+    if "act_fn" not in fields:
+        fields["act_fn"] = read.activation("hidden_act", act)
+    return Transformer(
+        **{
+            "family": family,
+            "n_layers": read.count("num_hidden_layers"),
+            "d_model": d_model,
+            "n_heads": n_heads,
+            "n_kv_heads": groups,
+            "d_head": width,
+            "d_mlp": read.count("intermediate_size"),
+            "d_vocab": read.count("vocab_size"),
+            "n_ctx": longest,
+            "norm": norm,
+            "tied": read.flag("tie_word_embeddings", tied),
+            **fields,
+        }
+    )
+
+
+def rms(read: Reader, eps: float = 1e-6, gain: Any = "w") -> Norm:
+    """RMSNorm with the usual name of its epsilon."""
+    return Norm("rms", read.number("rms_norm_eps", eps), gain)
+
+
+def one_window(read: Reader, default: int | None) -> tuple[int | None, ...]:
+    """The window of a family whose layers are all alike."""
+    window = read.optional("sliding_window", default)
+    return () if window is None else (_window(window),)
+
+
+def windows(read: Reader, default: int | None, slides: Callable[[int], bool]) -> tuple[int | None, ...]:
+    """Window of each layer: as ``layer_types`` says, else where ``slides(layer)``."""
+    n_layers, window = read.count("num_hidden_layers"), read.optional("sliding_window", default)
+    kinds = sliding_layers(read, slides)
+    if window is None and any(kinds) and read.config.get("layer_types") is not None:
+        raise ConfigError("config.json: layer_types has sliding layers, but sliding_window is null")
+    if window is None or not any(kinds):
+        return ()
+    return tuple(_window(window) if kinds[i] else None for i in range(n_layers))
+
+
+def sliding_layers(read: Reader, slides: Callable[[int], bool]) -> tuple[bool, ...]:
+    """For each layer whether its attention is a sliding one."""
+    n_layers, kinds = read.count("num_hidden_layers"), read.config.get("layer_types")
+    read.ignore("layer_types")
+    if kinds is None:
+        return tuple(slides(i) for i in range(n_layers))
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(kinds, list) or len(kinds) != n_layers or set(kinds) - set(known):
+        raise ConfigError(f"config.json: layer_types must name {n_layers} layers, each {' or '.join(known)}")
+    return tuple(kind == known[0] for kind in kinds)
+
+
+def _window(value: float) -> int:
+    if value != int(value) or value < 1:
+        raise ConfigError(f"config.json: sliding_window must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def per_layer(ropes: list[Rope | None]) -> tuple[Rope | None, ...]:
+    """``ropes`` of all layers, once if they are the same."""
+    return tuple(ropes[:1] if len(set(ropes)) == 1 else ropes)

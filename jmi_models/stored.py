@@ -1,0 +1,185 @@
+"""Tensors on disk: what a model folder holds, known from headers before any data is read.
+
+Safetensors, single or sharded, and on request the legacy ``pytorch_model.bin``, read without torch
+and without running the pickle's code (`jmi_models.pickled`).
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jmi.errors import CheckpointError
+from jmi_models import mxfp4, pickled
+
+INDEX = "model.safetensors.index.json"
+_SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"
+_SHOWN = 20
+
+Files = dict[Path, set[str] | None]
+Box = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint.
+
+    Attributes:
+      file: the file it lies in.
+      shape: of the tensor.
+      dtype: as safetensors spells it.
+      read: reads it, into memory of the host or, where it is decoded, of the device; or a box of
+        it, given one slice for each axis, and then no more bytes than the box has.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    read: "Reading"
+
+
+class Reading(Protocol):
+    """Reads a stored tensor, or a box of it."""
+
+    def __call__(self, box: Box | None = None) -> np.ndarray | jax.Array: ...
+
+
+def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:
+    """Every tensor of a model folder, by name.
+
+    Args:
+      pytorch_bin: take ``pytorch_model.bin`` where there are no safetensors.
+
+    Raises:
+      CheckpointError: no weights, or a file that is damaged, missing or outside the folder.
+    """
+    files, read = _files(folder, pytorch_bin)
+    headers: dict[str, Stored] = {}
+    for file, names in files.items():
+        present = read(file)
+        lost = sorted((names or set(present)) - set(present))
+        if lost:
+            raise CheckpointError(f"{file.name}: the index promises tensors it does not hold: {some(lost)}")
+        headers |= {name: present[name] for name in sorted(names or present)}
+    return headers
+
+
+def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dict[str, Stored]]]:
+    """Weight files, each with the tensors to take from it (None: all), and what reads their headers."""
+    # The kind of the index decides how its shards are read, not their names: one of safetensors that
+    # names a pickle must not get it read.
+    kinds = [(INDEX, _SINGLE, _safetensors), (_BIN_INDEX, _BIN, _pickled)]
+    for index, single, read in kinds if pytorch_bin else kinds[:1]:
+        if (folder / index).is_file():
+            return _shards(folder, folder / index), read
+        if (folder / single).is_file():
+            return {folder / single: None}, read
+    if any((folder / name).is_file() for name in (_BIN, _BIN_INDEX)):
+        raise CheckpointError(
+            f"{folder}: only {_BIN}, the pickled format; pass pytorch_bin=True to read it (weights only, no "
+            "code in it is run), or convert it to safetensors"
+        )
+    others = sorted(p.name for p in folder.iterdir())
+    raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")
+
+
+def _shards(folder: Path, index: Path) -> Files:
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        files: Files = {}
+        for name, file in weight_map.items():
+            files.setdefault(_inside(folder, file), set()).add(name)  # type: ignore[union-attr]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index.name} is not a valid index: it needs a 'weight_map'") from None
+    return files
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = folder / file
+    # A name with a directory in it could point anywhere; shards always lie beside their index.
+    if Path(file).name != file or file in ("", ".", ".."):
+        raise CheckpointError(f"the index names {file!r}, outside the model folder; refused")
+    if not path.is_file():
+        raise CheckpointError(f"shard {file} is missing from {folder}; download the model again")
+    return path
+
+
+def _safetensors(file: Path) -> dict[str, Stored]:
+    try:
+        tensors = safe_open(file, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file.name}: not a readable safetensors file ({error}); download it again"
+        ) from None
+    found = {}
+    for name in tensors.keys():  # noqa: SIM118, not a dict
+        view = tensors.get_slice(name)
+        read = functools.partial(_read_safetensor, tensors, file, name)
+        found[name] = Stored(file, tuple(view.get_shape()), view.get_dtype(), read)
+    return found
+
+
+def _read_safetensor(tensors: Any, file: Path, name: str, box: Box | None = None) -> np.ndarray:
+    try:
+        return tensors.get_tensor(name) if box is None else tensors.get_slice(name)[box]
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{file.name}: {name} cannot be read ({error})") from None
+
+
+def _pickled(file: Path) -> dict[str, Stored]:
+    return {
+        name: Stored(file, tensor.shape, tensor.dtype, functools.partial(pickled.read_tensor, tensor))
+        for name, tensor in pickled.read_headers(file).items()
+    }
+
+
+def decode_mxfp4(headers: Mapping[str, Stored], wanted: set[str]) -> dict[str, Stored]:
+    """``headers`` with each pair of MXFP4 blocks and scales put under the name of what they encode.
+
+    Raises:
+      CheckpointError: naming a tensor whose blocks and scales do not belong together or are not uint8.
+    """
+    found = dict(headers)
+    for name in sorted(wanted - set(headers)):
+        parts = [f"{name}_blocks", f"{name}_scales"]
+        if all(part in found for part in parts):
+            found[name] = _mxfp4(name, *(found.pop(part) for part in parts))
+    return found
+
+
+def _mxfp4(name: str, blocks: Stored, scales: Stored) -> Stored:
+    for part, stored in (("blocks", blocks), ("scales", scales)):
+        if stored.dtype != "U8":
+            raise CheckpointError(f"{name}_{part} is {stored.dtype}; MXFP4 is stored as U8")
+    try:
+        shape = mxfp4.decoded_shape(blocks.shape, scales.shape)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    if len(shape) < 2:
+        raise CheckpointError(f"{name}: MXFP4 scales {list(scales.shape)} are not those of a matrix")
+    return Stored(
+        blocks.file,
+        (*shape[:-2], shape[-1], shape[-2]),
+        "BF16",
+        # Decoded whole: the blocks of a box do not lie together.
+        lambda box=None: _decoded(blocks.read(), scales.read())[box or ...],
+    )
+
+
+@jax.jit
+def _decoded(blocks: jax.Array, scales: jax.Array) -> jax.Array:
+    # Blocks run along the input axis, which the unquantised tensor has first. Swapping the axes in here
+    # fuses with the decoding; a swap of the result would hold it twice.
+    return jnp.swapaxes(mxfp4.decode(blocks, scales, jnp.bfloat16), -1, -2)
+
+
+def some(names: list[str]) -> str:
+    """The first of ``names`` in words."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

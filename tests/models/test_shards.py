@@ -1,0 +1,121 @@
+"""Each process reads its own bytes: boxes of stored tensors, and two processes that load one model."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jmi
+import jmi_models
+from jmi_models.checkpoint import plan_reads
+from jmi_models.families import family_of
+from jmi_models.layout import disk_shape, from_disk
+from jmi_models.params import flat
+from jmi_models.placement import MESH_AXES
+from jmi_models.shards import window
+from tests.oracles import grid
+
+FAMILIES = (
+    "llama/longrope_beyond",
+    "gpt2/plain",
+    "gpt_neox/parallel",
+    "falcon/new_decoder",
+    "phi3/longrope_beyond",
+    "gpt_oss/alternating",
+    "mixtral/full",
+    "stablelm/parallel",
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_a_box_of_a_stored_tensor_holds_what_is_wanted(name: str, data: Any) -> None:
+    family = family_of(grid.GRID[name])
+    arch = family.from_config(grid.GRID[name])
+    sizes, tree = arch.sizes(), flat(arch.param_tree())
+    for targets in plan_reads(arch, family, {}).values():
+        for target in targets:
+            param, depth = tree[target.path], len(target.index)
+            bounds = {}
+            for axis in param.axes[depth:]:
+                if axis in MESH_AXES and sizes[axis] % 2 == 0:
+                    half, part = sizes[axis] // 2, data.draw(st.integers(0, 1))
+                    bounds[axis] = (part * half, (part + 1) * half)
+            shape = disk_shape(target.key, sizes)
+            stored = np.arange(np.prod(shape)).reshape(shape)
+            box = window(target.key, sizes, bounds)
+            got = from_disk(stored[box.where], param, box.key, box.sizes)
+            got = got[tuple(slice(*box.rest.get(axis, (None, None))) for axis in param.axes[depth:])]
+            whole = from_disk(stored, param, target.key, sizes)
+            want = whole[tuple(slice(*bounds.get(axis, (None, None))) for axis in param.axes[depth:])]
+            np.testing.assert_array_equal(got, want)
+            if target.key.fused is None or not target.key.fused.groups:
+                assert stored[box.where].size <= stored.size * want.size / whole.size
+
+
+CHILD = """
+import json, sys
+import jax
+port, process, folder, out = sys.argv[1:]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+import numpy as np
+import jmi_models
+from jmi_models import stored
+
+read, original = [], stored._read_safetensor
+def counted(*args, **kwargs):
+    value = original(*args, **kwargs)
+    read.append(value.nbytes)
+    return value
+stored._read_safetensor = counted
+
+mesh = jax.make_mesh((2, 2), ("fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+lm = jmi_models.load(folder, mesh=mesh, progress=False)
+tokens = np.arange(10, dtype=np.int32)[None] % 61
+logits = lm.run(tokens).logits
+logits = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(logits)
+np.savez(out, logits=np.asarray(logits), read=sum(read))
+"""
+
+
+@pytest.mark.parametrize("name", ["llama/longrope_beyond", "mixtral/full"])
+def test_two_processes_load_one_model_each_from_its_own_bytes(name: str, tmp_path: Path) -> None:
+    held = grid.committed(name)
+    folder = grid.write_folder(tmp_path / "model", held.config, held.tensors)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(Path(jmi.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(port), str(i), str(folder), str(tmp_path / f"{i}.npz")],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    errors = [child.communicate(timeout=240)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], errors
+    results = [np.load(tmp_path / f"{i}.npz") for i in (0, 1)]
+    whole = sum(value.nbytes for value in held.tensors.values())
+    tokens = np.arange(10, dtype=np.int32)[None] % 61
+    want = np.asarray(jmi_models.load(folder).run(tokens).logits)
+    for result in results:
+        assert np.abs(result["logits"] - want).max() <= 1e-5 * np.abs(want).max()
+        # The four devices lie two and two along fsdp: each process needs half of nearly everything.
+        assert result["read"] < 0.62 * whole
