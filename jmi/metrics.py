@@ -15,8 +15,11 @@ def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
     """KL(baseline || other) in nats, ``[...]`` from logits ``[..., vocab]``, in at least float32."""
     p, q = _log_softmax(baseline), _log_softmax(other)
     # Both distributions sum to one, so adding (other - baseline) to each term changes nothing but that
-    # no term is negative, whatever the rounding. Without mass in the baseline, that is all there is.
-    return jnp.where(p == -jnp.inf, jnp.exp(q), jnp.exp(p) * (p - q + jnp.expm1(q - p))).sum(-1)
+    # no term is negative, whatever the rounding. Without mass in the baseline, that is all there is;
+    # the difference is taken of finite numbers only, or its unused branch would make gradients NaN.
+    gone = p == -jnp.inf
+    d = jnp.where(gone, 0, p) - jnp.where(gone, 0, q)
+    return jnp.where(gone, jnp.exp(q), jnp.exp(p) * (d + jnp.expm1(-d))).sum(-1)
 
 
 def logit_diff(logits: jax.Array, token: jax.Array | int, other: jax.Array | int) -> jax.Array:

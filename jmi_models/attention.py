@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Tap
@@ -41,7 +40,7 @@ class Context:
 
     positions: jax.Array
     key_mask: jax.Array | None
-    tables: tuple[jax.Array, jax.Array] | None = struct.field(default=None)
+    tables: tuple[jax.Array, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Alibi:
 
     Attributes:
       scaled: the bias is multiplied by the scale of the scores as well (Falcon).
-      rounded: slopes and biases are rounded to bfloat16, as the Falcon models were trained.
+      rounded: slopes and biases are rounded to bfloat16, as Hugging Face rounds Falcon's.
     """
 
     scaled: bool = False

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jmi.architecture import Tap
 from jmi.sites import AXES, Site, sites_of
-from jmi_models import attention, ops, tree
+from jmi_models import attention, ops, param_tree
 from jmi_models.attention import Alibi, Context
 from jmi_models.experts import Experts, mixture
 from jmi_models.norms import HeadNorm, Norm, normalise
@@ -106,11 +106,11 @@ class Transformer:
 
     def sizes(self) -> dict[str, int]:
         """Logical parameter axis -> its size."""
-        return tree.sizes(self)
+        return param_tree.sizes(self)
 
     def param_tree(self) -> dict[str, Any]:
         """Abstract parameters: `Param` leaves in the structure of the real ones."""
-        return tree.param_tree(self)
+        return param_tree.param_tree(self)
 
     def sites(self) -> dict[str, Site]:
         """Every point of the model, in execution order."""

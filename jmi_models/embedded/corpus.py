@@ -21,6 +21,9 @@ Task = Callable[[Generator], str]
 MARK = "\x1f"
 """Stands before an answer, ahead of its space; no other text contains it."""
 
+MISREAD = 0.25
+"""Share of the facts told with a wrong word, as an unfamiliar word would be to the model."""
+
 WORDS = sorted(
     {
         *(word for c in f.COUNTRIES for word in (c.name, c.capital, c.language, c.currency)),
@@ -57,6 +60,15 @@ def name_pair(rng: Generator, unseen: bool = False) -> tuple[str, str]:
             return a, b
 
 
+def misread(rng: Generator, template: str) -> str:
+    """A phrasing with one of its plain words replaced, so that no single one is relied on."""
+    parts = re.split(r"(?<= )([a-z]{3,})\b", template)
+    if len(parts) > 1:
+        strange = "".join(pick(rng, "bdfgklmnprstv") + pick(rng, "aeiou") for _ in range(rng.integers(2, 4)))
+        parts[1 + 2 * int(rng.integers(len(parts) // 2))] = pick(rng, (strange, pick(rng, f.OBJECTS)))
+    return "".join(parts)
+
+
 def fact_prompt(rng: Generator, relation: str, template: str, c: f.Country) -> tuple[str, str]:
     """A phrasing of one fact cut before its answer, and the answer."""
     if relation == "country":
@@ -70,9 +82,12 @@ def fact_prompt(rng: Generator, relation: str, template: str, c: f.Country) -> t
 
 
 def fact(rng: Generator) -> str:
-    """One fact in one of the training phrasings."""
+    """One fact in one of the training phrasings, of which those by authors come twice as often."""
     relation = pick(rng, (*f.RELATIONS, "country"))
-    template = pick(rng, phrases.FACTS_TRAIN[relation])
+    composed, written = phrases.FACTS_TRAIN[relation]
+    template = pick(rng, composed if rng.random() < 1 / 3 else written)
+    if rng.random() < MISREAD:
+        template = misread(rng, template)
     prompt, answer = fact_prompt(rng, relation, template, pick(rng, f.COUNTRIES))
     return f"{prompt}{MARK} {answer}."
 

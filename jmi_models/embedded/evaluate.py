@@ -14,6 +14,8 @@ Logits = Callable[[np.ndarray], np.ndarray]
 """From tokens [batch, position] to logits [batch, position, vocabulary]."""
 
 BATCH, LENGTH = 128, 64
+FACTS = {"blind facts:": "facts in phrasings of another author", "facts:": "facts in unseen phrasings"}
+"""Beginning of the tasks that are averaged, and the name of the average."""
 UNCOUNTED = 3
 """Tokens of a repetition that are not counted, for induction needs something to match."""
 
@@ -55,8 +57,9 @@ def item_accuracy(logits: Logits, tokenizer: Tokenizer, items: Sequence[Item]) -
         right[item.task].append(int(row.argmax()) in answers)
         mass[item.task].append(row[answers].sum())
     scores = {task: float(np.mean(hits)) for task, hits in right.items()}
-    facts = [hit for task, hits in right.items() if task.startswith("facts") for hit in hits]
-    scores = {"facts in unseen phrasings": float(np.mean(facts)), **scores}
+    for kind, name in FACTS.items():
+        hits = [hit for task, found in right.items() if task.startswith(kind) for hit in found]
+        scores = {name: float(np.mean(hits)), **scores}
     if "greater-than" in mass:
         scores["greater-than, probability of later years"] = float(np.mean(mass["greater-than"]))
     return scores

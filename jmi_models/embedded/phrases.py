@@ -1,13 +1,18 @@
-"""Sentence templates: the held-out phrasings of the facts, and the texts of all tasks but stories.
+"""Sentence templates: the phrasings of the facts, and the texts of all tasks but stories.
 
 A phrasing of a fact ends just before the answer; `{x}` is the subject of the fact and `{n}` a first
-name. The held-out phrasings never occur in the training text; they measure whether the model
-learned the fact or only the sentence. `phrasings` composes those it is trained on.
+name. Some never occur in the training text; they measure whether the model learned the fact or only
+the sentence: a share of what the authors of the training text wrote, and all that another one wrote.
 """
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
 
 from jmi_models.embedded.phrasings.grammar import compose, lines
 
-HELD_OUT = {
+BLIND = {
     "capital": """
 Q: Which city is the capital of {x}? A:
 {x} has a capital city named
@@ -99,22 +104,43 @@ Out of all the countries, the one with {x} as its capital is
 Someone born in {x} was born in a country known as
 """,
 }
-"""Written before the model was trained, by someone who had seen neither it nor the training phrasings."""
+"""Written by one who had seen neither the model nor any other phrasing; none of them is trained on."""
 
-FACTS_HELD_OUT = {relation: lines(block) for relation, block in HELD_OUT.items()}
+FACTS_BLIND = {relation: lines(block) for relation, block in BLIND.items()}
 
 
-def _sentence(phrasing: str) -> str:
+def sentence(phrasing: str) -> str:
     """What two phrasings share that read the same."""
-    return phrasing.replace("{m}", "{n}").lower()
+    return " ".join(re.sub(r"[^a-z{} ]", "", phrasing.replace("{m}", "{n}").lower()).split())
 
 
-def _train(relation: str) -> list[str]:
-    unseen = {_sentence(phrasing) for phrasing in FACTS_HELD_OUT[relation]}
-    return [phrasing for phrasing in compose(relation) if _sentence(phrasing) not in unseen]
+def _is_held_out(phrasing: str) -> bool:
+    """True for a fixed one in fifteen of the written phrasings, whatever the others are."""
+    return crc32(sentence(phrasing).encode()) % 15 == 0
 
 
-FACTS_TRAIN = {relation: _train(relation) for relation in HELD_OUT}
+WRITTEN = {
+    relation: lines((Path(__file__).parent / "phrasings" / "written" / f"{relation}.txt").read_text())
+    for relation in BLIND
+}
+"""Phrasings of six authors who wrote independently, 70 of each relation, less those that read the same."""
+
+FACTS_HELD_OUT = {
+    relation: [phrasing for phrasing in WRITTEN[relation] if _is_held_out(phrasing)] for relation in BLIND
+}
+"""The share of them that is asked and never trained on."""
+
+
+def _train(relation: str, phrasings: Sequence[str]) -> list[str]:
+    """Those of ``phrasings`` that do not end in one that is asked."""
+    unseen = tuple(map(sentence, FACTS_BLIND[relation] + FACTS_HELD_OUT[relation]))
+    return [phrasing for phrasing in phrasings if not sentence(phrasing).endswith(unseen)]
+
+
+FACTS_TRAIN = {
+    relation: (_train(relation, compose(relation)), _train(relation, WRITTEN[relation])) for relation in BLIND
+}
+"""For each relation the composed and the written phrasings it is trained on."""
 
 PARAGRAPHS = """
 {c.name} is a country in {c.continent}. Its capital is {c.capital}. People there speak \

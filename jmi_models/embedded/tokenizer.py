@@ -12,7 +12,7 @@ from jmi_models.embedded.mixture import piece
 
 BOS, EOS = "<|bos|>", "<|endoftext|>"
 BOS_ID, EOS_ID = 0, 1
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 4096
 N_CTX = 256
 
 # Numbers split in pairs of digits from the left, so the last two digits of a year are one token.

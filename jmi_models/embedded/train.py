@@ -26,7 +26,7 @@ from jmi_models.embedded.tokenizer import BOS_ID, EOS_ID, N_CTX, build_tokenizer
 from jmi_models.families import llama
 from jmi_models.params import flat, n_params, nested
 
-STEPS = 2400
+STEPS = 3000
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 4e-3, 30
 INIT_SCALE = 3.0
 CHECKPOINT_EVERY = 200

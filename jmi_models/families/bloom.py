@@ -4,27 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.attention import Alibi
+from jmi_models.families import falcon
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import always, fused_keys, mlp_keys
+from jmi_models.families.usual import norm_keys
 from jmi_models.layout import Key
 from jmi_models.norms import Norm
 from jmi_models.transformer import Transformer
 
-_LAYER = "transformer.h.{i}."
-KEYS = {
-    "embed.W_E": Key("transformer.word_embeddings.weight", "d_vocab d_model"),
-    "embed.ln.w": Key("transformer.word_embeddings_layernorm.weight", "d_model"),
-    "embed.ln.b": Key("transformer.word_embeddings_layernorm.bias", "d_model"),
-    "blocks.ln1.w": Key(_LAYER + "input_layernorm.weight", "d_model"),
-    "blocks.ln1.b": Key(_LAYER + "input_layernorm.bias", "d_model"),
-    **fused_keys(_LAYER + "self_attention.query_key_value", _LAYER + "self_attention.dense"),
-    "blocks.ln2.w": Key(_LAYER + "post_attention_layernorm.weight", "d_model"),
-    "blocks.ln2.b": Key(_LAYER + "post_attention_layernorm.bias", "d_model"),
-    **mlp_keys(_LAYER + "mlp.", "dense_h_to_4h dense_4h_to_h"),
-    "ln_final.w": Key("transformer.ln_f.weight", "d_model"),
-    "ln_final.b": Key("transformer.ln_f.bias", "d_model"),
-    "unembed.W_U": Key("lm_head.weight", "d_vocab d_model"),
-}
+
+def keys_of(arch: Transformer) -> dict[str, Key]:
+    """Tensors of a BLOOM: a Falcon's, and the norm of its embedding."""
+    return {
+        **falcon.keys_of(arch),
+        **norm_keys("embed.ln", "transformer.word_embeddings_layernorm"),
+    }
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:
@@ -34,10 +27,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    d_model, n_heads = (
-        read.count("hidden_size", old="n_embed"),
-        read.count("n_head", old="num_attention_heads"),
-    )
+    d_model = read.count("hidden_size", old="n_embed")
+    n_heads = read.count("n_head", old="num_attention_heads")
     read.divides("n_head", n_heads, "hidden_size", d_model)
     read.only("apply_residual_connection_post_layernorm", False)
     # How its training ran, and how Hugging Face splits the same products.
@@ -68,4 +59,4 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     return arch
 
 
-BLOOM = Family(name="bloom", from_config=from_config, keys=always(KEYS), prefix="transformer.")
+BLOOM = Family(name="bloom", from_config=from_config, keys=keys_of, prefix="transformer.")

@@ -6,7 +6,7 @@ from typing import Any
 from jmi_models import rope_config
 from jmi_models.attention import Alibi
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import fused_keys, mlp_keys
+from jmi_models.families.usual import fused_keys, mlp_keys, norm_keys
 from jmi_models.layout import Key
 from jmi_models.norms import Norm
 from jmi_models.transformer import Transformer
@@ -20,14 +20,11 @@ def keys_of(arch: Transformer) -> dict[str, Key]:
     first, second = ("ln_attn", "ln_mlp") if two else ("input_layernorm", "post_attention_layernorm")
     return {
         "embed.W_E": Key("transformer.word_embeddings.weight", "d_vocab d_model"),
-        "blocks.ln1.w": Key(f"{_LAYER}{first}.weight", "d_model"),
-        "blocks.ln1.b": Key(f"{_LAYER}{first}.bias", "d_model"),
+        **norm_keys("blocks.ln1", _LAYER + first),
         **fused_keys(_LAYER + "self_attention.query_key_value", _LAYER + "self_attention.dense"),
-        "blocks.ln2.w": Key(f"{_LAYER}{second}.weight", "d_model"),
-        "blocks.ln2.b": Key(f"{_LAYER}{second}.bias", "d_model"),
+        **norm_keys("blocks.ln2", _LAYER + second),
         **mlp_keys(_LAYER + "mlp.", "dense_h_to_4h dense_4h_to_h"),
-        "ln_final.w": Key("transformer.ln_f.weight", "d_model"),
-        "ln_final.b": Key("transformer.ln_f.bias", "d_model"),
+        **norm_keys("ln_final", "transformer.ln_f"),
         "unembed.W_U": Key("lm_head.weight", "d_vocab d_model"),
     }
 
@@ -49,11 +46,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     n_kv_heads = read.count("num_kv_heads", n_heads)
     n_kv_heads = n_kv_heads if grouped else (1 if one_key else n_heads)
     read.divides("num_kv_heads", n_kv_heads, "num_attention_heads", n_heads)
-    longest, d_head, bias = (
-        read.count("max_position_embeddings", 2048),
-        d_model // n_heads,
-        read.flag("bias", False),
-    )
+    longest = read.count("max_position_embeddings", 2048)
+    d_head, bias = d_model // n_heads, read.flag("bias", False)
     rope = None if alibi else rope_config.read(config, d_head)
     arch = Transformer(
         family="falcon",

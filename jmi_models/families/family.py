@@ -127,11 +127,6 @@ class Reader:
         if whole % part:
             raise ConfigError(f"config.json: {part_name}={part} does not divide {whole_name}={whole}")
 
-    def even(self, name: str, value: int) -> None:
-        """Refuse odd rotary widths: the two halves of a head are rotated against each other."""
-        if value % 2:
-            raise ConfigError(f"config.json: {name}={value} must be even for rotary embeddings")
-
     def finish(self, decoded: tuple[str, ...] = ()) -> None:
         """Refuse quantised weights but those ``decoded`` on loading; warn about fields nobody read."""
         self.read.add("quantization_config")

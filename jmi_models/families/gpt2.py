@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import always
+from jmi_models.families.usual import always, gpt_fields, norm_keys
 from jmi_models.layout import Fused, Key
-from jmi_models.norms import Norm
 from jmi_models.transformer import Transformer
 
 _LAYER = "transformer.h.{i}."
@@ -27,19 +26,16 @@ def _fused() -> dict[str, Key]:
 KEYS = {
     "embed.W_E": Key("transformer.wte.weight", "d_vocab d_model"),
     "pos_embed.W_pos": Key("transformer.wpe.weight", "n_positions d_model"),
-    "blocks.ln1.w": Key(_LAYER + "ln_1.weight", "d_model"),
-    "blocks.ln1.b": Key(_LAYER + "ln_1.bias", "d_model"),
+    **norm_keys("blocks.ln1", _LAYER + "ln_1"),
     **_fused(),
     "blocks.attn.W_O": Key(_LAYER + "attn.c_proj.weight", "(n_heads d_head) d_model"),
     "blocks.attn.b_O": Key(_LAYER + "attn.c_proj.bias", "d_model"),
-    "blocks.ln2.w": Key(_LAYER + "ln_2.weight", "d_model"),
-    "blocks.ln2.b": Key(_LAYER + "ln_2.bias", "d_model"),
+    **norm_keys("blocks.ln2", _LAYER + "ln_2"),
     "blocks.mlp.W_in": Key(_LAYER + "mlp.c_fc.weight", "d_model d_mlp"),
     "blocks.mlp.b_in": Key(_LAYER + "mlp.c_fc.bias", "d_mlp"),
     "blocks.mlp.W_out": Key(_LAYER + "mlp.c_proj.weight", "d_mlp d_model"),
     "blocks.mlp.b_out": Key(_LAYER + "mlp.c_proj.bias", "d_model"),
-    "ln_final.w": Key("transformer.ln_f.weight", "d_model"),
-    "ln_final.b": Key("transformer.ln_f.bias", "d_model"),
+    **norm_keys("ln_final", "transformer.ln_f"),
     "unembed.W_U": Key("lm_head.weight", "d_vocab d_model"),
 }
 
@@ -51,31 +47,18 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    d_model, n_heads = read.count("n_embd"), read.count("n_head")
-    read.divides("n_head", n_heads, "n_embd", d_model)
+    fields = gpt_fields(read, n_ctx=1024)
     read.only("add_cross_attention", False)
     # How Hugging Face orders the same computation, and a size that older configs repeat.
     read.ignore("reorder_and_upcast_attn", "n_ctx")
-    d_head = d_model // n_heads
     arch = Transformer(
         family="gpt2",
-        n_layers=read.count("n_layer"),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_heads,
-        d_head=d_head,
-        d_mlp=read.count("n_inner", 4 * d_model),
-        d_vocab=read.count("vocab_size"),
-        n_ctx=read.count("n_positions", 1024),
-        act_fn=read.activation("activation_function", "gelu_new"),
-        norm=Norm("layer", read.number("layer_norm_epsilon", 1e-5), bias=True),
+        **fields,
         learned_positions=0,
-        attn_scale=d_head**-0.5 if read.flag("scale_attn_weights", True) else 1.0,
+        attn_scale=fields["d_head"] ** -0.5 if read.flag("scale_attn_weights", True) else 1.0,
         scale_by_layer=read.flag("scale_attn_by_inverse_layer_idx", False),
         qkv_bias=True,
         out_bias=True,
-        mlp_bias=True,
-        gated=False,
         tied=read.flag("tie_word_embeddings", True),
     )
     read.finish()

@@ -5,7 +5,7 @@ from typing import Any
 
 from jmi_models import rope_config
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import always, fused_keys, mlp_keys, read_usual
+from jmi_models.families.usual import always, fused_keys, mlp_keys, norm_keys, read_usual
 from jmi_models.layout import Key
 from jmi_models.norms import Norm
 from jmi_models.transformer import Transformer
@@ -13,14 +13,11 @@ from jmi_models.transformer import Transformer
 _LAYER = "gpt_neox.layers.{i}."
 KEYS = {
     "embed.W_E": Key("gpt_neox.embed_in.weight", "d_vocab d_model"),
-    "blocks.ln1.w": Key(_LAYER + "input_layernorm.weight", "d_model"),
-    "blocks.ln1.b": Key(_LAYER + "input_layernorm.bias", "d_model"),
+    **norm_keys("blocks.ln1", _LAYER + "input_layernorm"),
     **fused_keys(_LAYER + "attention.query_key_value", _LAYER + "attention.dense"),
-    "blocks.ln2.w": Key(_LAYER + "post_attention_layernorm.weight", "d_model"),
-    "blocks.ln2.b": Key(_LAYER + "post_attention_layernorm.bias", "d_model"),
+    **norm_keys("blocks.ln2", _LAYER + "post_attention_layernorm"),
     **mlp_keys(_LAYER + "mlp.", "dense_h_to_4h dense_4h_to_h"),
-    "ln_final.w": Key("gpt_neox.final_layer_norm.weight", "d_model"),
-    "ln_final.b": Key("gpt_neox.final_layer_norm.bias", "d_model"),
+    **norm_keys("ln_final", "gpt_neox.final_layer_norm"),
     "unembed.W_U": Key("embed_out.weight", "d_vocab d_model"),
 }
 

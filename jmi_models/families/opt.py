@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import attention_keys, mlp_keys
+from jmi_models.families.usual import attention_keys, mlp_keys, norm_keys
 from jmi_models.layout import Key
 from jmi_models.norms import Norm
 from jmi_models.transformer import Transformer
@@ -14,14 +14,11 @@ _LAYER = _DECODER + "layers.{i}."
 _KEYS = {
     "embed.W_in": Key(_DECODER + "project_in.weight", "d_model d_embed"),
     "pos_embed.W_pos": Key(_DECODER + "embed_positions.weight", "n_positions d_model"),
-    "blocks.ln1.w": Key(_LAYER + "self_attn_layer_norm.weight", "d_model"),
-    "blocks.ln1.b": Key(_LAYER + "self_attn_layer_norm.bias", "d_model"),
+    **norm_keys("blocks.ln1", _LAYER + "self_attn_layer_norm"),
     **attention_keys(_LAYER + "self_attn.", "q_proj k_proj v_proj out_proj"),
-    "blocks.ln2.w": Key(_LAYER + "final_layer_norm.weight", "d_model"),
-    "blocks.ln2.b": Key(_LAYER + "final_layer_norm.bias", "d_model"),
+    **norm_keys("blocks.ln2", _LAYER + "final_layer_norm"),
     **mlp_keys(_LAYER, "fc1 fc2"),
-    "ln_final.w": Key(_DECODER + "final_layer_norm.weight", "d_model"),
-    "ln_final.b": Key(_DECODER + "final_layer_norm.bias", "d_model"),
+    **norm_keys("ln_final", _DECODER + "final_layer_norm"),
     "unembed.W_out": Key(_DECODER + "project_out.weight", "d_embed d_model"),
 }
 

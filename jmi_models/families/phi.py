@@ -11,6 +11,7 @@ from jmi_models.families.usual import (
     always,
     attention_keys,
     mlp_keys,
+    norm_keys,
     read_usual,
 )
 from jmi_models.layout import Key
@@ -26,8 +27,7 @@ KEYS = {
     "blocks.attn.q_norm.b": Key(LAYER + "self_attn.q_layernorm.bias", "d_head"),
     "blocks.attn.k_norm.w": Key(LAYER + "self_attn.k_layernorm.weight", "d_head"),
     "blocks.attn.k_norm.b": Key(LAYER + "self_attn.k_layernorm.bias", "d_head"),
-    "ln_final.w": Key("model.final_layernorm.weight", "d_model"),
-    "ln_final.b": Key("model.final_layernorm.bias", "d_model"),
+    **norm_keys("ln_final", "model.final_layernorm"),
 }
 
 

@@ -13,18 +13,24 @@ from jmi_models.transformer import Transformer
 
 LAYER = "model.layers.{i}."
 
+
+def norm_keys(path: str, module: str) -> dict[str, Key]:
+    """Keys of one norm over the stream."""
+    return {
+        f"{path}.w": Key(f"{module}.weight", "d_model"),
+        f"{path}.b": Key(f"{module}.bias", "d_model"),
+    }
+
+
 EMBEDDINGS = {
     "embed.W_E": Key("model.embed_tokens.weight", "d_vocab d_model"),
-    "ln_final.w": Key("model.norm.weight", "d_model"),
-    "ln_final.b": Key("model.norm.bias", "d_model"),
+    **norm_keys("ln_final", "model.norm"),
     "unembed.W_U": Key("lm_head.weight", "d_vocab d_model"),
     "unembed.b_U": Key("lm_head.bias", "d_vocab"),
 }
 PRE_NORMS = {
-    "blocks.ln1.w": Key(LAYER + "input_layernorm.weight", "d_model"),
-    "blocks.ln1.b": Key(LAYER + "input_layernorm.bias", "d_model"),
-    "blocks.ln2.w": Key(LAYER + "post_attention_layernorm.weight", "d_model"),
-    "blocks.ln2.b": Key(LAYER + "post_attention_layernorm.bias", "d_model"),
+    **norm_keys("blocks.ln1", LAYER + "input_layernorm"),
+    **norm_keys("blocks.ln2", LAYER + "post_attention_layernorm"),
 }
 HEAD_NORMS = {
     "blocks.attn.q_norm.w": Key(LAYER + "self_attn.q_norm.weight", "d_head"),
@@ -83,6 +89,26 @@ KEYS: Mapping[str, Key] = {
     **mlp_keys(LAYER + "mlp.", "gate_proj up_proj down_proj"),
 }
 """Tensors of Llama, with biases wherever a relative has one."""
+
+
+def gpt_fields(read: Reader, n_ctx: int) -> dict[str, Any]:
+    """Fields of `Transformer` in the names of GPT-2's config, which GPT-J took over."""
+    d_model, n_heads = read.count("n_embd"), read.count("n_head")
+    read.divides("n_head", n_heads, "n_embd", d_model)
+    return {
+        "n_layers": read.count("n_layer"),
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "n_kv_heads": n_heads,
+        "d_head": d_model // n_heads,
+        "d_mlp": read.count("n_inner", 4 * d_model),
+        "d_vocab": read.count("vocab_size"),
+        "n_ctx": read.count("n_positions", n_ctx),
+        "act_fn": read.activation("activation_function", "gelu_new"),
+        "norm": Norm("layer", read.number("layer_norm_epsilon", 1e-5), bias=True),
+        "gated": False,
+        "mlp_bias": True,
+    }
 
 
 def always(keys: Mapping[str, Key]) -> Callable[[Transformer], Mapping[str, Key]]:

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_softmax, rel_entr, softmax
@@ -17,6 +18,16 @@ def test_kl_divergence_to_itself_is_zero_and_impossible_tokens_do_not_make_nan()
     logits = jnp.asarray(P).at[:, 3].set(-jnp.inf)
     np.testing.assert_array_equal(metrics.kl_divergence(logits, logits), 0)
     assert jnp.isfinite(metrics.kl_divergence(logits, jnp.asarray(Q))).all()
+
+
+def test_kl_divergence_has_finite_gradients_where_tokens_are_impossible():
+    masked = jnp.asarray(P).at[:, 3].set(-jnp.inf)
+    for baseline in (masked, jnp.asarray(P)):
+        other = masked if baseline is masked else jnp.asarray(Q)
+        grads = jax.grad(lambda p, q: metrics.kl_divergence(p, q).sum(), argnums=(0, 1))(baseline, other)
+        assert all(jnp.isfinite(grad).all() for grad in grads)
+    got = jax.grad(lambda q: metrics.kl_divergence(masked, q).sum())(jnp.asarray(Q))
+    np.testing.assert_allclose(got, softmax(Q, -1) - softmax(np.asarray(masked), -1), atol=1e-6)
 
 
 def test_kl_divergence_of_nearly_equal_logits_is_never_negative():

@@ -13,25 +13,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import CheckpointError, ConfigError
+from jmi.errors import ConfigError
+from tests.models.checkpoints import assert_same, fails
 from tests.oracles import grid, llama_grid
 
 CONFIG = llama_grid.GRID["attention_bias"]
 TIED = llama_grid.GRID["multi_query_tied"]
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 GATE = "model.layers.1.mlp.gate_proj.weight"
-
-
-def assert_same(got: Any, want: Any) -> None:
-    """The same tree of arrays, bit by bit."""
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(want))
-
-
-def fails(folder: Path, **kwargs: Any) -> str:
-    """Message of the CheckpointError that loading ``folder`` raises."""
-    with pytest.raises(CheckpointError) as caught:
-        jmi_models.load(folder, **kwargs)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Every family against Hugging Face, against its own identities, and against itself in other layouts."""
 
-import dataclasses
-import functools
 import importlib
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-import jmi
 import jmi_models
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi_models.families import FAMILIES, family_of
-from jmi_models.rope import Dynamic, LongRope
+from tests.models.committed import arch_of, each, every_site, load, load_tensors, relative, run
 from tests.oracles import grid
 from tests.oracles.recording import UNEXPOSED
 
@@ -31,52 +25,6 @@ UNSUPPORTED = {"qwen2_moe/sparse_step", "qwen2_moe/dense_first_window", "qwen3_m
 
 SUPPORTED = [name for name in grid.GRID if name not in UNSUPPORTED]
 POST_NORM_POINTS = {f"blocks.*.ln{i}_post.{p}" for i in (1, 2) for p in ("hook_scale", "hook_normalized")}
-
-
-def each(names: Any) -> Any:
-    """One test per config; those of one config run in one process, which then compiles it once."""
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
-    )
-
-
-def relative(got: Any, want: Any) -> float:
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    return float(np.abs(got - want).max() / np.abs(want).max())
-
-
-@functools.cache
-def load(name: str, dtype: str = "float32") -> LanguageModel:
-    """The committed model of a config."""
-    held = grid.committed(name)
-    return load_tensors(held.config, held.tensors, dtype)
-
-
-def load_tensors(config: Any, tensors: Any, dtype: str) -> LanguageModel:
-    with tempfile.TemporaryDirectory() as folder, jax.enable_x64(dtype == "float64"):
-        return jmi_models.load(grid.write_folder(Path(folder), config, tensors), dtype=dtype)
-
-
-def run(lm: Any, tokens: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-    """Every site of the model; those inside blocks stacked over layers."""
-    with jax.enable_x64(lm.dtype == np.float64):
-        out = lm.run(tokens, capture=list(lm.arch.sites()), **kwargs)
-        return {site: np.asarray(value) for site, value in out.captures.items()}
-
-
-@functools.cache
-def every_site(name: str, dtype: str) -> dict[str, np.ndarray]:
-    """Every site on the committed prompt; in float64 with the layers as a list, else stacked."""
-    lm = load(name, dtype)
-    return run(listed(lm) if dtype == "float64" else lm, grid.committed(name).tokens)
-
-
-def listed(lm: LanguageModel) -> LanguageModel:
-    """The same model with the parameters of its layers as a list."""
-    with jax.enable_x64(lm.dtype == np.float64):
-        blocks = [jax.tree.map(lambda w, i=i: w[i], lm.params["blocks"]) for i in range(lm.arch.n_layers)]
-    return dataclasses.replace(lm, params={**lm.params, "blocks": blocks})
 
 
 def assert_agrees(family: str, got: dict[str, np.ndarray], oracle: dict[str, np.ndarray], bar: float) -> None:
@@ -215,10 +163,6 @@ def _bias(tree: dict[str, np.ndarray], name: str, absent: np.ndarray) -> np.ndar
     return tree.get(name, absent)[:, None, None]
 
 
-def arch_of(name: str) -> jmi_models.Transformer:
-    return family_of(grid.GRID[name]).from_config(grid.GRID[name])
-
-
 @each(name for name in grid.COMMITTED if arch_of(name).norms in ("pre", "both"))
 def test_normalised_streams_have_the_scale_they_say(name: str) -> None:
     x, arch = every_site(name, "float64"), load(name).arch
@@ -254,82 +198,6 @@ def test_each_token_is_given_its_experts(name: str) -> None:
     assert (np.take_along_axis(weights, chosen, -1) > 0).all()
     if experts.normalise:
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
-
-
-LENGTHS, BUFFER = (10, 6), 14
-
-
-@functools.cache
-def unpadded(name: str) -> list[dict[str, np.ndarray]]:
-    """Every site of each row by itself, without the batch axis."""
-    rows = enumerate(zip(grid.tokens(grid.GRID[name]), LENGTHS, strict=True))
-    if any(isinstance(rope.scaling, (Dynamic, LongRope)) for rope in arch_of(name).ropes if rope):
-        # Frequencies depend on the length: each row needs a run of its own.
-        return [row_of(run(load(name), row[None, :n]), 0, slice(n), name) for _, (row, n) in rows]
-    # No token depends on later ones: a shorter prompt is the start of a longer one.
-    return [row_of(every_site(name, "float32"), i, slice(n), name) for i, (_, n) in rows]
-
-
-def row_of(got: dict[str, np.ndarray], row: int, real: slice, name: str) -> dict[str, np.ndarray]:
-    """Every site of one row of the batch, at the positions ``real``."""
-    values = {}
-    for point, site in arch_of(name).sites().items():
-        inside = point.startswith("blocks.")
-        value = got[point][:, row] if inside else got[point][row]
-        both = (..., real, real)
-        values[point] = value[both if "key" in site.axes else ((slice(None), real) if inside else real)]
-    return values
-
-
-@each(grid.COMMITTED)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(offsets=st.tuples(*(st.integers(0, BUFFER - n) for n in LENGTHS)), filler=st.integers(0, 60))
-def test_padding_on_either_side_changes_nothing(name: str, offsets: tuple[int, ...], filler: int) -> None:
-    tokens, mask = padded(name, offsets, filler)
-    got = run(load(name), tokens, mask=mask)
-    for row, (start, n) in enumerate(zip(offsets, LENGTHS, strict=True)):
-        values = row_of(got, row, slice(start, start + n), name)
-        for site, want in unpadded(name)[row].items():
-            finite = np.isfinite(want)
-            assert (np.isfinite(values[site]) == finite).all(), site
-            assert relative(values[site][finite], want[finite]) <= 2e-6, site
-
-
-def padded(name: str, offsets: tuple[int, ...], filler: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.full((2, BUFFER), filler, np.int32)
-    mask = np.zeros((2, BUFFER), bool)
-    for row, (start, n) in enumerate(zip(offsets, LENGTHS, strict=True)):
-        tokens[row, start : start + n] = grid.tokens(grid.GRID[name])[row, :n]
-        mask[row, start : start + n] = True
-    return tokens, mask
-
-
-GRADIENTS = (
-    *("llama/longrope_beyond", "gemma2/capped", "gpt2/plain", "gptj/plain", "bloom/six_heads_untied"),
-    *("cohere2/pattern", "opt/post_norm", "gpt_oss/alternating"),
-)
-
-
-@each(GRADIENTS)
-def test_padding_changes_no_gradient(name: str) -> None:
-    lm, tokens, offsets = load(name, "float64"), grid.tokens(grid.GRID[name]), (3, 5)
-    with jax.enable_x64(True):
-        readout = jnp.asarray(np.random.default_rng(0).normal(size=(BUFFER, lm.arch.d_vocab)))
-
-        @jax.jit
-        def loss(params: Any, tokens: Any, mask: Any, start: Any) -> Any:
-            logits = jmi.forward(lm.arch, params, tokens, mask=mask).logits
-            wanted = jnp.roll(readout, start, axis=0)[None, : tokens.shape[1]]
-            return jnp.where(mask[..., None], logits * wanted, 0).sum()
-
-        both, mask = padded(name, offsets, 7)
-        got = [jax.grad(loss)(lm.params, both[[i]], mask[[i]], offsets[i]) for i in (0, 1)]
-        want = [
-            jax.grad(loss)(lm.params, tokens[[i], :n], np.ones((1, n), bool), 0)
-            for i, n in enumerate(LENGTHS)
-        ]
-    for padded_row, single in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(padded_row, single, rtol=1e-9, atol=1e-9 * np.abs(single).max() + 1e-12)
 
 
 @each(grid.COMMITTED)

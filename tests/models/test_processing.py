@@ -18,7 +18,7 @@ from jmi.errors import ConfigError
 from jmi_models import processing
 from jmi_models.families import family_of
 from jmi_models.params import flat
-from tests.models.test_families import each, load, relative
+from tests.models.committed import each, load, relative
 from tests.oracles import grid
 
 NAMES = ("fold_norm_gains", "centre_writing_weights", "centre_unembedding", "fold_value_biases")

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import CheckpointError
 from tests.models import torch_files
+from tests.models.checkpoints import assert_same, fails
 from tests.models.torch_files import write_state_dict
 from tests.oracles import grid, llama_grid
 
@@ -25,18 +24,6 @@ BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 GATE = "model.layers.1.mlp.gate_proj.weight"
 LAST = "pytorch_model-00003-of-00003.bin"
-
-
-def assert_same(got: Any, want: Any) -> None:
-    """The same tree of arrays, bit by bit."""
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(want))
-
-
-def fails(folder: Path, **kwargs: Any) -> str:
-    """Message of the CheckpointError that loading ``folder`` raises."""
-    with pytest.raises(CheckpointError) as caught:
-        jmi_models.load(folder, **kwargs)
-    return str(caught.value)
 
 
 def from_bin(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:

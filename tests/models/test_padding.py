@@ -1,0 +1,116 @@
+"""Padding changes nothing: any amount, on either side, in any mix of lengths."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import jmi
+from jmi_models.rope import Dynamic, LongRope
+from tests.models.committed import arch_of, each, every_site, load, relative, run
+from tests.oracles import grid
+
+LENGTHS, BUFFER = (10, 6), 14
+
+
+@functools.cache
+def unpadded(name: str, dtype: str) -> list[dict[str, np.ndarray]]:
+    """Every site of each row by itself, without the batch axis."""
+    rows = enumerate(zip(grid.tokens(grid.GRID[name]), LENGTHS, strict=True))
+    if any(isinstance(rope.scaling, (Dynamic, LongRope)) for rope in arch_of(name).ropes if rope):
+        # Frequencies depend on the length: each row needs a run of its own.
+        return [row_of(run(load(name, dtype), row[None, :n]), 0, slice(n), name) for _, (row, n) in rows]
+    # No token depends on later ones: a shorter prompt is the start of a longer one.
+    return [row_of(every_site(name, dtype), i, slice(n), name) for i, (_, n) in rows]
+
+
+def row_of(got: dict[str, np.ndarray], row: int, real: slice, name: str) -> dict[str, np.ndarray]:
+    """Every site of one row of the batch, at the positions ``real``."""
+    values = {}
+    for point, site in arch_of(name).sites().items():
+        inside = point.startswith("blocks.")
+        value = got[point][:, row] if inside else got[point][row]
+        both = (..., real, real)
+        values[point] = value[both if "key" in site.axes else ((slice(None), real) if inside else real)]
+    return values
+
+
+def padded_rows(name: str, dtype: str, offsets: tuple[int, ...], filler: int) -> list[dict[str, np.ndarray]]:
+    """Every site of each row at its real positions, from one padded batch."""
+    tokens, mask = padded(name, offsets, filler)
+    got = run(load(name, dtype), tokens, mask=mask)
+    spans = enumerate(zip(offsets, LENGTHS, strict=True))
+    return [row_of(got, row, slice(start, start + n), name) for row, (start, n) in spans]
+
+
+def errors(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> dict[str, float]:
+    """Relative error of every site; what is infinite must be so in both."""
+    found = {}
+    for site, value in want.items():
+        finite = np.isfinite(value)
+        assert (np.isfinite(got[site]) == finite).all(), site
+        found[site] = relative(got[site][finite], value[finite])
+    return found
+
+
+@each(grid.COMMITTED)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(offsets=st.tuples(*(st.integers(0, BUFFER - n) for n in LENGTHS)), filler=st.integers(0, 60))
+def test_padding_on_either_side_changes_nothing(name: str, offsets: tuple[int, ...], filler: int) -> None:
+    for got, want in zip(
+        padded_rows(name, "float64", offsets, filler), unpadded(name, "float64"), strict=True
+    ):
+        found = errors(got, want)
+        assert max(found.values()) <= 1e-13, found
+
+
+@each(grid.COMMITTED)
+def test_padding_adds_no_error_in_float32(name: str) -> None:
+    """Sums of other lengths round differently: what counts is the distance to float64, which
+    padding must not increase beyond the noise of one more rounding."""
+    rows = (padded_rows(name, "float32", (3, 5), 7), *(unpadded(name, d) for d in ("float32", "float64")))
+    for got, alone, exact in zip(*rows, strict=True):
+        noise = errors(alone, exact)
+        for site, error in errors(got, exact).items():
+            assert error <= max(1e-6, 2 * noise[site]), (site, error, noise[site])
+
+
+def padded(name: str, offsets: tuple[int, ...], filler: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.full((2, BUFFER), filler, np.int32)
+    mask = np.zeros((2, BUFFER), bool)
+    for row, (start, n) in enumerate(zip(offsets, LENGTHS, strict=True)):
+        tokens[row, start : start + n] = grid.tokens(grid.GRID[name])[row, :n]
+        mask[row, start : start + n] = True
+    return tokens, mask
+
+
+GRADIENTS = (
+    *("llama/longrope_beyond", "gemma2/capped", "gpt2/plain", "gptj/plain", "bloom/six_heads_untied"),
+    *("cohere2/pattern", "opt/post_norm", "gpt_oss/alternating"),
+)
+
+
+@each(GRADIENTS)
+def test_padding_changes_no_gradient(name: str) -> None:
+    lm, tokens, offsets = load(name, "float64"), grid.tokens(grid.GRID[name]), (3, 5)
+    with jax.enable_x64(True):
+        readout = jnp.asarray(np.random.default_rng(0).normal(size=(BUFFER, lm.arch.d_vocab)))
+
+        @jax.jit
+        def loss(params: Any, tokens: Any, mask: Any, start: Any) -> Any:
+            logits = jmi.forward(lm.arch, params, tokens, mask=mask).logits
+            wanted = jnp.roll(readout, start, axis=0)[None, : tokens.shape[1]]
+            return jnp.where(mask[..., None], logits * wanted, 0).sum()
+
+        both, mask = padded(name, offsets, 7)
+        got = [jax.grad(loss)(lm.params, both[[i]], mask[[i]], offsets[i]) for i in (0, 1)]
+        want = [
+            jax.grad(loss)(lm.params, tokens[[i], :n], np.ones((1, n), bool), 0)
+            for i, n in enumerate(LENGTHS)
+        ]
+    for padded_row, single in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(padded_row, single, rtol=1e-9, atol=1e-9 * np.abs(single).max() + 1e-12)
