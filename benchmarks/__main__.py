@@ -1,4 +1,4 @@
-"""``python -m benchmarks [hooks dispatch traces forward loading] [--output FILE.json]``."""
+"""``python -m benchmarks [SUITE ...] [--output FILE.json]``; ``--help`` lists the suites."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import hooks, loading, peers
+from benchmarks import hooks, loading, peers, recurrent
 from benchmarks.timing import hardware
 from jmi.artefacts import check_writable, write_json
 
@@ -16,6 +16,8 @@ SUITES = {
     "dispatch": ("Dispatch: 12 layers, width 32, 8 tokens", lambda n: hooks.dispatch(20 * n)),
     "traces": ("Compiles of a sweep", lambda n: hooks.traces()),
     "forward": ("Forward: GPT-2 small, float32, against peers", lambda n: peers.forward(n)),
+    "recurrent": ("RWKV-7 0.1B, float32, against the rwkv package", lambda n: recurrent.models(n)),
+    "recurrence": ("The recurrences: 12 heads of 64, float32", lambda n: recurrent.recurrence(n)),
     "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading()),
 }
 

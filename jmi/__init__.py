@@ -17,6 +17,7 @@ from jmi.errors import (
     JmiError,
     TokenizerError,
 )
+from jmi.generation import Generated, generate
 from jmi.hooks import prepare
 from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Project, Replace, Scale, Zero
 from jmi.lm import LanguageModel, site_shapes

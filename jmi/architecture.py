@@ -5,6 +5,7 @@ sweeps or files. The engine drives it and hands it a `Tap`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -79,6 +80,36 @@ class Tap:
         self._record(point, "after", value, site)
         return value
 
+    def at_step(self, name: str, value: jax.Array, step: Any, length: int) -> jax.Array:
+        """As a call, for a point whose positions are computed one by one; records nothing (`passed`).
+
+        Args:
+          value: of position ``step``, without the position axis.
+          length: number of positions. A hook sees ``value`` at each of them, and its result at
+            ``step`` flows onward.
+        """
+        point = self._point(name)
+        self.seen.add(point)
+        site = dataclasses.replace(self.sites[point], layer=self.layer)
+        axis = site.axis("pos") or 0
+
+        def act(hook: Any, value: jax.Array) -> jax.Array:
+            shape = (*value.shape[:axis], length, *value.shape[axis:])
+            spread = jnp.broadcast_to(jnp.expand_dims(value, axis), shape)
+            return jax.lax.dynamic_index_in_dim(apply(hook, spread, site), step, axis, keepdims=False)
+
+        for hook in self.hooks.get(point, ()):
+            value = hook.where_chosen(functools.partial(act, hook.hook), value, site)
+        return value
+
+    def passed(self, name: str, arrived: jax.Array, onward: jax.Array) -> None:
+        """Record a point whose hooks have run: its values of all positions before and after them."""
+        point = self._point(name)
+        self.seen.add(point)
+        site = dataclasses.replace(self.sites[point], layer=self.layer)
+        self._record(point, "before", arrived, site)
+        self._record(point, "after", onward, site)
+
     @classmethod
     def silent(cls) -> "Tap":
         """A tap whose points nobody can ask for: a part of a model that exposes nothing."""
@@ -126,8 +157,15 @@ class Tap:
 
     def wants(self, name: str) -> bool:
         """Whether this run hooks or captures the point: what nobody wants need not be computed."""
-        point = self._point(name)
-        return point in self.hooks or any(group.point == point for group in self.groups)
+        return self.hooked(name) or self.captured(name)
+
+    def hooked(self, name: str) -> bool:
+        """Whether this run hooks the point."""
+        return self._point(name) in self.hooks
+
+    def captured(self, name: str) -> bool:
+        """Whether this run captures the point."""
+        return any(group.point == self._point(name) for group in self.groups)
 
     def finish(self) -> None:
         """Raise HookError for a wanted point of this part that is listed but was not passed through."""

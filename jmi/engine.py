@@ -19,6 +19,7 @@ from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import run_layers
 from jmi.output import Output, wrap
+from jmi.recurrence import enter, leaving
 from jmi.sites import table_of
 from jmi.varying import vary_like
 
@@ -50,6 +51,7 @@ def forward(
     start_at_layer: Any = None,
     carry: Any = None,
     stop_at_layer: Any = None,
+    state: Any = None,
     remat: bool = True,
 ) -> Output:
     """Run a model on tokens: a pure function, for your own jit, vmap, grad and shard_map.
@@ -66,6 +68,9 @@ def forward(
         traced scalar, never recompiles.
       carry: what enters that layer: the residual stream ``[b, s, d_model]``.
       stop_at_layer: stop before this layer and return its input as ``out.carry`` (no logits).
+      state: of a recurrent model, what an earlier run left behind (``out.state``), or
+        ``arch.initial_state(batch)``; given one, the run returns its own. It is a dict whose arrays
+        have the layers first. Prompts and their continuation run in pieces are one run.
       remat: under reverse-mode gradients, recompute each layer instead of storing its insides:
         memory no longer grows with layers x sites, at about a third more time.
 
@@ -88,6 +93,7 @@ def forward(
         start_at_layer=start_at_layer,
         carry=carry,
         stop_at_layer=stop_at_layer,
+        state=state,
         remat=remat,
     )
     return wrap(layout, arch.n_layers, *execute(static, params, *data))
@@ -104,6 +110,7 @@ def plan_run(
     start_at_layer: Any = None,
     carry: Any = None,
     stop_at_layer: Any = None,
+    state: Any = None,
     remat: bool = True,
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
@@ -115,6 +122,11 @@ def plan_run(
     if (start is None) != (carry is None):
         raise ConfigError("start_at_layer= and carry= go together: the layer, and what enters it")
     prepared = prepare(arch, hooks, tokens.shape)
+    if state is not None:
+        if start is not None or stop is not None:
+            raise ConfigError("state= needs a run through all layers: each has a part of it")
+        prepared = enter(arch, state, prepared, tokens.shape)
+        capture = [*([capture] if isinstance(capture, (str, Capture)) else capture), *leaving(arch)]
     layout = plan(arch, capture, tokens.shape)
     if start is not None or stop is not None:
         _check_reached(arch, prepared, layout, start, stop)

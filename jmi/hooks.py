@@ -48,6 +48,10 @@ def _one(
     layers: tuple[int, ...] | None,
     shape: tuple[int, int],
 ) -> Any:
+    if site.derived:
+        raise HookError(
+            f"{name}: derived for captures alone, the model does not read it; hook what it comes from"
+        )
     if not callable(hook):
         raise HookError(f"{name}: {hook!r} is not an intervention (a callable (value, site) -> value)")
     if not isinstance(hook, At):

@@ -6,6 +6,7 @@ structure are static. Those below broadcast a payload numpy-style against the si
 compute in the site's dtype. Edits of attention weights are in `jmi.attention_edits`.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -225,9 +226,13 @@ class At:
     hook: Any
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        return self.where_chosen(lambda v: apply(self.hook, v, site), value, site)
+
+    def where_chosen(self, act: Callable[[jax.Array], jax.Array], value: jax.Array, site: Site) -> jax.Array:
+        """``act(value)`` in the chosen layers, else ``value``."""
         # A conditional, not `where`: an expensive edit then costs only the layers it names.
         here = jax.lax.dynamic_index_in_dim(jnp.asarray(self.layers), site.layer, keepdims=False)
-        return jax.lax.cond(here, lambda v: apply(self.hook, v, site), lambda v: v, value)
+        return jax.lax.cond(here, act, lambda v: v, value)
 
 
 @pytrees.dataclass

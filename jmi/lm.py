@@ -1,6 +1,7 @@
 """LanguageModel: architecture, parameters and tokenizer in one hand. Convenience, not semantics."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
 from jmi.engine import forward, plan_run, run_compiled
 from jmi.errors import ConfigError, TokenizerError
-from jmi.hooks import Hooks
+from jmi.generation import Generated, generate
+from jmi.hooks import Hooks, prepare
 from jmi.output import Output, wrap
 from jmi.sites import layer_name, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
@@ -60,6 +62,7 @@ class LanguageModel:
         start_at_layer: Any = None,
         carry: Any = None,
         stop_at_layer: Any = None,
+        state: Any = None,
     ) -> Output:
         """Run the model, compiled; arguments and result as `jmi.forward`.
 
@@ -94,9 +97,37 @@ class LanguageModel:
             start_at_layer=start_at_layer,
             carry=carry,
             stop_at_layer=stop_at_layer,
+            state=state,
         )
         check_tokens(self.arch, tokens)
         return wrap(layout, self.arch.n_layers, *run_compiled(static, self.params, *data))
+
+    def generate(
+        self,
+        prompt: str | jax.Array | np.ndarray,
+        n: int,
+        *,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        hooks: Hooks | None = None,
+        step_hooks: Hooks | None = None,
+        state: Any = None,
+    ) -> Generated:
+        """Continue a text or tokens ``[b, s]`` by ``n`` tokens, compiled; as `jmi.generate`.
+
+        Args:
+          seed: of the random choice; without one the most likely token is taken.
+        """
+        tokens = self.to_tokens(prompt) if isinstance(prompt, str) else prompt
+        check_tokens(self.arch, tokens)
+        key = None if seed is None else jax.random.key(seed)
+        batch, length = tokens.shape
+        data = (
+            prepare(self.arch, hooks, (batch, length)),
+            prepare(self.arch, step_hooks, (batch, 1)),
+            state,
+        )
+        return _generate(self.arch, n, self.params, tokens, key, temperature, *data)
 
     def to_tokens(self, prompt: str) -> np.ndarray:
         """Tokens int32 ``[1, s]`` to run; ConfigError for an empty prompt (a lone BOS says nothing)."""
@@ -125,8 +156,9 @@ class LanguageModel:
         return self._text().token_id(word)
 
     def token_string(self, index: int) -> str:
-        """One token as text; ``<index>`` when the model has no tokenizer."""
-        return f"<{int(index)}>" if self.tokenizer is None else self.tokenizer.token_string(index)
+        """One token as text; ``<index>`` without a tokenizer, or for a row beyond its vocabulary."""
+        known = self.tokenizer is not None and self.tokenizer.has(index)
+        return self._text().token_string(index) if known else f"<{int(index)}>"
 
     def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
@@ -134,8 +166,26 @@ class LanguageModel:
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise TokenizerError(f"{self.name} ships no tokenizer.json; give token ids instead of text")
+            raise TokenizerError(f"{self.name} ships no tokenizer; give token ids instead of text")
         return self.tokenizer
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(
+    arch: Architecture, n: int, params: Params, tokens: Any, key: Any, temperature: Any, *data: Any
+) -> Generated:
+    hooks, step_hooks, state = data
+    return generate(
+        arch,
+        params,
+        tokens,
+        n,
+        key=key,
+        temperature=temperature,
+        hooks=hooks,
+        step_hooks=step_hooks,
+        state=state,
+    )
 
 
 def site_shapes(

@@ -9,6 +9,7 @@ from flax import struct
 from jmi import pytrees
 from jmi.captures import Plan
 from jmi.errors import HookError
+from jmi.recurrence import LABEL
 from jmi.sites import layer_name, split
 
 
@@ -23,6 +24,7 @@ class Output:
       captures: label -> array; block captures have a layer axis in front of the site's own axes.
       carry: what flows between layers (the residual stream ``[b, s, d_model]``) where the run
         stopped; None when it ran to the end.
+      state: of a recurrent model that was given one, the state after the last token; else None.
       kept: per label, the captured layers and the rank of one captured array. Static.
       n_layers: of the model. Static.
     """
@@ -30,6 +32,7 @@ class Output:
     logits: jax.Array
     captures: dict[str, jax.Array]
     carry: Any = None
+    state: dict[str, jax.Array] | None = None
     kept: tuple[tuple[str, tuple[int, ...] | None, int], ...] = struct.field(pytree_node=False, default=())
     n_layers: int = struct.field(pytree_node=False, default=0)
 
@@ -79,4 +82,8 @@ def wrap(plan: Plan, n_layers: int, logits: Any, arrays: tuple[jax.Array, ...], 
         for group, layers, array in zip(plan.groups, plan.layers, arrays, strict=True)
     )
     captures = {group.label: array for group, array in zip(plan.groups, arrays, strict=True)}
-    return Output(logits, captures, carry, kept, n_layers)
+    state = {
+        label.removeprefix(LABEL): captures.pop(label) for label in list(captures) if label.startswith(LABEL)
+    }
+    kept = tuple(entry for entry in kept if entry[0] in captures)
+    return Output(logits, captures, carry, state or None, kept, n_layers)

@@ -20,7 +20,7 @@ AXES_OF = {
     "rows": ("batch",),
     "positions": ("pos", "query"),
     "heads": ("head", "kv_head"),
-    "units": ("d_model", "d_head", "d_mlp", "expert", "vocab"),
+    "units": ("d_model", "d_head", "d_mlp", "expert", "vocab", "d_value"),
     "queries": ("query",),
     "keys": ("key",),
 }

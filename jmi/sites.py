@@ -4,7 +4,8 @@ A *point* is a name with the layer left open, ``blocks.*.attn.hook_pattern``; a 
 user is a point with its layer filled in (``blocks.5.attn.hook_pattern``, ``blocks.-1.hook_resid_post``)
 or a pattern (``blocks.*.hook_resid_post``, ``blocks.3.attn.*``, ``*``). Names are TransformerLens's.
 
-Axis names: batch, pos, query, key (positions), head, kv_head, expert, d_model, d_head, d_mlp, vocab, one.
+Axis names: batch, pos, query, key (positions), head, kv_head, expert, d_model, d_head, d_mlp,
+vocab, one; of a recurrent state d_key, d_value.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ _Q = ("batch", "pos", "head", "d_head")
 _KV = ("batch", "pos", "kv_head", "d_head")
 _ATTENTION = ("batch", "head", "query", "key")
 _MLP = ("batch", "pos", "d_mlp")
+_LAST = ("batch", "d_model")
+_STATE = ("batch", "head", "d_key", "d_value")
 
 AXES: Mapping[str, tuple[str, ...]] = {
     "hook_embed": _RESID,
@@ -41,6 +44,25 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "blocks.*.attn.hook_z": _Q,
     "blocks.*.attn.hook_result": ("batch", "pos", "head", "d_model"),
     "blocks.*.attn.hook_out": _RESID,
+    "blocks.*.rwkv.hook_in": _RESID,
+    "blocks.*.rwkv.hook_shift_in": _LAST,
+    "blocks.*.rwkv.hook_shift": _LAST,
+    "blocks.*.rwkv.hook_r": _Q,
+    "blocks.*.rwkv.hook_w": _Q,
+    "blocks.*.rwkv.hook_v": _Q,
+    "blocks.*.rwkv.hook_a": _Q,
+    "blocks.*.rwkv.hook_g": _Q,
+    "blocks.*.rwkv.hook_kk": _Q,
+    "blocks.*.rwkv.hook_k": _Q,
+    "blocks.*.rwkv.hook_decay": _Q,
+    "blocks.*.rwkv.hook_write": ("batch", "pos", "head"),
+    "blocks.*.rwkv.hook_state_in": _STATE,
+    "blocks.*.rwkv.hook_states": ("batch", "pos", "head", "d_key", "d_value"),
+    "blocks.*.rwkv.hook_state": _STATE,
+    "blocks.*.rwkv.hook_y": _Q,
+    "blocks.*.rwkv.hook_effective_scores": _ATTENTION,
+    "blocks.*.rwkv.hook_effective_attn": _ATTENTION,
+    "blocks.*.rwkv.hook_z": _Q,
     "blocks.*.ln1_post.hook_scale": _SCALE,
     "blocks.*.ln1_post.hook_normalized": _RESID,
     "blocks.*.hook_attn_out": _RESID,
@@ -48,11 +70,14 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "blocks.*.ln2.hook_scale": _SCALE,
     "blocks.*.ln2.hook_normalized": _RESID,
     "blocks.*.mlp.hook_in": _RESID,
+    "blocks.*.mlp.hook_shift_in": _LAST,
+    "blocks.*.mlp.hook_shift": _LAST,
     "blocks.*.mlp.hook_router_logits": ("batch", "pos", "expert"),
     "blocks.*.mlp.hook_expert_weights": ("batch", "pos", "expert"),
     "blocks.*.mlp.hook_pre": _MLP,
     "blocks.*.mlp.hook_pre_linear": _MLP,
     "blocks.*.mlp.hook_post": _MLP,
+    "blocks.*.mlp.hook_gate": _RESID,
     "blocks.*.mlp.hook_out": _RESID,
     "blocks.*.ln2_post.hook_scale": _SCALE,
     "blocks.*.ln2_post.hook_normalized": _RESID,
@@ -79,6 +104,7 @@ class Site:
       sizes: size of each axis; None for batch and for positions, which each run chooses.
       n_layers: number of layers that have the point; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
+      derived: computed for captures alone: the model does not read it, so no hook can act there.
     """
 
     point: str
@@ -86,6 +112,7 @@ class Site:
     sizes: tuple[int | None, ...]
     n_layers: int | None = None
     layer: Any = None
+    derived: bool = False
 
     def shape(self, batch: int, pos: int) -> tuple[int, ...]:
         """Shape of the tensor for ``batch`` rows of ``pos`` tokens."""

@@ -1,4 +1,4 @@
-"""Text to tokens and back, through a Hugging Face ``tokenizer.json``."""
+"""Text to tokens and back, through a Hugging Face ``tokenizer.json`` or a vocabulary of RWKV."""
 
 import dataclasses
 import json
@@ -11,6 +11,10 @@ import tokenizers
 
 from jmi.artefacts import replacing, write_json
 from jmi.errors import TokenizerError
+from jmi.world import END_OF_TEXT, World
+
+VOCABULARIES = "rwkv_vocab*.txt"
+"""Names of vocabulary files of RWKV; the latest one of a folder is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Tokenizer:
       special: names such as ``bos_token`` -> id, from ``tokenizer_config.json``.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, special: dict[str, int]):
+    def __init__(self, backend: tokenizers.Tokenizer | World, special: dict[str, int]):
         self._backend = backend
         self.special = special
         self.pad_id = special.get("pad_token", special.get("eos_token", 0))
@@ -60,11 +64,12 @@ class Tokenizer:
         """Tokenizer of a model folder; None when it ships none.
 
         Raises:
-          TokenizerError: ``tokenizer.json`` is there but not valid.
+          TokenizerError: the file is there but not valid.
         """
         file = folder / "tokenizer.json"
         if not file.is_file():
-            return None
+            vocabularies = sorted(folder.glob(VOCABULARIES))
+            return cls._world(vocabularies[-1]) if vocabularies else None
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:
@@ -73,8 +78,18 @@ class Tokenizer:
         backend.no_truncation()
         return cls(backend, _special_ids(backend, folder / "tokenizer_config.json"))
 
+    @classmethod
+    def _world(cls, file: Path) -> "Tokenizer":
+        backend = World.from_file(file)
+        end = backend.token_to_id(END_OF_TEXT)
+        return cls(backend, {} if end is None else {"eos_token": end})
+
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` and the special tokens in ``tokenizer_config.json``."""
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` with the special tokens; or a vocabulary."""
+        if isinstance(self._backend, World):
+            with replacing(folder / VOCABULARIES.replace("*", "")) as temporary:
+                self._backend.save(temporary)
+            return
         with replacing(folder / "tokenizer.json") as temporary:
             self._backend.save(str(temporary))
         names = {name: self._backend.id_to_token(index) for name, index in self.special.items()}
@@ -116,13 +131,18 @@ class Tokenizer:
         ids = [int(i) for i in np.asarray(ids).reshape(-1)]
         return str(self._backend.decode(ids, skip_special_tokens=not special_tokens))
 
+    def has(self, index: int) -> bool:
+        """Whether there is a token of this id; models often have more rows than that."""
+        return self._backend.id_to_token(int(index)) is not None
+
     def token_string(self, index: int) -> str:
         """One token as text, a leading space kept (unlike ``decode``, which may strip it)."""
         piece = self._backend.id_to_token(int(index))
         if piece is None:
             raise TokenizerError(f"no token has id {int(index)}; ids are 0 to {self.n_vocab - 1}")
         text = self.decode([index])
-        marked = piece.startswith(("Ġ", "▁"))
+        # How these vocabularies write a space; one of RWKV's shows its tokens as they are.
+        marked = piece.startswith(("Ġ", "▁")) and not isinstance(self._backend, World)
         return f" {text}" if marked and not text.startswith(" ") else text
 
     def token_id(self, word: str) -> int:

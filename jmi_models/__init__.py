@@ -11,4 +11,5 @@ from jmi_models.processing import (
     fold_value_biases,
     shuffled,
 )
+from jmi_models.rwkv import Rwkv
 from jmi_models.transformer import Transformer

@@ -19,13 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from jmi.errors import CheckpointError
-from jmi_models.families.family import Family
+from jmi_models.families.family import AnyArch, Family
 from jmi_models.layout import Key, disk_shape, from_disk
 from jmi_models.params import Param, flat, nested
 from jmi_models.placement import sharding_of
 from jmi_models.shards import read_part, row_of
 from jmi_models.stored import Stored, decode_mxfp4, read_headers, some
-from jmi_models.transformer import Transformer
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN = 20
@@ -62,13 +61,13 @@ class Problem:
 
 def load_params(
     folder: Path,
-    arch: Transformer,
+    arch: AnyArch,
     family: Family,
     dtype: Any,
     mesh: Mesh | None,
     progress: bool,
     pytorch_bin: bool = False,
-) -> tuple[Transformer, dict[str, Any]]:
+) -> tuple[AnyArch, dict[str, Any]]:
     """Parameters of ``arch`` from the checkpoint in ``folder``, in ``dtype``, placed on ``mesh``.
 
     Returns:
@@ -85,7 +84,7 @@ def load_params(
     return arch, _stream(reads, headers, arch, dtype, mesh, progress)
 
 
-def problems(arch: Transformer, family: Family, headers: Mapping[str, Stored]) -> list[Problem]:
+def problems(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> list[Problem]:
     """Everything that keeps ``headers`` from being loaded as ``arch``; reads no weights."""
     headers = _as_expected(headers, arch, family)
     # A head that the config ties must have the shape of one, whether or not it equals the embedding.
@@ -93,13 +92,13 @@ def problems(arch: Transformer, family: Family, headers: Mapping[str, Stored]) -
     return _mismatches(plan_reads(arch, family, aliases), arch, family, headers, aliases)
 
 
-def _as_expected(headers: Mapping[str, Stored], arch: Transformer, family: Family) -> dict[str, Stored]:
+def _as_expected(headers: Mapping[str, Stored], arch: AnyArch, family: Family) -> dict[str, Stored]:
     """``headers`` with full names and with decoded tensors in place of their MXFP4 parts."""
     wanted = plan_reads(arch, family, {})
     return decode_mxfp4(_with_prefix(headers, family, wanted), set(wanted))
 
 
-def plan_reads(arch: Transformer, family: Family, aliases: Mapping[str, str]) -> Reads:
+def plan_reads(arch: AnyArch, family: Family, aliases: Mapping[str, str]) -> Reads:
     """Every tensor that a checkpoint of ``arch`` holds, with what it fills.
 
     Args:
@@ -110,6 +109,8 @@ def plan_reads(arch: Transformer, family: Family, aliases: Mapping[str, str]) ->
         key = keys[path]
         named = [axis for axis, mark in _LEADING.items() if axis in param.axes and mark in key.name]
         for index in np.ndindex(*(param.shape[param.axes.index(axis)] for axis in named)):
+            if named and named[0] == "n_layers" and index[0] < key.first:
+                continue
             name = key.name.format(**{_LEADING[a].strip("{}"): i for a, i in zip(named, index, strict=True)})
             reads.setdefault(aliases.get(name, name), []).append(Target(path, key, index))
     return reads
@@ -132,11 +133,11 @@ def _ignored(name: str, family: Family) -> bool:
 
 
 def _settle_tying(
-    arch: Transformer,
+    arch: AnyArch,
     family: Family,
     headers: Mapping[str, Stored],
     equal: Callable[[Stored, Stored], bool],
-) -> tuple[Transformer, dict[str, str]]:
+) -> tuple[AnyArch, dict[str, str]]:
     """What to do about a head the config calls tied: (architecture, names to read or to skip).
 
     As in Hugging Face transformers: a stored head that differs from the embedding stays separate;
@@ -169,7 +170,7 @@ def _check(found: list[Problem]) -> None:
 
 
 def _mismatches(
-    reads: Reads, arch: Transformer, family: Family, headers: Mapping[str, Stored], aliases: Mapping[str, str]
+    reads: Reads, arch: AnyArch, family: Family, headers: Mapping[str, Stored], aliases: Mapping[str, str]
 ) -> list[Problem]:
     """Match what is expected with what is stored, strictly both ways."""
     sizes, found = arch.sizes(), []
@@ -193,7 +194,7 @@ def _mismatch(name: str, header: Stored | None, shape: tuple[int, ...]) -> list[
 def _stream(
     reads: Reads,
     headers: Mapping[str, Stored],
-    arch: Transformer,
+    arch: AnyArch,
     dtype: Any,
     mesh: Mesh | None,
     progress: bool,
@@ -227,7 +228,9 @@ def _stream(
     bad = [name for name, ok in finite.items() if not ok]
     if bad:
         raise CheckpointError(f"weights are not finite (NaN or infinite) as {np.dtype(dtype)}: {some(bad)}")
-    return nested({path: params[path] for path in tree})
+    # A parameter that no layer stores is zero in all of them.
+    empty = {p: _empty(tree[p].shape, dtype, shardings[p]) for p in set(tree) - set(params)}
+    return nested({path: {**params, **empty}[path] for path in tree})
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.Array:
@@ -236,7 +239,7 @@ def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -
 
 @functools.cache
 def _compiled(
-    param: Param, key: Key, arch: Transformer, dtype: np.dtype, sharding: NamedSharding | None, depth: int
+    param: Param, key: Key, arch: AnyArch, dtype: np.dtype, sharding: NamedSharding | None, depth: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``tensor -> (its part of the parameter, is finite)`` and ``(array, part, index) -> array``.
 

@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from jmi.errors import ConfigError, DownloadError
+from jmi.tokenizers import VOCABULARIES
 from jmi_models.embedded import MODELS
 from jmi_models.families import FAMILIES
 
@@ -19,6 +20,7 @@ _FILES = (
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    VOCABULARIES,
 )
 _BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 

@@ -1,7 +1,8 @@
 """Axis order on disk against axis order in memory, both as data.
 
 A layout such as ``(n_heads d_head) d_model`` lists the axes of a stored tensor; a bracket is one
-stored axis holding several. Linear layers are stored output axis first and kept input axis first.
+stored axis holding several, and 1 a stored axis of size one that means nothing. Linear layers are
+stored output axis first and kept input axis first.
 
 Some checkpoints fuse several parameters into one tensor. Then the square bracket of the layout,
 ``[n_heads d_head] d_model``, is only a part of its stored axis, and `Fused` says which part.
@@ -52,11 +53,13 @@ class Key:
       layout: its axes on disk; a bracket is one disk axis that holds several logical axes. The
         loader permutes them into the order of the parameter tree.
       fused: which part of a fused tensor it is.
+      first: the first layer that has it; in those before it is zero.
     """
 
     name: str
     layout: str
     fused: Fused | None = None
+    first: int = 0
 
     def __post_init__(self) -> None:
         assert (self.fused is not None) == ("[" in self.layout), self.name
@@ -65,7 +68,7 @@ class Key:
 def groups_of(layout: str) -> list[tuple[tuple[str, ...], bool]]:
     """Axes of each stored axis, and whether it is the fused one."""
     found = re.findall(r"[(\[][^)\]]*[)\]]|\S+", layout)
-    return [(tuple(group.strip("()[]").split()), group[0] == "[") for group in found]
+    return [(() if group == "1" else tuple(group.strip("()[]").split()), group[0] == "[") for group in found]
 
 
 def _axes(layout: str) -> list[tuple[str, ...]]:

@@ -17,16 +17,15 @@ from jmi.artefacts import replacing
 from jmi.errors import CheckpointError, ConfigError
 from jmi.lm import LanguageModel
 from jmi.tokenizers import Tokenizer
-from jmi_models import hub
+from jmi_models import families, hub
 from jmi_models.auto import CompatibilityReport, examine
 from jmi_models.auto.remote import headers_of
 from jmi_models.checkpoint import load_params, plan_reads
-from jmi_models.families import FAMILIES, family_of
-from jmi_models.families.family import Family
+from jmi_models.families import FAMILIES, blinkdl
+from jmi_models.families.family import AnyArch, Family
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
-from jmi_models.stored import INDEX, read_headers
-from jmi_models.transformer import Transformer
+from jmi_models.stored import INDEX, Stored, read_headers
 
 
 def load(
@@ -69,7 +68,7 @@ def load(
     return LanguageModel(arch, params, tokenizer, source.name, source.identity)
 
 
-def architecture(name: str | Path, *, revision: str | None = None) -> Transformer:
+def architecture(name: str | Path, *, revision: str | None = None) -> AnyArch:
     """Architecture of a model, from its config alone; arguments and errors as `load`.
 
     That of an unknown family is inferred, for which its weights must be on this machine.
@@ -91,27 +90,36 @@ def inspect(
       DownloadError, ConfigError: there is no such model, or no config that can be read.
     """
     source = hub.find(str(name), revision, config_only=True)
-    config = read_config(source.folder)
     try:
-        return examine(source.name, config, headers_of(source, pytorch_bin))
+        headers, errors = headers_of(source, pytorch_bin), list[str]()
     except CheckpointError as error:
-        return examine(source.name, config, {}, [str(error)])
+        headers, errors = {}, [str(error)]
+    return examine(source.name, _config(source.folder, headers, errors), headers, errors)
 
 
-def _describe(source: hub.Source, pytorch_bin: bool = False) -> tuple[Family, Transformer]:
+def _describe(source: hub.Source, pytorch_bin: bool = False) -> tuple[Family, AnyArch]:
     """Family and architecture; those of an unknown family are inferred, with a warning."""
-    config = read_config(source.folder)
-    if str(config.get("model_type")) in FAMILIES:
-        family = family_of(config)
-        return family, family.from_config(config)
     try:
         headers, errors = read_headers(source.folder, pytorch_bin), list[str]()
     except CheckpointError as error:
         headers, errors = {}, [str(error)]
+    config = _config(source.folder, headers, errors)
+    if str(config.get("model_type")) in FAMILIES or blinkdl.is_original(headers):
+        return families.described(config, headers)
     report = examine(source.name, config, headers, errors)
-    described = report.require()
+    inferred = report.require()
     warnings.warn(report.caution(), stacklevel=3)
-    return described
+    return inferred
+
+
+def _config(folder: Path, headers: Mapping[str, Stored], errors: list[str]) -> dict[str, Any]:
+    """``config.json``; empty where it is absent because the tensors tell everything."""
+    if not (folder / "config.json").exists():
+        if blinkdl.is_original(headers):
+            return {}
+        if errors and any((*folder.glob("*.pth"), *folder.glob("*.safetensors"))):
+            raise CheckpointError(errors[0])
+    return read_config(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def save(
     folder: str | Path,
-    arch: Transformer,
+    arch: AnyArch,
     params: Any,
     config: Mapping[str, Any],
     tokenizer: Tokenizer | None = None,
@@ -149,12 +157,14 @@ def save(
         raise ConfigError(f"save: how a model of family {arch.family!r} names its tensors is not known")
     family = FAMILIES[arch.family]
     config = {**config, "tie_word_embeddings": arch.tied}
-    if family.from_config(config) != arch:
+    described, tensors = family.from_config(config), stored_tensors(arch, family, params)
+    if family.fit is not None:
+        described = family.fit(described, family.keys(described), tensors)
+    if described != arch:
         raise ConfigError("save: this config describes another architecture than the parameters have")
     folder = Path(folder)
     if (folder / INDEX).exists():
         raise ConfigError(f"save: {folder} holds a sharded checkpoint; give an empty folder")
-    tensors = _tensors(arch, family, params)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -164,7 +174,7 @@ def save(
         tokenizer.save(folder)
 
 
-def _tensors(arch: Transformer, family: Family, params: Any) -> dict[str, np.ndarray]:
+def stored_tensors(arch: AnyArch, family: Family, params: Any) -> dict[str, np.ndarray]:
     """``params`` by the names and in the axis order of a checkpoint."""
     if isinstance(params["blocks"], (list, tuple)):
         params = {**params, "blocks": jax.tree.map(lambda *rows: np.stack(rows), *params["blocks"])}

@@ -30,6 +30,22 @@ from jmi_models.transformer import Transformer
 _Arch = TypeVar("_Arch", bound=HasParams)
 
 
+Processing = Callable[[Transformer, Params], tuple[Transformer, Params]]
+
+
+def _of_transformers(process: Processing) -> Processing:
+    """``process``, which says so when it is given another kind of model."""
+
+    @functools.wraps(process)
+    def checked(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
+        if not isinstance(arch, Transformer):
+            raise ConfigError(f"{process.__name__}: only transformers can be processed so")
+        return process(arch, params)
+
+    return checked
+
+
+@_of_transformers
 def fold_norm_gains(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
     """Gains and biases of ln1, ln2 and ln_final moved into the matrices that read them.
 
@@ -114,6 +130,7 @@ def _shifted(bias: jax.Array | None, x: jax.Array, weight: jax.Array, axis: int)
     return (shift if bias is None else _up(bias) + shift).astype(weight.dtype)
 
 
+@_of_transformers
 def centre_writing_weights(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
     """Everything that writes to the residual stream centred, so that the stream has mean zero.
 
@@ -146,6 +163,7 @@ def centre_writing_weights(arch: Transformer, params: Params) -> tuple[Transform
     return arch, _each_param(change, arch, params)
 
 
+@_of_transformers
 def centre_unembedding(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
     """The unembedding with mean zero over the vocabulary.
 
@@ -166,6 +184,7 @@ def centre_unembedding(arch: Transformer, params: Params) -> tuple[Transformer, 
     return arch, {**params, "unembed": head}
 
 
+@_of_transformers
 def fold_value_biases(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
     """Value biases moved into the bias of the attention output.
 

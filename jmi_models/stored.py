@@ -45,6 +45,13 @@ class Stored:
     read: "Reading"
 
 
+class HasShape(Protocol):
+    """A tensor of which only the shape is asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
 class Reading(Protocol):
     """Reads a stored tensor, or a box of it."""
 
@@ -81,10 +88,14 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
             return _shards(folder, folder / index), read
         if (folder / single).is_file():
             return {folder / single: None}, read
-    if any((folder / name).is_file() for name in (_BIN, _BIN_INDEX)):
+    # Files of RWKV's author are named after the model, and stand alone.
+    for pattern, read in (("*.safetensors", _safetensors), ("*.pth", _pickled))[: 2 if pytorch_bin else 1]:
+        if len(alone := sorted(folder.glob(pattern))) == 1:
+            return {alone[0]: None}, read
+    if any((folder / name).is_file() for name in (_BIN, _BIN_INDEX)) or any(folder.glob("*.pth")):
         raise CheckpointError(
-            f"{folder}: only {_BIN}, the pickled format; pass pytorch_bin=True to read it (weights only, no "
-            "code in it is run), or convert it to safetensors"
+            f"{folder}: only {_BIN} or .pth, the pickled format; pass pytorch_bin=True to read it (weights "
+            "only, no code in it is run), or convert it to safetensors"
         )
     others = sorted(p.name for p in folder.iterdir())
     raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")

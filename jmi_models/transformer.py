@@ -129,6 +129,10 @@ class Transformer:
         name = point.removeprefix("blocks.*.")
         second = self.parallel and self.shared_norm
         absent = {
+            "rwkv.": True,
+            "mlp.hook_shift_in": True,
+            "mlp.hook_shift": True,
+            "mlp.hook_gate": True,
             "hook_pos_embed": self.learned_positions is None,
             "attn.hook_rot_q": not self.rotary,
             "attn.hook_rot_k": not self.rotary,

@@ -61,11 +61,18 @@ def _summary(report: jmi_models.CompatibilityReport) -> list[tuple[str, ...]]:
         rows += [
             ("layers", str(arch.n_layers)),
             ("width", f"{arch.d_model}, MLP {arch.d_mlp}"),
-            ("heads", f"{arch.n_heads} of {arch.d_head}, {arch.n_kv_heads} for keys and values"),
-            ("vocabulary, context", f"{arch.d_vocab}, {arch.n_ctx}"),
+            *_attention(arch),
+            ("vocabulary", str(arch.d_vocab)),
             ("parameters", f"{jmi_models.n_params(arch):,}"),
         ]
     return rows
+
+
+def _attention(arch: Any) -> list[tuple[str, str]]:
+    heads = f"{arch.n_heads} of {arch.d_head}"
+    if not hasattr(arch, "n_ctx"):
+        return [("heads", heads)]
+    return [("heads", f"{heads}, {arch.n_kv_heads} for keys and values"), ("context", str(arch.n_ctx))]
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

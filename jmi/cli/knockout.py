@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Cut attention edges in MODEL and compare the next-token prediction with and without.
 
-    By default the edge from the last token to the first, in every head of the middle layer.
+    By default the edge from the last token to the first, in every head of the middle layer. A recurrent
+    MODEL does not write the tokens at --key into its state; leave --query out.
     """
     _check_files(output, plot, all_cached)
     if all_cached and revision is not None:

@@ -1,6 +1,7 @@
-"""Attention knockout: cut attention edges in some layers and see what the model then predicts.
+"""Knockout: keep tokens from being seen in some layers, and see what the model then predicts.
 
-As in Geva et al. 2023 (arXiv:2304.14767): the scores of the chosen edges become -inf.
+In a transformer edges of attention are cut, as in Geva et al. 2023 (arXiv:2304.14767): their scores become
+-inf. A recurrent model has no edges: a token is not written into the state, so no later one can read it.
 """
 
 import dataclasses
@@ -15,10 +16,12 @@ from jmi import metrics
 from jmi.attention_edits import PATTERN, SCORES, Knockout
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import prepare
-from jmi.interventions import At
+from jmi.interventions import At, Zero
 from jmi.lm import LanguageModel
 from jmi.output import Output
-from jmi.sites import layer_name, table_of
+from jmi.sites import Site, layer_name, table_of
+
+WRITE, EFFECTIVE = "blocks.*.rwkv.hook_write", "blocks.*.rwkv.hook_effective_attn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class KnockoutResult:
       target_logit_drop: logit of the target before minus after; positive when the edges supported it.
       target_probs: probability of the target before and after.
       top: tokens whose probability changed most, with both probabilities; ``[k]`` each.
-      attention: pattern ``[layers, heads, s, s]`` of the cut layers in the baseline.
+      attention: pattern ``[layers, heads, s, s]`` of the cut layers in the baseline; of a recurrent
+        model the effective one.
       cut: bool ``[heads, s, s]``, the edges that were cut.
       seconds: ``compile``, ``baseline``, ``ablated``; runs are timed after compiling.
     """
@@ -68,6 +72,9 @@ def knockout(
 ) -> KnockoutResult:
     """Cut attention from ``queries`` to ``keys`` and compare the next-token prediction.
 
+    In a recurrent model ``keys`` are not written into the state and so hidden from every later token;
+    ``queries`` are left at their default.
+
     Args:
       prompt: a text, or tokens ``[1, s]``.
       layer: one or several layers; by default the middle one, ``n_layers // 2``.
@@ -88,8 +95,6 @@ def knockout(
       >>> result.kl > 0
       True
     """
-    if SCORES not in table_of(lm.arch):
-        raise HookError(f"{lm.name} has no attention scores to knock out")
     tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else prompt
     if len(getattr(tokens, "shape", ())) != 2 or tokens.shape[0] != 1:
         raise ConfigError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
@@ -99,19 +104,20 @@ def knockout(
     layers = lm.arch.n_layers // 2 if layer is None else layer
     if np.size(layers) == 0:
         raise ConfigError("layer=[]: name at least one layer")
-    hooks = {SCORES: At(layers, Knockout(queries=queries, keys=keys, heads=heads))}
+    edit = Knockout(queries=queries, keys=keys, heads=heads)
+    site, pattern, hook = _means(lm, edit)
+    hooks = {site.point: At(layers, hook)}
 
     _check_goal(goal, lm)
     prepare(lm.arch, hooks, (1, tokens.shape[1]))
-    cut = _cut_edges(hooks[SCORES].hook, lm, tokens.shape[1])
+    cut = _cut_edges(edit, lm, tokens.shape[1])
     chosen = _chosen_layers(layers, lm.arch.n_layers)
     ablated, ablated_times = _timed(lm, tokens, hooks, [])
-    patterns = [layer_name(PATTERN, i) for i in chosen]
-    baseline, baseline_times = _timed(lm, tokens, None, patterns)
+    baseline, baseline_times = _timed(lm, tokens, None, [layer_name(pattern, i) for i in chosen])
     before, after = baseline.logits[0, -1], ablated.logits[0, -1]
     goal = int(before.argmax()) if goal is None else goal
     changes = metrics.top_changes(before, after, min(top, before.shape[-1]))
-    attention = np.asarray(baseline.stack("attn.hook_pattern")[:, 0], np.float32)
+    attention = np.asarray(baseline.stack(pattern)[:, 0], np.float32)
     return KnockoutResult(
         tokens=np.asarray(tokens[0]),
         layers=chosen,
@@ -155,11 +161,30 @@ def _check_goal(goal: int | None, lm: LanguageModel) -> None:
         raise ConfigError(f"target={goal}: token ids are 0 to {n_vocab - 1}")
 
 
+def _means(lm: LanguageModel, edit: Knockout) -> tuple[Site, str, Any]:
+    """Where this model is cut, the point that shows its attention, and the intervention."""
+    table = table_of(lm.arch)
+    if SCORES in table:
+        return table[SCORES], PATTERN, edit
+    if WRITE not in table:
+        raise HookError(f"{lm.name} has neither attention scores nor a recurrent state to knock out")
+    if np.ravel(edit.queries).tolist() != [-1]:
+        raise ConfigError("queries=: a recurrent model hides a token from every later one; leave it out")
+    return table[WRITE], EFFECTIVE, Zero(positions=edit.keys, heads=edit.heads)
+
+
 def _cut_edges(edit: Knockout, lm: LanguageModel, n_tokens: int) -> np.ndarray:
     """Edges the knockout names among those that exist: a query never sees later keys."""
-    site = table_of(lm.arch)[SCORES]
+    table = table_of(lm.arch)
+    recurrent = SCORES not in table
+    site = table[EFFECTIVE if recurrent else SCORES]
+    edit = dataclasses.replace(edit, queries=None) if recurrent else edit
     value = jax.numpy.zeros(site.shape(1, n_tokens))
-    cut = np.asarray(edit.edge_mask(value, site))[0] & np.tri(n_tokens, dtype=bool)
+    cut = np.asarray(edit.edge_mask(value, site))[0] & np.tri(n_tokens, k=-int(recurrent), dtype=bool)
     if not cut.any():
-        raise ConfigError("no such edge: a query attends only to itself and earlier tokens")
+        raise ConfigError(
+            "no such edge: the last token has no later one to hide it from"
+            if recurrent
+            else "no such edge: a query attends only to itself and earlier tokens"
+        )
     return cut

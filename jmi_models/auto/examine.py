@@ -12,7 +12,7 @@ from jmi_models.auto.infer import infer
 from jmi_models.auto.naming import convention, nearest, template
 from jmi_models.auto.report import GAPS, CompatibilityReport, Gap
 from jmi_models.checkpoint import Problem, problems
-from jmi_models.families import FAMILIES
+from jmi_models.families import FAMILIES, blinkdl, described
 from jmi_models.families.family import UnreadFields
 from jmi_models.stored import Stored, decode_mxfp4, some
 
@@ -41,7 +41,8 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            report = _known(report, config) if str(kind) in FAMILIES else _inferred(report, config, headers)
+            known = str(kind) in FAMILIES or blinkdl.is_original(headers)
+            report = (_known if known else _inferred)(report, config, headers)
             report = _compared(report, headers) if headers else report
         except JmiError as error:
             report = dataclasses.replace(report, errors=(*report.errors, str(error)))
@@ -55,9 +56,9 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
     )
 
 
-def _known(report: CompatibilityReport, config: Config) -> CompatibilityReport:
-    family = FAMILIES[str(config["model_type"])]
-    return dataclasses.replace(report, read_as=family, arch=family.from_config(config))
+def _known(report: CompatibilityReport, config: Config, headers: Headers) -> CompatibilityReport:
+    family, arch = described(config, headers)
+    return dataclasses.replace(report, read_as=family, arch=arch)
 
 
 def _inferred(report: CompatibilityReport, config: Config, headers: Headers) -> CompatibilityReport:

@@ -6,8 +6,7 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi_models.auto.notes import Finding
-from jmi_models.families.family import Family
-from jmi_models.transformer import Transformer
+from jmi_models.families.family import AnyArch, Family
 
 GAPS = ("missing", "surplus", "mismatched")
 """Ways in which tensors do not fit, as they are called in a report."""
@@ -56,7 +55,7 @@ class CompatibilityReport:
     model_type: str | None
     read_as: Family | None = None
     naming: str | None = None
-    arch: Transformer | None = None
+    arch: AnyArch | None = None
     findings: tuple[Finding, ...] = ()
     assumptions: tuple[str, ...] = ()
     missing: tuple[Gap, ...] = ()
@@ -102,7 +101,7 @@ class CompatibilityReport:
         parts = [f"{title}: {'; '.join(items)}".removeprefix(": ") for title, items in lists.items() if items]
         return f"{self.name}: architecture inferred; {'. '.join(parts)}"
 
-    def require(self) -> tuple[Family, Transformer]:
+    def require(self) -> tuple[Family, AnyArch]:
         """Family and architecture of a model that can be loaded.
 
         Raises:

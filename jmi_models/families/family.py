@@ -9,7 +9,12 @@ from jmi.errors import ConfigError
 from jmi_models import rope_config
 from jmi_models.layout import Key
 from jmi_models.ops import ACTIVATIONS
+from jmi_models.rwkv import Rwkv
+from jmi_models.stored import HasShape
 from jmi_models.transformer import Transformer
+
+AnyArch = Transformer | Rwkv
+"""An architecture that can be loaded and saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +27,15 @@ class Family:
       keys: architecture -> (parameter path -> `Key`), at least for every parameter it has.
       prefix: what tensor names begin with, unless the checkpoint was saved without its head.
       ignored: patterns of checkpoint tensors that carry no parameters.
+      fit: (architecture, keys, tensors) -> architecture with the sizes that only the tensors tell.
     """
 
     name: str
-    from_config: Callable[[Mapping[str, Any]], Transformer]
-    keys: Callable[[Transformer], Mapping[str, Key]]
+    from_config: Callable[[Mapping[str, Any]], Any]
+    keys: Callable[[Any], Mapping[str, Key]]
     prefix: str = "model."
     ignored: tuple[str, ...] = ()
+    fit: Callable[[Any, Mapping[str, Key], Mapping[str, HasShape]], Any] | None = None
 
 
 # Fields of config.json that describe training, generation or bookkeeping, not the forward pass.

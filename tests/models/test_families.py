@@ -41,7 +41,9 @@ def assert_agrees(family: str, got: dict[str, np.ndarray], oracle: dict[str, np.
 
 
 def test_every_family_is_in_the_grid_and_committed() -> None:
-    assert set(FAMILIES) == set(grid.FAMILIES) == {name.split("/")[0] for name in grid.COMMITTED}
+    # The recurrent families have an oracle of their own (test_rwkv_oracle).
+    transformers = {name for name in FAMILIES if not name.startswith("rwkv")}
+    assert transformers == set(grid.FAMILIES) == {name.split("/")[0] for name in grid.COMMITTED}
 
 
 @pytest.mark.parametrize("dtype", BARS)

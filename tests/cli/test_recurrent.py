@@ -1,0 +1,65 @@
+"""The commands on a recurrent model: a folder with RWKV-7 weights and a vocabulary, and nothing else."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jmi_models
+from jmi.errors import ConfigError
+from jmi.interp import knockout
+from jmi.interventions import Zero
+from tests.cli.test_cli import jmi
+from tests.models.test_rwkv_oracle import weights
+
+WORDS = [*"abcdefghijklmnopqrstuvwxyz .,!?", "the ", "then ", "and "]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rwkv")
+    save_file(weights(7), folder / "RWKV-x070-tiny.safetensors")
+    lines = [f"{i} {word!r} {len(word.encode())}\n" for i, word in enumerate(WORDS, 1)]
+    (folder / "rwkv_vocab_tiny.txt").write_text("".join(lines))
+    return folder
+
+
+def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Path) -> None:
+    output, plot = tmp_path / "result.json", tmp_path / "result.png"
+    done = jmi("knockout", folder, "--prompt", "then a cat", "--key", 1, "--output", output, "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    assert "KL(baseline || ablated)" in done.stdout
+    record = json.loads(output.read_text())
+    assert record["tokens"] == ["then ", "a", " ", "c", "a", "t"]
+    attention = np.asarray(record["attention_to_cut_edges"])
+    assert attention.shape == (1, 2, 6, 6)
+    assert not attention[:, :, :2].any()
+    assert not np.delete(attention, 1, axis=-1).any()
+
+    lm = jmi_models.load(folder)
+    hidden = lm.run("then a cat", {"blocks.1.rwkv.hook_write": Zero(positions=1)}).logits[0, -1]
+    result = knockout(lm, "then a cat", keys=1)
+    np.testing.assert_array_equal(result.ablated_logits, hidden)
+    assert result.kl == pytest.approx(record["kl_divergence"])
+    assert result.kl > 0
+    with pytest.raises(ConfigError, match="no later one"):
+        knockout(lm, "then a cat", keys=-1)
+
+
+def test_an_edge_of_a_recurrent_model_is_refused(folder: Path) -> None:
+    done = jmi("knockout", folder, "--prompt", "then a cat", "--query", 3)
+    assert done.returncode == 2
+    assert "hides a token from every later one" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sites_and_inspect_know_it(folder: Path) -> None:
+    done = jmi("sites", folder)
+    assert done.returncode == 0, done.stderr
+    assert "blocks.i.rwkv.hook_states" in done.stdout
+    assert "attn" not in done.stdout.replace("hook_effective_attn", "").replace("hook_attn_out", "")
+    done = jmi("inspect", folder)
+    assert done.returncode == 0, done.stderr
+    assert "rwkv7" in done.stdout

@@ -1,0 +1,283 @@
+"""RWKV-6 and RWKV-7 on random weights: identities, state and hooks, padding, gradients, generation."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jmi
+import jmi_models
+from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.lm import LanguageModel
+from jmi_models.rwkv import Rwkv
+
+ARCHS = {
+    6: Rwkv(6, 3, 24, 2, 12, 40, 31, (("rank_mix", 4), ("rank_decay", 5))),
+    7: Rwkv(7, 3, 24, 2, 12, 40, 31, (("rank_decay", 5), ("rank_a", 4), ("rank_v", 3), ("rank_gate", 6))),
+}
+VERSIONS = [pytest.param(v, marks=pytest.mark.xdist_group(f"rwkv{v}")) for v in ARCHS]
+TOKENS = np.random.default_rng(0).integers(0, 31, (2, 8)).astype(np.int32)
+BAR = 1e-12
+
+each = pytest.mark.parametrize("version", VERSIONS)
+
+
+@functools.cache
+def load(version: int, dtype: str = "float64") -> LanguageModel:
+    """Random weights in which every part of the model counts."""
+    rng = np.random.default_rng(version)
+    with jax.enable_x64(dtype == "float64"):
+        noisy = lambda x: jnp.asarray(np.asarray(x, np.float64) + 0.3 * rng.normal(size=x.shape), dtype)
+        return LanguageModel(ARCHS[version], jax.tree.map(noisy, jmi_models.init(ARCHS[version], 0)))
+
+
+def run(version: int, tokens: Any = TOKENS, hooks: Any = None, capture: Any = (), **kwargs: Any) -> Any:
+    with jax.enable_x64(True):
+        return jax.device_get(load(version).run(tokens, hooks, capture, **kwargs))
+
+
+@functools.cache
+def everything(version: int) -> dict[str, np.ndarray]:
+    """Every site, those of the blocks stacked and without their prefix."""
+    out = run(version, capture=["*"])
+    return {name.removeprefix("blocks.*."): value for name, value in out.captures.items()}
+
+
+def close(got: Any, want: Any, bar: float = BAR) -> None:
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= bar * max(1.0, np.abs(want).max())
+
+
+def by_hand(version: int, x: dict[str, np.ndarray], layer: int, write: np.ndarray) -> tuple[Any, Any, Any]:
+    """(y, states, final state) of one layer's recurrence: loops over rows, tokens and heads."""
+    r, k, v, w = (x[f"rwkv.hook_{name}"][layer] for name in ("r", "k", "v", "decay"))
+    y, states = np.zeros_like(v), np.zeros((*k.shape, v.shape[-1]))
+    for b, h in np.ndindex(k.shape[0], k.shape[2]):
+        S = np.zeros((k.shape[-1], v.shape[-1]))
+        for t in range(k.shape[1]):
+            new = write[b, t, h] * np.outer(k[b, t, h], v[b, t, h])
+            if version == 6:
+                u = np.asarray(load(6).params["blocks"]["rwkv"]["u"])[layer, h]
+                y[b, t, h] = r[b, t, h] @ (np.diag(u) @ np.outer(k[b, t, h], v[b, t, h]) + S)
+                S = np.diag(w[b, t, h]) @ S + new
+            else:
+                kk, a = x["rwkv.hook_kk"][layer, b, t, h], x["rwkv.hook_a"][layer, b, t, h]
+                S = np.diag(w[b, t, h]) @ S + np.outer(kk * a, -kk @ S) + new
+                y[b, t, h] = r[b, t, h] @ S
+            states[b, t, h] = S
+    return y, states, states[:, -1]
+
+
+@each
+def test_identities_between_sites(version: int) -> None:
+    x = everything(version)
+    close(x["hook_resid_pre"] + x["hook_attn_out"], x["hook_resid_mid"])
+    close(x["hook_resid_mid"] + x["hook_mlp_out"], x["hook_resid_post"])
+    close(x["hook_resid_post"][:-1], x["hook_resid_pre"][1:])
+    close(x["hook_embed"], x["hook_resid_pre"][0])
+    close(x["rwkv.hook_states"][:, :, -1], x["rwkv.hook_state"])
+    close(x["rwkv.hook_shift"], x["rwkv.hook_in"][:, :, -1])
+    close(x["mlp.hook_shift"], x["mlp.hook_in"][:, :, -1])
+    close(np.square(np.maximum(x["mlp.hook_pre"], 0)), x["mlp.hook_post"])
+    W_O = np.asarray(load(version).params["blocks"]["rwkv"]["W_O"])
+    close(np.einsum("lbshk,lhkd->lbsd", x["rwkv.hook_z"], W_O), x["hook_attn_out"])
+    assert ((x["rwkv.hook_decay"] > 0) & (x["rwkv.hook_decay"] < 1)).all()
+    assert not x["rwkv.hook_state_in"].any()
+    assert (x["rwkv.hook_write"] == 1).all()
+
+
+@each
+def test_the_recurrence_is_the_formula(version: int) -> None:
+    x = everything(version)
+    for layer in range(3):
+        y, states, _ = by_hand(version, x, layer, np.ones((2, 8, 2)))
+        close(x["rwkv.hook_y"][layer], y)
+        close(x["rwkv.hook_states"][layer], states)
+
+
+@each
+def test_effective_attention_is_what_the_state_passes_on(version: int) -> None:
+    x = everything(version)
+    scores, normed = x["rwkv.hook_effective_scores"], x["rwkv.hook_effective_attn"]
+    close(np.einsum("lbhqk,lbkhv->lbqhv", scores, x["rwkv.hook_v"]), x["rwkv.hook_y"])
+    assert not np.triu(scores, 1).any()
+    positive = np.maximum(scores, 0)
+    close(normed, positive / (positive.sum(-1, keepdims=True) + 1e-10))
+
+
+@each
+def test_a_knocked_out_token_is_skipped_by_the_write_alone(version: int) -> None:
+    write = np.ones((2, 8, 2))
+    write[:, 2], write[:, 5, 1] = 0, 3.0
+    hooks = {
+        "blocks.1.rwkv.hook_write": [jmi.Zero(positions=2), jmi.Scale(3.0, positions=5, heads=1)],
+    }
+    points = [f"blocks.*.rwkv.hook_{name}" for name in ("y", "states", "state", "write")]
+    got = run(version, hooks=hooks, capture=points)
+    y, states, last = by_hand(version, everything(version), 1, write)
+    close(got.stack("rwkv.hook_y")[1], y)
+    close(got.stack("rwkv.hook_states")[1], states)
+    close(got.stack("rwkv.hook_state")[1], last)
+    close(got.stack("rwkv.hook_write")[1], write)
+    close(got.stack("rwkv.hook_y")[0], everything(version)["rwkv.hook_y"][0])
+
+
+@each
+def test_the_state_can_be_changed_after_any_token(version: int) -> None:
+    """Setting the state after token 3 to that of another prompt is to go on from that prompt's state."""
+    other, cut = TOKENS[::-1, :4], 3
+    before = run(version, other, state=start(version))
+    states = run(version, other, capture=["blocks.*.rwkv.hook_states"]).stack("rwkv.hook_states")
+    onward = {**run(version, TOKENS[:, :4], state=start(version)).state, "wkv": before.state["wkv"]}
+    want = run(version, TOKENS[:, 4:], state=onward)
+    hooks = {"blocks.*.rwkv.hook_states": jmi.PerLayer(jmi.Replace(states[:, :, cut, None], positions=cut))}
+    got = run(version, hooks=hooks, capture=["blocks.*.rwkv.hook_states", "blocks.*.rwkv.hook_state"])
+    close(got.stack("rwkv.hook_states")[:, :, cut], before.state["wkv"])
+    # Token 3 itself reads the state of RWKV-7, which changes the layers above: compare the first.
+    close(got.stack("rwkv.hook_state")[0], want.state["wkv"][0])
+
+
+def start(version: int) -> Any:
+    with jax.enable_x64(True):
+        return load(version).arch.initial_state(2, "float64")
+
+
+@each
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_run_in_pieces_is_the_whole_run(version: int, cut: int) -> None:
+    first = run(version, TOKENS[:, :cut], state=start(version))
+    second = run(version, TOKENS[:, cut:], state=first.state)
+    whole = run(version, state=start(version))
+    close(np.concatenate([first.logits, second.logits], 1), everything(version)["hook_logits"])
+    jax.tree.map(close, second.state, whole.state)
+    close(whole.logits, everything(version)["hook_logits"])
+    assert set(whole.captures) == set()
+
+
+@each
+def test_padding_on_either_side_changes_nothing(version: int) -> None:
+    tokens, mask = np.full((2, 12), 9, np.int32), np.zeros((2, 12), bool)
+    spans = ((slice(0, 8), TOKENS[0]), (slice(3, 9), TOKENS[1, :6]))
+    for row, (span, ids) in enumerate(spans):
+        tokens[row, span], mask[row, span] = ids, True
+    got = run(version, tokens, mask=mask, state=start(version))
+    for row, (span, ids) in enumerate(spans):
+        one = jax.tree.map(lambda x: x[:, :1], start(version))
+        want = run(version, ids[None], state=one)
+        close(got.logits[row, span], want.logits[0])
+        jax.tree.map(lambda a, b, row=row: close(a[:, row], b[:, 0]), got.state, want.state)
+
+
+@each
+def test_gradients_of_every_part_are_those_of_finite_differences(version: int) -> None:
+    lm = load(version)
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        readout = jnp.asarray(rng.normal(size=(2, 8, 31)))
+
+        @jax.jit
+        def loss(params: Any, state: Any) -> Any:
+            return (jmi.forward(lm.arch, params, jnp.asarray(TOKENS), state=state).logits * readout).sum()
+
+        states = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape)), start(version))
+        point = (lm.params, states)
+        grads = jax.grad(loss, argnums=(0, 1))(*point)
+        for direction in range(3):
+            step = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), point)
+            moved = [
+                float(loss(*jax.tree.map(lambda x, d, e=e: x + e * d, point, step))) for e in (1e-6, -1e-6)
+            ]
+            slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, step)), strict=True))
+            assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(float(slope), rel=1e-5), direction
+        assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+
+
+@each
+def test_every_site_but_derived_ones_can_be_changed(version: int) -> None:
+    clean = everything(version)["hook_logits"]
+    for point in load(version).arch.sites():
+        name = point.replace("*", "1")
+        if "effective" in point:
+            with pytest.raises(HookError, match="derived for captures alone"):
+                run(version, hooks={name: jmi.Zero()})
+            continue
+        hook = jmi.Add(0.5) if name.endswith(("state_in", "shift_in")) else jmi.Scale(0.5)
+        changed = run(version, hooks={name: hook}, state=start(version))
+        left = [changed.logits, *changed.state.values()]
+        kept = [clean, *run(version, state=start(version)).state.values()]
+        assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(left, kept, strict=True)), name
+
+
+@each
+def test_positions_and_layers_of_a_knockout_are_one_trace_and_vmap(version: int) -> None:
+    arch, params, traces = load(version).arch, load(version).params, []
+    with jax.enable_x64(True):
+
+        @jax.jit
+        @functools.partial(jax.vmap, in_axes=(0, 0))
+        def swept(position: Any, layer: Any) -> Any:
+            traces.append(1)
+            here = jnp.arange(3) == layer
+            hooks = {"blocks.*.rwkv.hook_write": jmi.At(here, jmi.Zero(positions=position))}
+            return jmi.forward(arch, params, jnp.asarray(TOKENS), hooks=hooks).logits
+
+        grid = np.stack(np.meshgrid(np.arange(8), np.arange(3)), -1).reshape(-1, 2)
+        got = np.asarray(swept(grid[:, 0], grid[:, 1]))
+    assert len(traces) == 1
+    for cell in (0, 7, 13):
+        position, layer = map(int, grid[cell])
+        hooks = {f"blocks.{layer}.rwkv.hook_write": jmi.Zero(positions=position)}
+        close(got[cell], run(version, hooks=hooks).logits)
+
+
+@each
+def test_generation_is_the_full_forward(version: int) -> None:
+    lm = load(version)
+    with jax.enable_x64(True):
+        found = jmi.generate(lm.arch, lm.params, jnp.asarray(TOKENS), 5, capture=["hook_logits"])
+        again = lm.generate(TOKENS, 5)
+    whole = run(version, np.concatenate([TOKENS, found.tokens], 1), state=start(version))
+    close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), whole.logits[:, 8:])
+    np.testing.assert_array_equal(found.tokens, whole.logits[:, 7:-1].argmax(-1))
+    np.testing.assert_array_equal(found.tokens, again.tokens)
+    jax.tree.map(close, found.state, whole.state)
+
+
+@each
+def test_generation_follows_from_its_seed_and_goes_on_from_its_state(version: int) -> None:
+    lm = load(version)
+    with jax.enable_x64(True):
+        one, two, other = (lm.generate(TOKENS, 6, seed=seed).tokens for seed in (0, 0, 1))
+        first = lm.generate(TOKENS, 3)
+        read = np.concatenate([TOKENS, first.tokens[:, :-1]], 1)
+        state = run(version, read, state=start(version)).state
+        rest = lm.generate(np.asarray(first.tokens[:, -1:]), 2, state=state)
+        whole = lm.generate(TOKENS, 5)
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+    np.testing.assert_array_equal(np.concatenate([first.tokens, rest.tokens], 1), whole.tokens)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    bad = {**start(7), "wkv": np.zeros((3, 2, 2, 12, 11))}
+    for kwargs, message in (
+        ({"positions": np.zeros((2, 8), np.int32)}, "no positions"),
+        ({"state": {"wkv": 0}}, "start with arch.initial_state"),
+        ({"state": bad}, r"these tokens need \(3, 2, 2, 12, 12\)"),
+        ({"state": start(7), "stop_at_layer": 1}, "run through all layers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(7, **kwargs)
+    with pytest.raises(InterventionError, match="out of range"):
+        run(7, hooks={"blocks.0.rwkv.hook_write": jmi.Zero(positions=8)})
+    with pytest.raises(HookError, match="no such point"):
+        run(6, hooks={"blocks.0.rwkv.hook_kk": jmi.Zero()})
+    atlas = jmi_models.load("atlas")
+    with pytest.raises(ConfigError, match="carries no state"):
+        atlas.run("Paris is", state={})
+    with pytest.raises(ConfigError, match="recurrent model"):
+        atlas.generate("Paris is", 3)

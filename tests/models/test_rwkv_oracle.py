@@ -1,0 +1,192 @@
+"""RWKV-6 and RWKV-7 against the `rwkv` package, and against published weights with recorded outputs."""
+
+import functools
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jmi_models
+from jmi.errors import CheckpointError, ConfigError
+from tests.models.torch_files import write_state_dict
+
+DATA = Path(__file__).parents[1] / "data"
+SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
+TINY = SHARED / "models" / "rwkv7-tiny-834k"
+BARS = {"float32": 2e-5, "float64": 1e-10}
+VERSIONS = [pytest.param(v, marks=pytest.mark.xdist_group(f"rwkv{v}")) for v in (6, 7)]
+PROMPTS = ("a", "b")
+
+published = pytest.mark.skipif(
+    not (TINY / "model.safetensors").is_file(),
+    reason="the weights of rwkv7-tiny-834k are not here; set JMI_SHARED to the folder that holds models/",
+)
+
+
+@functools.cache
+def recorded(version: int) -> dict[str, np.ndarray]:
+    with np.load(DATA / f"rwkv{version}.npz", allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def weights(version: int) -> dict[str, np.ndarray]:
+    return {k.removeprefix("weights/"): v for k, v in recorded(version).items() if k.startswith("weights/")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders that hold nothing but a file of tensors in the original names."""
+    found = {}
+    for version in (6, 7):
+        found[version] = tmp_path_factory.mktemp(f"rwkv{version}")
+        save_file(weights(version), found[version] / f"RWKV-x0{version}0-tiny.safetensors")
+    return found
+
+
+def load(folder: Path, dtype: str = "float32", **kwargs: Any) -> Any:
+    with jax.enable_x64(dtype == "float64"):
+        return jmi_models.load(folder, dtype=dtype, **kwargs)
+
+
+def error(got: Any, want: np.ndarray) -> float:
+    got = np.asarray(got, np.float64)
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, folders: Any) -> None:
+    lm, z, bar = load(folders[version], dtype), recorded(version), BARS[dtype]
+    with jax.enable_x64(dtype == "float64"):
+        for prompt in PROMPTS:
+            want = {key.removeprefix(f"{prompt}/"): z[key] for key in z if key.startswith(f"{prompt}/")}
+            resid = ["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]
+            state = lm.arch.initial_state(1, dtype)
+            out = lm.run(want["tokens"].astype(np.int32)[None], capture=resid, state=state)
+            more = lm.run(want["continued_tokens"].astype(np.int32)[None], state=out.state)
+            stream = np.concatenate([out.stack("hook_resid_pre")[:1], out.stack("hook_resid_post")])
+            found = {
+                "logits": out.logits[0],
+                "resid": np.moveaxis(stream[:, 0], 0, 1),
+                "state": out.state["wkv"][:, 0],
+                "att_shift": out.state["shift"][:, 0],
+                "ffn_shift": out.state["mlp_shift"][:, 0],
+                "continued_logits": more.logits[0],
+            }
+            for name, value in found.items():
+                package, exact = want.get(f"{name}_package_f32"), want.get(f"{name}_f64")
+                assert package is not None or exact is not None, name
+                if exact is not None:
+                    assert error(value, exact) <= bar, name
+                if package is not None:
+                    assert error(value, package) <= BARS["float32"], name
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("version", VERSIONS)
+def test_recorded_values_are_those_of_the_package(version: int) -> None:
+    pytest.importorskip("torch", reason="the live oracle needs torch")
+    pytest.importorskip("rwkv", reason="the live oracle needs the rwkv package")
+    live, z = importlib.import_module("tests.oracles.rwkv_package").record(version), recorded(version)
+    assert set(live) == set(z)
+    for key, value in live.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(
+                value, z[key], rtol=1e-5, atol=1e-5 * np.abs(z[key]).max(), err_msg=key
+            )
+        else:
+            np.testing.assert_array_equal(value, z[key])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_pickled_file_and_a_saved_folder_hold_the_same_model(
+    version: int, folders: Any, tmp_path: Path
+) -> None:
+    lm = load(folders[version])
+    (tmp_path / "pth").mkdir()
+    write_state_dict(tmp_path / "pth" / "RWKV-tiny.pth", weights(version))
+    with pytest.raises(CheckpointError, match="pytorch_bin=True"):
+        load(tmp_path / "pth")
+    jax.tree.map(np.testing.assert_array_equal, lm.params, load(tmp_path / "pth", pytorch_bin=True).params)
+
+    ranks = {f"{name.removeprefix('rank_')}_low_rank_dim": size for name, size in lm.arch.ranks}
+    config = {
+        "model_type": f"rwkv{version}",
+        "hidden_size": lm.arch.d_model,
+        "num_hidden_layers": lm.arch.n_layers,
+        "vocab_size": lm.arch.d_vocab,
+        "intermediate_size": lm.arch.d_mlp,
+        "head_dim" if version == 7 else "head_size": lm.arch.d_head,
+        **(ranks if version == 7 else {}),
+    }
+    if version == 6:
+        with pytest.raises(ConfigError, match="another architecture"):
+            jmi_models.save(tmp_path / "hf", lm.arch, lm.params, {**config, "head_size": 8})
+    jmi_models.save(tmp_path / "hf", lm.arch, lm.params, config)
+    again = load(tmp_path / "hf")
+    assert again.arch == lm.arch
+    jax.tree.map(np.testing.assert_array_equal, again.params, lm.params)
+
+
+def test_what_is_no_rwkv_checkpoint_says_why(tmp_path: Path) -> None:
+    tensors = weights(7)
+    for wrong, message in (
+        ({"blocks.0.att.r_k": None}, "neither version 6 nor 7"),
+        ({"blocks.1.att.w1": None, "blocks.2.ffn.key.weight": np.zeros((3, 128), np.float32)}, "2 problems"),
+        ({"blocks.1.att.more": np.zeros(3, np.float32)}, "surplus: blocks.1.att.more"),
+    ):
+        held = {k: v for k, v in {**tensors, **wrong}.items() if v is not None}
+        save_file(held, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            load(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "rwkv7", "num_hidden_layers": 4}')
+    with pytest.raises(ConfigError, match="num_hidden_layers=4"):
+        load(tmp_path)
+
+
+@functools.cache
+def tiny(naming: str) -> Any:
+    return load(TINY if naming == "original" else TINY / "hf")
+
+
+@published
+@pytest.mark.parametrize("naming", ["original", "fla"])
+def test_published_weights_give_the_published_logits(naming: str) -> None:
+    lm = tiny(naming)
+    tokens = np.load(TINY / "expected_logits_rwkvcpp_tokens.npy").astype(np.int32)
+    want = np.load(TINY / "expected_logits_rwkvcpp.npy")
+    assert np.abs(np.asarray(lm.run(tokens[None]).logits[0, -1]) - want).max() <= 5e-6
+
+
+@published
+def test_both_namings_are_one_model() -> None:
+    jax.tree.map(np.testing.assert_array_equal, tiny("original").params, tiny("fla").params)
+    assert tiny("original").arch == tiny("fla").arch
+
+
+@published
+@pytest.mark.parametrize("text", ["story", "shakespeare"])
+def test_published_weights_give_the_recorded_logits_stream_and_state(text: str) -> None:
+    lm = tiny("original")
+    with np.load(TINY / "reference.npz") as logits, np.load(TINY / "reference_internals.npz") as inside:
+        tokens = logits[f"{text}.tokens"].astype(np.int32)[None]
+        state = lm.arch.initial_state(1)
+        resid = ["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]
+        out = lm.run(tokens, capture=resid, state=state)
+        for kind in ("blinkdl_f32", "own_f64"):
+            assert np.abs(np.asarray(out.logits[0]) - logits[f"{text}.logits_{kind}"]).max() <= 5e-6
+        if text != "story":
+            return
+        stream = np.concatenate([out.stack("hook_resid_pre")[:1], out.stack("hook_resid_post")])[:, 0]
+        want = inside["story.resid_own_f64calc_f32"]
+        assert np.abs(np.moveaxis(stream, 0, 1) - want).max() <= 5e-6
+        # Recorded value axis first.
+        want = inside["story.final_wkv_state_own_f64calc_f32"].swapaxes(-1, -2)
+        assert np.abs(np.asarray(out.state["wkv"][:, 0]) - want).max() <= 5e-6
