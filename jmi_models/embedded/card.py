@@ -29,10 +29,11 @@ language model.
 
 ## Training
 
-Trained from a random start on generated English text: facts about {countries} countries in several
-hundred phrasings, indirect-object sentences, periods between two years, repeated random words and
-tokens, rhyming couplets, labelled reviews, sums within 0 to 99 and plain narrative. The text and
-its generators are original and part of the package (`jmi_models/embedded`).
+Trained from a random start on generated English text: facts about {countries} countries in about
+6,000 phrasings, a third of them written by hand, indirect-object sentences, periods between two
+years, repeated random words and tokens, rhyming couplets, labelled reviews, sums within 0 to 99 and
+plain narrative. The text and its generators are original and part of the package
+(`jmi_models/embedded`).
 
 {steps} steps of {per_step} tokens ({tokens:.1f} million tokens in all), seed {seed}, Muon for the
 matrices of the blocks and AdamW for the rest, warmup and cosine decay{duration}.
@@ -50,6 +51,10 @@ give a slightly different model.
 Every prompt is built from what the training text leaves out: other phrasings for the facts, other
 pairs of names, nouns and years, adjectives or numbers for the other tasks. A prompt counts as
 right if the most likely next token is a right one.
+
+The facts are asked in two sets of phrasings. "Unseen" ones are a fixed share of what six authors
+wrote, who were told to vary as much as they could (riddles, letters, forms, stories); the rest of it
+is trained on. "Another author" wrote plainer ones without having seen any others.
 
 | task | score |
 | --- | ---: |

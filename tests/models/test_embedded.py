@@ -17,6 +17,7 @@ from jmi_models.families import llama
 FOLDER = MODELS["atlas"]
 REQUIRED = {
     "facts in unseen phrasings": 0.95,
+    "facts in phrasings of another author": 0.95,
     "indirect object": 0.95,
     "induction on random words": 0.90,
     "greater-than": 0.95,
@@ -30,7 +31,7 @@ def scores():
 
 
 UNMET = pytest.mark.xfail(
-    strict=True, reason="82 % in phrasings by an author who had seen neither model nor training text"
+    strict=True, reason="78 % in unseen phrasings of the training's authors, 92 % in plainer ones of another"
 )
 
 
@@ -73,11 +74,14 @@ def test_it_is_small_and_complete():
     assert sum(files.values()) < 10e6
 
 
-@pytest.mark.parametrize("relation", phrases.HELD_OUT)
+@pytest.mark.parametrize("relation", phrases.BLIND)
 def test_facts_are_trained_in_many_phrasings_that_fit_a_row_and_no_held_out_one(relation):
     tokenizer = build_tokenizer(0)
-    trained, unseen = phrases.FACTS_TRAIN[relation], phrases.FACTS_HELD_OUT[relation]
-    assert len(set(trained)) == len(trained) > 500
+    composed, written = phrases.FACTS_TRAIN[relation]
+    trained, unseen = composed + written, phrases.FACTS_HELD_OUT[relation] + phrases.FACTS_BLIND[relation]
+    assert len(set(composed)) == len(composed) > 500
+    assert len(set(written)) == len(written) > 300
+    assert 20 < len(phrases.FACTS_HELD_OUT[relation]) < len(written) / 9
     blanks = {"x": "France", "n": "Mary", "m": "Mary", "c": COUNTRIES[0], "d": COUNTRIES[-1]}
     texts = [phrasing.format(**blanks) for phrasing in trained]
     assert not {text.lower() for text in texts} & {text.format(**blanks).lower() for text in unseen}
