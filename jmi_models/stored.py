@@ -92,9 +92,10 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     for pattern, read in (("*.safetensors", _safetensors), ("*.pth", _pickled))[: 2 if pytorch_bin else 1]:
         if len(alone := sorted(folder.glob(pattern))) == 1:
             return {alone[0]: None}, read
-    if any((folder / name).is_file() for name in (_BIN, _BIN_INDEX)) or any(folder.glob("*.pth")):
+    usual = [_BIN for name in (_BIN, _BIN_INDEX) if (folder / name).is_file()]
+    if pickles := [*usual, *sorted(file.name for file in folder.glob("*.pth"))]:
         raise CheckpointError(
-            f"{folder}: only {_BIN} or .pth, the pickled format; pass pytorch_bin=True to read it (weights "
+            f"{folder}: only {pickles[0]}, the pickled format; pass pytorch_bin=True to read it (weights "
             "only, no code in it is run), or convert it to safetensors"
         )
     others = sorted(p.name for p in folder.iterdir())

@@ -66,7 +66,7 @@ def test_a_missing_tokenizer_is_an_error_only_when_text_is_used(lm, tokens):
     assert lm.run(tokens).logits.shape[-1] == 29
     assert lm.token_string(7) == "<7>"
     for use in (lambda: lm.run("text"), lambda: lm.decode([1]), lambda: lm.token_id("a")):
-        with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        with pytest.raises(TokenizerError, match="ships no tokenizer"):
             use()
 
 

@@ -123,8 +123,11 @@ def test_index_that_is_not_json_is_refused(sharded: Path) -> None:
     assert "not a valid index" in fails(sharded)
 
 
-def test_folder_without_safetensors_names_what_it_holds(folder: Path) -> None:
+def test_a_lone_safetensors_file_may_have_any_name_and_of_two_none_is_guessed(folder: Path) -> None:
+    want = jmi_models.load(folder).params
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    assert_same(jmi_models.load(folder).params, want)
+    shutil.copy(folder / "weights.safetensors", folder / "others.safetensors")
     message = fails(folder)
     assert "model.safetensors.index.json" in message
     assert "weights.safetensors" in message
