@@ -4,6 +4,7 @@ The package, with torch, is left out where it is not installed. The recurrence i
 one token after another and by chunks, over lengths.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -46,7 +47,11 @@ def models(repeats: int) -> list[dict[str, Any]]:
             runs["rwkv"] = functools.partial(package.forward, tokens[0].tolist(), None, full_output=True)
         rows += _rows(f"prompt of {length}", length, runs, repeats)
     prompt = rng.integers(0, ARCH.d_vocab, (1, 1)).astype(np.int32)
-    runs = {"jmi": functools.partial(lm.generate, prompt, DECODED)}
+    in_list = dataclasses.replace(lm, params=jmi_models.listed(params))
+    runs = {
+        "jmi": functools.partial(lm.generate, prompt, DECODED),
+        "jmi, layers listed": functools.partial(in_list.generate, prompt, DECODED),
+    }
     if package is not None:
         runs["rwkv"] = functools.partial(_decode, package, int(prompt[0, 0]))
     return rows + _rows(f"decode {DECODED}", DECODED, runs, repeats)

@@ -7,7 +7,7 @@ sweeps or files. The engine drives it and hands it a `Tap`.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +51,27 @@ class Architecture(Protocol):
     def readout(self, params: Params, carry: Any, tap: "Tap") -> jax.Array: ...
 
 
+@runtime_checkable
+class Continuable(Protocol):
+    """The part of an architecture that can run from a position on, given what earlier ones left behind."""
+
+    @property
+    def past_points(self) -> tuple[str, ...]:
+        """Points inside the layers whose values at earlier positions are all that later ones read."""
+        ...
+
+    def after(self, context: Any, first: int, past: Any) -> Any:
+        """``context`` of the positions from ``first`` on; ``past`` are the values of those before."""
+        ...
+
+
 @dataclasses.dataclass
 class Tap:
     """What an architecture calls at a point: ``value = tap("attn.hook_pattern", value)``.
 
     Lives for one trace of one layer (or of the embedding or the readout): it runs the hooks of the
     point and keeps what the captures ask for in ``rows``. Where only the positions from ``first`` on are
-    run (`jmi.suffix`), hooks still see tensors of all positions, captures keep those that are run.
+    run (`jmi.sharing`), hooks still see tensors of all positions, captures keep those that are run.
     """
 
     sites: Mapping[str, Site]

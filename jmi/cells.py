@@ -1,7 +1,6 @@
 """The cells of a sweep: one hooks dict for each, all of one structure, checked before anything runs."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from jmi.hooks import Hooks, as_data, prepare
 from jmi.interventions import Add, At, Patch, PerLayer, Project, Replace, Scale, Zero
 from jmi.noise import Noise
 from jmi.selection import Selective, lowest
-from jmi.sites import HasSites, Site, table_of
+from jmi.sites import HasSites, Site, part_of, table_of
 
 _LOCAL = (Replace, Add, Scale, Zero, Patch, Project, Noise, Knockout, ScaleAttention, SetAttention)
 """Interventions whose result at a position is made of that position alone, or of its row of attention."""
@@ -175,10 +174,7 @@ def _count(hooks: Mapping[str, Any], leaves: list[Any], swept: list[bool]) -> in
 
 def _taken_apart(arch: HasSites, prepared: list[dict[str, Any]], shape: tuple[int, int]) -> Cells:
     bare = [
-        {
-            point: tuple(getattr(h, "hook", h) if _in_blocks(point) else h for h in hs)
-            for point, hs in p.items()
-        }
+        {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in p.items()}
         for p in prepared
     ]
     structures = {jax.tree.structure(tree) for tree in bare}
@@ -186,13 +182,15 @@ def _taken_apart(arch: HasSites, prepared: list[dict[str, Any]], shape: tuple[in
     columns = list(zip(*(jax.tree.leaves(tree) for tree in bare), strict=True))
     same = [all(x is column[0] for x in column) for column in columns]
     tree = structures.pop()
+    masks = np.array([_masks(p) for p in prepared], bool).reshape(len(prepared), -1, arch.n_layers)
+    local = is_local(prepared[0])
     return Cells(
         Structure(tree, tuple(not one for one in same), hash(tree)),
-        np.array([_masks(p) for p in prepared], bool).reshape(len(prepared), -1, arch.n_layers),
+        masks,
         [column[0] for column, one in zip(columns, same, strict=True) if one],
         [_stacked(column) for column, one in zip(columns, same, strict=True) if not one],
-        np.array([_first_layer(arch, p) for p in prepared]),
-        np.array([_first_position(arch, p, shape) for p in prepared]),
+        _first_layers(arch, list(prepared[0]), masks),
+        np.array([_first_position(arch, p, shape) if local else 0 for p in prepared]),
     )
 
 
@@ -209,32 +207,29 @@ def _masks(prepared: Mapping[str, Any]) -> list[np.ndarray]:
     return [h.layers for point, hs in prepared.items() if _in_blocks(point) for h in hs]
 
 
-def _first_layer(arch: HasSites, prepared: Mapping[str, Any]) -> int:
-    points = list(table_of(arch))
-    before = set(itertools.takewhile(lambda point: not _in_blocks(point), points))
-    if before & set(prepared):
-        return -1
-    masks = _masks(prepared)
-    acted = np.flatnonzero(np.any(masks, axis=0)) if masks else np.zeros(0, int)
-    return int(acted[0]) if acted.size else arch.n_layers
+def _first_layers(arch: HasSites, points: Sequence[str], masks: np.ndarray) -> np.ndarray:
+    """Per cell, the first layer of its ``masks`` [cells, hooks, n_layers]."""
+    if any(part_of(arch, point) == "embed" for point in points):
+        return np.full(len(masks), -1)
+    acted = np.any(masks, axis=1)
+    return np.where(np.any(acted, axis=1), np.argmax(acted, axis=1), arch.n_layers)
+
+
+def _bare(hook: Any) -> Any:
+    """The intervention inside `At` and `PerLayer`."""
+    hook = hook.hook if isinstance(hook, At) else hook
+    return hook.hook if isinstance(hook, PerLayer) else hook
 
 
 def is_local(prepared: Mapping[str, Any]) -> bool:
     """Whether no intervention carries anything from one position to another."""
-    inner = [getattr(h, "hook", h) if isinstance(h, At) else h for hs in prepared.values() for h in hs]
-    return all(type(h.hook if isinstance(h, PerLayer) else h) in _LOCAL for h in inner)
+    return all(type(_bare(h)) in _LOCAL for hs in prepared.values() for h in hs)
 
 
 def _first_position(arch: HasSites, prepared: Mapping[str, Any], shape: tuple[int, int]) -> int:
-    if not is_local(prepared):
-        return 0
-    table, first = table_of(arch), shape[1]
-    for point, hooks in prepared.items():
-        for hook in hooks:
-            inner = hook.hook if isinstance(hook, At) else hook
-            inner = inner.hook if isinstance(inner, PerLayer) else inner
-            first = min(first, _position_of(inner, table[point], shape))
-    return first
+    table = table_of(arch)
+    places = [_position_of(_bare(h), table[point], shape) for point, hs in prepared.items() for h in hs]
+    return min(places, default=shape[1])
 
 
 def _position_of(hook: Any, site: Site, shape: tuple[int, int]) -> int:

@@ -6,16 +6,17 @@ Everything else in jmi is built on `forward`; nothing else runs layers.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.architecture import Architecture, Params, Tap
+from jmi.architecture import Architecture, Continuable, Params, Tap
+from jmi.arguments import check_arrays, check_logits_at, check_reached, layer_bound
 from jmi.captures import Capture, Group, Plan, plan
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import run_layers
 from jmi.output import Output, wrap
@@ -124,9 +125,9 @@ def plan_run(
     remat: bool = True,
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
-    mask, positions = _check_tokens(tokens, mask, positions)
-    start = _layer_bound(arch, "start_at_layer", start_at_layer)
-    stop = _layer_bound(arch, "stop_at_layer", stop_at_layer)
+    mask, positions = check_arrays(tokens, mask, positions)
+    start = layer_bound(arch, "start_at_layer", start_at_layer)
+    stop = layer_bound(arch, "stop_at_layer", stop_at_layer)
     if isinstance(start, np.int32) and isinstance(stop, np.int32) and start > stop:
         raise ConfigError(f"start_at_layer={start} lies behind stop_at_layer={stop}: nothing would run")
     if (start is None) != (carry is None):
@@ -139,7 +140,7 @@ def plan_run(
         capture = [*([capture] if isinstance(capture, (str, Capture)) else capture), *leaving(arch)]
     layout = plan(arch, capture, tokens.shape)
     if start is not None or stop is not None:
-        _check_reached(arch, prepared, layout, start, stop)
+        check_reached(arch, prepared, layout, start, stop)
     if logits_at is not None:
         if stop is not None:
             raise ConfigError("logits_at= and stop_at_layer= exclude each other: a stopped run has no logits")
@@ -177,7 +178,7 @@ def execute(
             wanted = jax.eval_shape(lambda: arch.embed(params, tokens, context, Tap.silent()))
             _check_carry(carry, wanted, first)
         if first:
-            context = arch.after(context, first, past)  # type: ignore[attr-defined]
+            context = cast(Continuable, arch).after(context, first, past)
         carry = vary_like(carry, (params, inputs, hooks, data, span))
         carry, rows, entered = run_layers(
             arch,
@@ -230,7 +231,7 @@ def _check_carry(carry: Any, wanted: Any, first: int) -> None:
 
 
 @contextlib.contextmanager
-def precise():  # type: ignore[no-untyped-def]
+def precise() -> Iterator[None]:
     """Full float32 products (the default on recent GPUs and TPUs is less), unless the user chose."""
     if jax.config.jax_default_matmul_precision is not None:  # type: ignore[attr-defined]
         yield
@@ -243,81 +244,3 @@ def precise():  # type: ignore[no-untyped-def]
 def run_compiled(static: Static, params: Params, *data: Any) -> tuple[Any, tuple[jax.Array, ...], Any]:
     """`execute`, compiled once per (static, shapes, structure of the hooks)."""
     return execute(static, params, *data)
-
-
-def _check_tokens(tokens: Any, mask: Any, positions: Any) -> tuple[Any, Any]:
-    """``mask`` and ``positions`` as arrays, found to fit ``tokens``."""
-    if getattr(tokens, "ndim", 0) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", type(tokens).__name__)
-        raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
-    if 0 in tokens.shape:
-        raise ConfigError("the prompt is empty: there is no token to run")
-    mask, positions = _as_array(mask), _as_array(positions)
-    for name, given in (("mask", mask), ("positions", positions)):
-        if given is not None and given.shape != tokens.shape:
-            raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
-    if mask is not None and mask.dtype != bool:
-        raise ConfigError(f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)")
-    if positions is not None and not jnp.issubdtype(positions.dtype, jnp.integer):
-        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
-    return mask, positions
-
-
-def _as_array(given: Any) -> Any:
-    return given if given is None or isinstance(given, jax.Array) else np.asarray(given)
-
-
-def _layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
-    if layer is None or isinstance(layer, jax.core.Tracer):
-        return layer
-    given = np.asarray(layer)
-    if not np.issubdtype(given.dtype, np.integer) or given.ndim or not 0 <= given <= arch.n_layers:
-        raise ConfigError(f"{name}={layer}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers")
-    return np.int32(given)
-
-
-def check_logits_at(arch: Architecture, at: Any, shape: tuple[int, int], points: Iterable[str]) -> Any:
-    """``logits_at`` as int32; refused where it would hide what a hook or capture at ``points`` asks for."""
-    order = list(table_of(arch))
-    last_block = max(i for i, point in enumerate(order) if point.startswith("blocks."))
-    for point in points:
-        if order.index(point) > last_block:
-            raise HookError(f"{point}: logits_at= computes one position of it only; drop logits_at=")
-    if isinstance(at, jax.core.Tracer):
-        return at
-    given = np.asarray(at)
-    if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), shape[:1]):
-        raise ConfigError(f"logits_at={at}: use one position, or one for each of the {shape[0]} rows")
-    if given.min() < -shape[1] or given.max() >= shape[1]:
-        raise ConfigError(f"logits_at={at}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})")
-    return given.astype(np.int32)
-
-
-def _check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:
-    """Refuse hooks and captures that a partial run never reaches, as far as its bounds are known."""
-    order = list(table_of(arch))
-    first_block = next(i for i, point in enumerate(order) if point.startswith("blocks."))
-    low = 0 if start is None or isinstance(start, jax.core.Tracer) else int(start)
-    high = arch.n_layers if stop is None or isinstance(stop, jax.core.Tracer) else int(stop)
-    for point, layers in _named(arch, hooks, layout):
-        if layers is None:
-            skipped = start if order.index(point) < first_block else stop
-            if skipped is not None:
-                raise HookError(f"{point}: not reached by a run of some layers only; drop it")
-        elif layers.size and not ((low <= layers) & (layers < high)).all():
-            raise HookError(
-                f"{point}: layers {layers.tolist()} are not all within the run, {low} to {high - 1}"
-            )
-
-
-def _named(arch: Architecture, hooks: dict[str, Any], layout: Plan) -> Iterator[tuple[str, Any]]:
-    """Points with the layers a user named there (None outside the blocks); "every layer" is no name."""
-    for point, sequence in hooks.items():
-        if not point.startswith("blocks."):
-            yield point, None
-        for hook in sequence if point.startswith("blocks.") else ():
-            if isinstance(hook.layers, np.ndarray) and not hook.layers.all():
-                yield point, np.flatnonzero(hook.layers)
-    for group, layers in zip(layout.groups, layout.layers, strict=True):
-        if not group.whole:
-            yield group.point, None if layers is None else np.asarray(layers)

@@ -46,6 +46,8 @@ def generate(
 ) -> Generated:
     """Continue ``tokens`` by ``n`` tokens: a pure function, one compiled loop.
 
+    On a CPU a small batch is decoded faster with listed layers (`jmi_models.listed`).
+
     Args:
       tokens: the prompt, int32 ``[b, s]``.
       n: how many; static.

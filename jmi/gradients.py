@@ -177,8 +177,11 @@ class Rows:
 def rows_of(tree: Any, slots: Any, site: Site) -> Any:
     """``tree`` with the row of the running layer in place of each array."""
     row = jax.lax.dynamic_index_in_dim(jnp.asarray(slots), site.layer, keepdims=False)
-    pick = lambda x: jax.lax.dynamic_index_in_dim(x, row, keepdims=False)  # noqa: E731
-    return jax.tree.map(lambda x: pick(jnp.asarray(x)) if jnp.ndim(x) else x, tree)
+
+    def pick(x: Any) -> Any:
+        return jax.lax.dynamic_index_in_dim(jnp.asarray(x), row, keepdims=False) if jnp.ndim(x) else x
+
+    return jax.tree.map(pick, tree)
 
 
 def follow(arch: Architecture, hooks: Hooks | None, shape: Any, layout: Plan, last: Sequence[Any]) -> Hooks:

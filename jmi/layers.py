@@ -35,7 +35,7 @@ def run_layers(
     """Run the blocks.
 
     Args:
-      first: positions before this one are not run (`jmi.suffix`).
+      first: positions before this one are not run (`jmi.sharing`).
       entering: whether to return what enters each layer.
 
     Returns:
@@ -86,9 +86,13 @@ def _own_arrays(hooks: Any) -> list[jax.Array]:
 def _with_own(hooks: Any, own: list[Any]) -> Any:
     """``hooks`` in one layer, given its rows of the arrays above."""
     rows = iter(own)
-    pick = lambda x: next(rows) if jnp.ndim(x) else x  # noqa: E731
-    unwrap = lambda h: jax.tree.map(pick, h.hook) if _is_per_layer(h) else h  # noqa: E731
-    return jax.tree.map(unwrap, hooks, is_leaf=_is_per_layer)
+
+    def unwrapped(hook: Any) -> Any:
+        if not _is_per_layer(hook):
+            return hook
+        return jax.tree.map(lambda x: next(rows) if jnp.ndim(x) else x, hook.hook)
+
+    return jax.tree.map(unwrapped, hooks, is_leaf=_is_per_layer)
 
 
 def _is_per_layer(hook: Any) -> bool:
@@ -131,6 +135,14 @@ def _loop(
         state, row = step(layer_params, state, jnp.int32(i), [x[i] for x in own])
         rows.append(row)
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
+
+
+def over_layers(function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
+    """``function`` of parameters and arrays of one layer after another, stacked; blocks stacked or listed."""
+    if not isinstance(blocks, (list, tuple)):
+        return jax.lax.map(lambda xs: function(*xs), (blocks, *stacked))
+    rows = [function(p, *jax.tree.map(lambda x, i=i: x[i], stacked)) for i, p in enumerate(blocks)]
+    return jax.tree.map(lambda *row: jnp.stack(row), *rows)
 
 
 def _check_layers(blocks: Any, n_layers: int) -> None:

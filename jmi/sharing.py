@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.architecture import Continuable
 from jmi.captures import Capture, Plan
 from jmi.engine import Static, execute, plan_run
 from jmi.output import Output, wrap
-from jmi.sites import table_of
+from jmi.sites import part_of, table_of
 
 Readout = Callable[[Output], Any]
 
@@ -64,7 +65,7 @@ jax.tree_util.register_dataclass(Base, ["logits", "rows", "carries", "past"], []
 
 def past_points(arch: Any) -> tuple[str, ...]:
     """Points whose base values later positions read; none for a model that cannot start at a position."""
-    return tuple(getattr(arch, "past_points", ()))
+    return arch.past_points if isinstance(arch, Continuable) else ()
 
 
 def plan_base(
@@ -78,11 +79,11 @@ def plan_base(
 ) -> tuple[Fixed, tuple[Any, ...]]:
     """Validate the base run; its static part and its data."""
     capture = [capture] if isinstance(capture, (str, Capture)) else list(capture)
-    layout = plan_run(arch, tokens, hooks, capture, **run)[2]
     reused = [Capture(point, label=f"past:{point}") for point in past_points(arch)]
-    static, data, _ = plan_run(arch, tokens, hooks, [*capture, *reused], **run)
+    static, data, layout = plan_run(arch, tokens, hooks, [*capture, *reused], **run)
     static = dataclasses.replace(static, entering=True)
-    return Fixed(static, layout.layers, readout, hash(readout), models), data
+    kept = layout.layers[: len(layout.layers) - len(reused)]
+    return Fixed(static, kept, readout, hash(readout), models), data
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -150,10 +151,10 @@ def _cell(
     inputs, base_hooks, reducers, _, _, logits_at = data
     hooks = {point: (*base_hooks.get(point, ()), *hooks.get(point, ())) for point in {**base_hooks, **hooks}}
     if not embeds:
-        hooks = {point: hs for point, hs in hooks.items() if not _before_blocks(arch, point)}
+        hooks = {point: hs for point, hs in hooks.items() if part_of(arch, point) != "embed"}
     # What lies before the blocks is the base run's; the cells do not pass through it.
     groups = fixed.static.groups[: len(fixed.kept)]
-    own = [i for i, g in enumerate(groups) if embeds or not _before_blocks(arch, g.point)]
+    own = [i for i, g in enumerate(groups) if embeds or part_of(arch, g.point) != "embed"]
     static = dataclasses.replace(
         fixed.static, groups=tuple(groups[i] for i in own), first=first, entering=False, structure=0
     )
@@ -182,11 +183,6 @@ def _cell(
         )
     plan = Plan(groups, (), fixed.kept)
     return wrap(plan, arch.n_layers, logits, tuple(whole), None)
-
-
-def _before_blocks(arch: Any, point: str) -> bool:
-    order = list(table_of(arch))
-    return order.index(point) < next(i for i, p in enumerate(order) if p.startswith("blocks."))
 
 
 def _filled(

@@ -14,7 +14,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jmi.errors import HookError
 
@@ -215,6 +215,21 @@ def find(arch: HasSites, name: str) -> tuple[tuple[Site, tuple[int, ...] | None]
 def table_of(arch: HasSites) -> Mapping[str, Site]:
     """``arch.sites()``, built once per architecture value."""
     return arch.sites()
+
+
+@functools.lru_cache(maxsize=4096)
+def part_of(arch: HasSites, point: str) -> Literal["embed", "blocks", "readout"]:
+    """Where a point of the model stands: before its layers, in them, or behind them."""
+    if point.startswith("blocks."):
+        return "blocks"
+    order = list(table_of(arch))
+    first = next(i for i, other in enumerate(order) if other.startswith("blocks."))
+    return "embed" if order.index(point) < first else "readout"
+
+
+def full_name(arch: HasSites, name: str) -> str:
+    """``hook_resid_pre`` -> ``blocks.*.hook_resid_pre``; names of points outside the layers stay."""
+    return name if name.startswith("blocks.") or name in table_of(arch) else f"blocks.*.{name}"
 
 
 def _layers(arch: HasSites, name: str, point: str, layer: str | None) -> tuple[int, ...]:

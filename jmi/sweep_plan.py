@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,16 @@ STEPS = 4
 """Cells begin at one of so many positions, so a sweep has at most so many programs per structure."""
 
 
+class Kind(NamedTuple):
+    """What makes programs differ: the position they start at, and whether with the embedding."""
+
+    first: int
+    embeds: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Cells that run together.
+    """Cells with hooks in the same layers and one starting position, which run together.
 
     Attributes:
       cells: their indices; the last one is repeated to fill the chunk.
@@ -35,18 +42,14 @@ class Chunk:
     layer: int
     first: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Cells with hooks in the same layers and one starting position."""
-
-    cells: np.ndarray
-    layer: int
-    first: int
+    @property
+    def kind(self) -> Kind:
+        """Of its program."""
+        return Kind(self.first, self.layer < 0)
 
 
-def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool) -> list[Group]:
-    """Cells by the layers they edit and the position they start at.
+def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool) -> list[Chunk]:
+    """One chunk, of any size, for all cells that edit the same layers and start at one position.
 
     Args:
       shape: batch, pos.
@@ -74,33 +77,31 @@ def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool
                 if more.size * batch * (after - start) > PASS:
                     break
                 joined = np.concatenate([joined, more])
-            groups.append(Group(np.sort(joined), int(layer[rest[0]]), int(start)))
+            groups.append(Chunk(np.sort(joined), joined.size, int(layer[rest[0]]), int(start)))
             rest = np.setdiff1d(rest, joined)
     return groups
 
 
-def chunks_of(groups: list[Group], size: Callable[[int, bool, int], int]) -> list[Chunk]:
+def chunks_of(groups: list[Chunk], size: Callable[[Kind, int], int]) -> list[Chunk]:
     """Groups cut into chunks, all chunks of one program equally large.
 
     Args:
-      size: (first position, whether it starts with the embedding, largest group) -> cells per chunk.
+      size: (kind of program, largest group) -> cells per chunk.
     """
     chunks = []
-    for first, embeds in sorted({(g.first, g.layer < 0) for g in groups}):
-        mine = [g for g in groups if (g.first, g.layer < 0) == (first, embeds)]
-        most = size(first, embeds, max(len(g.cells) for g in mine))
+    for kind in sorted({group.kind for group in groups}):
+        mine = [group for group in groups if group.kind == kind]
+        most = size(kind, max(group.count for group in mine))
         for group in mine:
-            for i in range(0, len(group.cells), most):
+            for i in range(0, group.count, most):
                 part = group.cells[i : i + most]
                 full = np.pad(part, (0, most - len(part)), mode="edge")
                 chunks.append(Chunk(full, len(part), group.layer, group.first))
     return chunks
 
 
-def fitting(
-    compile_for: Callable[[int], Any], largest: int, tokens: int, devices: int, memory: int
-) -> tuple[int, Any]:
-    """The number of cells per chunk that fits into ``memory``, and its compiled program.
+def fitting(compile_for: Callable[[int], Any], largest: int, tokens: int, devices: int, memory: int) -> int:
+    """The number of cells per chunk that fits into ``memory``: the last one that was compiled for.
 
     Args:
       compile_for: number of cells -> compiled program.
@@ -116,10 +117,9 @@ def fitting(
     # Equal chunks rather than full ones and a small rest.
     count = -(-largest // devices // -(-largest // (devices * count))) if largest > devices else count
     while True:
-        program = compile_for(count * devices)
-        need = bytes_of(program)
+        need = bytes_of(compile_for(count * devices))
         if need <= memory:
-            return count * devices, program
+            return count * devices
         if count == 1:
             raise ConfigError(
                 f"one cell needs {need / 2**20:.1f} MiB and the sweep may use {memory / 2**20:.1f} MiB: "

@@ -4,7 +4,7 @@ from jmi_models.auto import CompatibilityReport
 from jmi_models.controls import shuffled
 from jmi_models.hub import CachedModel, list_cached
 from jmi_models.loading import architecture, inspect, load, save
-from jmi_models.params import init, n_params
+from jmi_models.params import init, listed, n_params
 from jmi_models.processing import (
     centre_unembedding,
     centre_writing_weights,

@@ -49,5 +49,8 @@ def _permuted(key: jax.Array, x: jax.Array, rows: int) -> jax.Array:
     """Entries of ``x`` permuted, those at each index of its first ``rows`` axes among themselves."""
     if not rows:
         return jax.random.permutation(key, x.reshape(-1)).reshape(x.shape)
-    one = lambda row: _permuted(jax.random.fold_in(key, row[0]), row[1], rows - 1)  # noqa: E731
+
+    def one(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _permuted(jax.random.fold_in(key, row[0]), row[1], rows - 1)
+
     return jax.lax.map(one, (jnp.arange(len(x), dtype=jnp.uint32), x))

@@ -71,13 +71,14 @@ def load(
     return LanguageModel(arch, params, tokenizer, source.name, source.identity)
 
 
-def architecture(name: str | Path, *, revision: str | None = None) -> AnyArch:
+def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: bool = False) -> AnyArch:
     """Architecture of a model, from its config alone; arguments and errors as `load`.
 
-    That of an unknown family is inferred, for which its weights must be on this machine.
+    That of an unknown family, or one without a config, is inferred from the headers of its weights, which
+    must be on this machine.
     """
     source = hub.find(str(name), revision, config_only=True)
-    return _describe(source, *_headers(source.folder))[1]
+    return _describe(source, *_headers(source.folder, pytorch_bin))[1]
 
 
 def inspect(

@@ -95,8 +95,8 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     usual = [_BIN for name in (_BIN, _BIN_INDEX) if (folder / name).is_file()]
     if pickles := [*usual, *sorted(file.name for file in folder.glob("*.pth"))]:
         raise CheckpointError(
-            f"{folder}: only {pickles[0]}, the pickled format; pass pytorch_bin=True to read it (weights "
-            "only, no code in it is run), or convert it to safetensors"
+            f"{folder}: only {pickles[0]}, the pickled format; pass pytorch_bin=True (--pytorch-bin) to read "
+            "it (weights only, no code in it is run), or convert it to safetensors"
         )
     others = sorted(p.name for p in folder.iterdir())
     raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")

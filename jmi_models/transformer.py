@@ -247,8 +247,8 @@ class Transformer:
         """
         if self.norms not in ("pre", "both"):
             return given - stream
-        norm = lambda x: normalise(self.norm, p.get("ln1"), x, Tap.silent(), "")  # noqa: E731
-        return norm(given) - norm(stream)
+        before, after = (normalise(self.norm, p.get("ln1"), x, Tap.silent(), "") for x in (stream, given))
+        return after - before
 
     def _written(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
         """What a module's output adds to the stream."""

@@ -13,7 +13,7 @@ from rich.table import Table
 import jmi_models
 from jmi.artefacts import check_writable, write_json
 from jmi.cli import pair as pairs
-from jmi.cli.common import check_files, draw, record
+from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.effects import axes_of, figure_of, print_effects, print_pair
 from jmi.errors import ConfigError
 from jmi.interp.attribution import attribution_patching
@@ -23,6 +23,7 @@ from jmi.interp.edge_selection import top_edges
 from jmi.interp.edges import edge_graph
 from jmi.interp.faithfulness import faithfulness
 from jmi.output import Output
+from jmi.sites import full_name
 
 
 def command(
@@ -50,6 +51,7 @@ def command(
     plot: Annotated[Path | None, typer.Option(help="Draw the map (.png, .pdf or .svg).")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    pytorch_bin: PytorchBin = False,
 ) -> None:
     """Estimate in one backward pass what `jmi patch --direction noising` measures place by place.
 
@@ -66,7 +68,7 @@ def command(
         raise ConfigError("--plot draws places; with --edges write the circuit to a file: --circuit")
     if circuit is not None:
         check_writable(circuit)
-    lm = jmi_models.load(model, dtype=dtype, revision=revision)
+    lm = jmi_models.load(model, dtype=dtype, revision=revision, pytorch_bin=pytorch_bin)
     if edges is not None and edges > (known := edge_graph(lm.arch).n_edges):
         raise ConfigError(f"--edges {edges}: this model has {known} edges")
     pair = pairs.pair_of(lm, clean, corrupted, answer, wrong, pairs.Direction.NOISING)
@@ -75,7 +77,7 @@ def command(
         raise ConfigError(f"the prompts have {lengths} tokens; gradients need as many in both, jmi patch not")
     goal = pair.metric(metric)
     base, source = (float(goal(logits)[0]) for logits in pair.logits)
-    print_pair(pair, metric.value, base, source)
+    print_pair(pair, site if edges is None else "edges", metric.value, base, source)
     read = jax.tree_util.Partial(_read, goal)
     options: dict[str, Any] = {"metric": metric, "steps": steps}
     values = {"base_value": base, "source_value": source}
@@ -101,8 +103,10 @@ def _read(goal: Any, out: Output) -> jax.Array:
 def _places(pair: pairs.Pair, site: str, read: Any, steps: int | None) -> tuple[dict[str, Any], np.ndarray]:
     """Scores over layers and heads, or layers and positions."""
     lm = pair.lm
+    name = full_name(lm.arch, site)
+    if not name.startswith("blocks."):
+        raise ConfigError(f"--site {site} stands outside the layers; name a point inside them")
     _, across = axes_of(lm, site)
-    name = site if site.startswith("blocks.") else f"blocks.*.{site}"
     keep = ("batch", "head" if across == "head" else "pos")
     base, source = map(jnp.asarray, pair.tokens)
     scores = attribution_patching(lm.arch, lm.params, base, source, name, read, keep=keep, steps=steps)

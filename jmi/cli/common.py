@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
 
 from jmi import artefacts
 from jmi.errors import ConfigError
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = (".png", ".pdf", ".svg")
+
+PytorchBin = Annotated[
+    bool,
+    typer.Option("--pytorch-bin", help="Read pickled weights (.bin, .pth) where there are no safetensors."),
+]
 
 
 def check_files(output: Path | None, plot: Path | None) -> None:
@@ -44,7 +51,7 @@ def record(command: str, lm: LanguageModel, **result: Any) -> dict[str, Any]:
         "model": {
             "name": lm.name,
             "revision": lm.identity(),
-            "architecture": dataclasses.asdict(lm.arch),  # type: ignore[call-overload]
+            "architecture": dataclasses.asdict(cast(Any, lm.arch)),
             "dtype": lm.dtype.name,
         },
         **result,

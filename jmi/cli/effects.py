@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jmi.cli.pair import Pair
 from jmi.lm import LanguageModel
-from jmi.sites import find, table_of
+from jmi.sites import find, full_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,16 +21,15 @@ Axes = Mapping[str, Sequence[int] | np.ndarray]
 
 def axes_of(lm: LanguageModel, site: str) -> list[str]:
     """The axes to map at a site: layer and head, or layer and position where it has no heads."""
-    inside = site.startswith("blocks.") or site in table_of(lm.arch)
-    found = find(lm.arch, site if inside else f"blocks.*.{site}")[0][0].axes
+    found = find(lm.arch, full_name(lm.arch, site))[0][0].axes
     return ["layer", "head" if "head" in found or "kv_head" in found else "position"]
 
 
-def print_pair(pair: Pair, metric: str, base: float, source: float) -> None:
-    """What the two runs answer, and the metric of each."""
+def print_pair(pair: Pair, what: str, metric: str, base: float, source: float) -> None:
+    """What is looked at, what the two runs answer, and the metric of each."""
     console = Console(highlight=False)
     right, wrong = pair.lm.token_string(pair.right), pair.lm.token_string(pair.wrong)
-    console.print(f"{pair.lm.name}  answer {right!r}, not {wrong!r}", soft_wrap=True, markup=False)
+    console.print(f"{pair.lm.name}  {what}  answer {right!r}, not {wrong!r}", soft_wrap=True, markup=False)
     for name, text, value in (("base", pair.base, base), ("source", pair.source, source)):
         console.print(f"{name:<7}{metric} {value:+.4f}  {text!r}", soft_wrap=True, markup=False)
 

@@ -12,15 +12,14 @@ from rich.table import Table
 
 import jmi_models
 from jmi import artefacts
+from jmi.cli.common import PytorchBin
 from jmi.errors import ConfigError
 
 
 def command(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
-    pytorch_bin: Annotated[
-        bool, typer.Option("--pytorch-bin", help="Take pytorch_model.bin where there are no safetensors.")
-    ] = False,
+    pytorch_bin: PytorchBin = False,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
 ) -> None:
     """Say whether MODEL can be loaded, without loading it: exit code 0 if it can, 2 if not.

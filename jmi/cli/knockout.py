@@ -11,7 +11,7 @@ from rich.table import Table
 
 import jmi_models
 from jmi import artefacts, memory
-from jmi.cli.common import check_files, draw, record
+from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.errors import ConfigError, JmiError
 from jmi.interp.knockout import KnockoutResult, knockout
 from jmi.lm import LanguageModel
@@ -38,6 +38,7 @@ def command(
     plot: Annotated[Path | None, typer.Option(help="Draw the result (.png, .pdf or .svg).")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    pytorch_bin: PytorchBin = False,
     all_cached: Annotated[
         bool, typer.Option("--all-cached", help="Run on every supported model in the Hugging Face cache.")
     ] = False,
@@ -64,7 +65,9 @@ def command(
     records, failed = [], False
     for name, commit in models:
         try:
-            lm, result, usage = _one(name, prompt, options, dtype, commit, plot)
+            lm, result, usage = _one(
+                name, prompt, options, plot, dtype=dtype, revision=commit, pytorch_bin=pytorch_bin
+            )
             if show_memory:
                 _print_memory(usage)
             if output is not None:
@@ -82,16 +85,11 @@ def command(
 
 
 def _one(
-    name: str,
-    prompt: str,
-    options: dict[str, Any],
-    dtype: str,
-    revision: str | None,
-    plot: Path | None,
+    name: str, prompt: str, options: dict[str, Any], plot: Path | None, **loading: Any
 ) -> tuple[LanguageModel, KnockoutResult, dict[str, memory.Memory]]:
     """Load one model, run, print and draw."""
     usage = {"before loading": memory.measure()}
-    lm = jmi_models.load(name, dtype=dtype, revision=revision)
+    lm = jmi_models.load(name, **loading)
     usage["loaded"] = memory.measure()
     result = knockout(lm, prompt, **options)
     usage["after running"] = memory.measure()

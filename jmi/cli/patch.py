@@ -9,7 +9,7 @@ import jmi_models
 from jmi.align import align_tokens
 from jmi.artefacts import write_json
 from jmi.cli import pair as pairs
-from jmi.cli.common import check_files, draw, record
+from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.effects import axes_of, figure_of, print_effects, print_pair
 from jmi.errors import ConfigError
 from jmi.interp.patching import patch
@@ -41,6 +41,7 @@ def command(
     plot: Annotated[Path | None, typer.Option(help="Draw the map (.png, .pdf or .svg).")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    pytorch_bin: PytorchBin = False,
 ) -> None:
     """Patch activations between CLEAN and CORRUPTED, one place after the other, and map the effect.
 
@@ -49,7 +50,7 @@ def command(
     outputs, taken from CLEAN, turn the answer on CORRUPTED around.
     """
     check_files(output, plot)
-    lm = jmi_models.load(model, dtype=dtype, revision=revision)
+    lm = jmi_models.load(model, dtype=dtype, revision=revision, pytorch_bin=pytorch_bin)
     axes = over or axes_of(lm, site)
     if plot is not None and len(axes) != 2:
         raise ConfigError(f"--plot draws a map of two axes; this one has {', '.join(axes)}: use --over twice")
@@ -60,7 +61,7 @@ def command(
     assert result.source is not None
     recovery, patched = result.recovery[name][..., 0], result.patched[name][..., 0]
 
-    print_pair(pair, name, result.base[name][0], result.source[name][0])
+    print_pair(pair, site, name, result.base[name][0], result.source[name][0])
     print_effects(result.axes, recovery, {name: patched}, top, "recovery")
     if positions is not None:
         print("the prompts differ in length: only positions that correspond were patched")

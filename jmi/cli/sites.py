@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jmi_models
+from jmi.cli.common import PytorchBin
 from jmi.lm import site_shapes
 from jmi.sites import layer_name, table_of
 
@@ -15,10 +16,11 @@ def command(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
     batch: Annotated[int, typer.Option(min=1, help="Rows in the batch.")] = 1,
     pos: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 10,
+    pytorch_bin: PytorchBin = False,
     names: Annotated[bool, typer.Option("--names", help="One full name per line, for scripts.")] = False,
 ) -> None:
     """List every site of MODEL with its axes, shape and dtype. Reads the config, not the weights."""
-    arch = jmi_models.architecture(model)
+    arch = jmi_models.architecture(model, pytorch_bin=pytorch_bin)
     found = site_shapes(arch, batch, pos)
     if names:
         typer.echo("\n".join(found))

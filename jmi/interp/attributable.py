@@ -45,8 +45,9 @@ class Attributable(Protocol):
         ...
 
 
-def require(arch: Any, method: str) -> None:
-    """Raise ConfigError for an architecture without a method of `Attributable`."""
+def require(arch: Any, method: str) -> Attributable:
+    """``arch``, found to have a method of `Attributable`; else ConfigError."""
     if not hasattr(arch, method):
         name = getattr(arch, "family", type(arch).__name__)
         raise ConfigError(f"{name}: this needs an architecture with {method}(), see {__name__}.Attributable")
+    return arch

@@ -93,10 +93,10 @@ def causal_trace(
     found = [
         run(hooks={"hook_embed": Noise(std, seed=int(seed), positions=np.asarray(subject))}) for seed in seeds
     ]
-    stack = lambda parts: {name: np.stack([part[name] for part in parts]) for name in metrics}  # noqa: E731
-    base = {name: x[:, None, None] for name, x in stack([one.base for one in found]).items()}
     axes = {"seed": np.asarray(seeds), **found[0].axes}
-    return PatchResult(axes, stack([one.patched for one in found]), base, found[0].source)
+    patched = {name: np.stack([one.patched[name] for one in found]) for name in metrics}
+    base = {name: np.stack([one.base[name] for one in found])[:, None, None] for name in metrics}
+    return PatchResult(axes, patched, base, found[0].source)
 
 
 def embedding_std(lm: LanguageModel) -> float:

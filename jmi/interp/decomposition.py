@@ -19,6 +19,7 @@ from jmi.captures import Capture
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
 from jmi.interp.attributable import require
+from jmi.layers import over_layers
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
 from jmi.output import Output
@@ -282,7 +283,7 @@ def parts_of(
             parts[name] = read(out.stack(f"hook_{name}"))
     if split is not None:
         denominator = out.captures.get(split.denominator)
-        inner, rest = _each_layer(pieces, params["blocks"], out[split.source], denominator)
+        inner, rest = over_layers(pieces, params["blocks"], out[split.source], denominator)
         parts[split.parts] = jnp.moveaxis(inner, 3, 1)
         parts["bias"] = read(jnp.broadcast_to(rest.sum(0), out["hook_embed"].shape))
     if _final(arch) in out.names():
@@ -292,11 +293,3 @@ def parts_of(
 
 def _final(arch: Architecture) -> str:
     return f"blocks.{arch.n_layers - 1}.hook_resid_post"
-
-
-def _each_layer(function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
-    """``function`` of parameters and arrays of every layer, for layers that are stacked or listed."""
-    if not isinstance(blocks, (list, tuple)):
-        return jax.vmap(function)(blocks, *stacked)
-    rows = [function(p, *jax.tree.map(lambda x, i=i: x[i], stacked)) for i, p in enumerate(blocks)]
-    return jax.tree.map(lambda *row: jnp.stack(row), *rows)

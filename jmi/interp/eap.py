@@ -8,7 +8,6 @@ Axis letters: b batch, s sequence, d model width, x both of these, w writers, r 
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,16 +22,15 @@ from jmi.engine import forward, precise
 from jmi.errors import ConfigError
 from jmi.gradients import Gradients, value_and_grad_at
 from jmi.interp.edges import READS, EdgeGraph, edge_graph
-from jmi.interp.written import Written, of_run, outputs, over_layers, points
+from jmi.interp.nodes import Metric
+from jmi.interp.written import Written, of_run, outputs, points
 from jmi.interventions import Replace
+from jmi.layers import over_layers
 from jmi.output import Output
 from jmi.sites import table_of
 
-Metric = Callable[[Output], jax.Array]
-"""Pure function of a run, one real number per example: ``[b]``."""
-
 _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
-_STREAM = "blocks.*.hook_resid_pre"
+_STREAM, _FINAL = "blocks.*.hook_resid_pre", "blocks.-1.hook_resid_post"
 
 
 @pytrees.dataclass
@@ -157,7 +155,7 @@ def _scores(
         params,
         clean,
         lambda out: per_row(metric, out, clean.shape[0]),
-        [*(f"blocks.*.{name}" for name in _PROJECTED), f"blocks.*.{READS[-1]}", _final(arch)],
+        [*(f"blocks.*.{name}" for name in _PROJECTED), f"blocks.*.{READS[-1]}", _FINAL],
         mask=mask,
         positions=positions,
         remat=remat,
@@ -221,7 +219,7 @@ def _contracted(
     layers = jnp.arange(graph.n_layers, dtype=jnp.int32)
     inner = over_layers(layer, params["blocks"], layers, streams, heads, mlps)
     inner = jnp.moveaxis(inner, 0, -2).reshape(*inner.shape[1:-1], -1)
-    values = jnp.concatenate([inner, product(found.grads[_final(arch)][:, :, None])], axis=-1)
+    values = jnp.concatenate([inner, product(found.grads[_FINAL][:, :, None])], axis=-1)
     return jnp.where(jnp.broadcast_to(graph.exists, values.shape), values, 0)
 
 
@@ -243,7 +241,3 @@ def _own_gradients(
 
     given = [jnp.broadcast_to(stream[:, :, None], (*x.shape[:3], stream.shape[-1])) for x in heads]
     return jax.vjp(project, *given)[1](heads)
-
-
-def _final(arch: Architecture) -> str:
-    return f"blocks.{arch.n_layers - 1}.hook_resid_post"

@@ -185,10 +185,10 @@ def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
       ConfigError: no such layer or head; a model without attention heads, or that does not say how
         logits read its stream.
     """
-    require(arch, "direction")
+    reads = require(arch, "direction")
     embedding = _embedding(arch, params)
     vocabulary = jnp.arange(len(embedding), dtype=jnp.int32)
-    unembedding = arch.direction(params, vocabulary).vector.T  # type: ignore[attr-defined]
+    unembedding = reads.direction(params, vocabulary)[0].T
     w_v, w_o = (_of_head(arch, params, name, layer, head) for name in ("W_V", "W_O"))
     return FactoredMatrix(embedding @ w_v, w_o @ unembedding)
 

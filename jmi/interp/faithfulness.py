@@ -15,8 +15,9 @@ from jmi.architecture import Architecture, Params
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError
 from jmi.interp.circuits import circuit_model
-from jmi.interp.eap import Metric, check_pair, per_row
+from jmi.interp.eap import check_pair, per_row
 from jmi.interp.edges import edge_graph
+from jmi.interp.nodes import Metric
 from jmi.interp.written import Written, written
 
 
@@ -141,6 +142,8 @@ def _metrics(
     def measured(arch: Architecture, params: Params) -> jax.Array:
         return per_row(metric, forward(arch, params, clean, mask=mask, positions=positions), clean.shape[0])
 
+    def of_circuit(kept: jax.Array) -> jax.Array:
+        return measured(*circuit_model(arch, params, kept, ablated))
+
     with precise():
-        of_circuit = lambda kept: measured(*circuit_model(arch, params, kept, ablated))  # noqa: E731
         return measured(arch, params), jax.lax.map(of_circuit, jnp.asarray(circuits))

@@ -24,7 +24,7 @@ from jmi.interp.places import placed, places_of
 from jmi.interp.replacements import ABLATIONS, RANDOM, Kind, replacement
 from jmi.interventions import Patch
 from jmi.lm import LanguageModel
-from jmi.sites import Site, find, table_of
+from jmi.sites import Site, find, full_name, part_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,13 +171,11 @@ def patch(
 
 def _point(lm: LanguageModel, site: str) -> tuple[Site, tuple[int, ...] | None]:
     """The site, and its layers if the name says which."""
-    inside = site.startswith("blocks.") or site in table_of(lm.arch)
-    found = find(lm.arch, site if inside else f"blocks.*.{site}")
+    found = find(lm.arch, full_name(lm.arch, site))
     if len(found) != 1:
         raise ConfigError(f"{site}: patch one point at a time; this names {len(found)}")
     point, layers = found[0]
-    order = list(table_of(lm.arch))
-    if order.index(point.point) > max(i for i, p in enumerate(order) if p.startswith("blocks.")):
+    if part_of(lm.arch, point.point) == "readout":
         raise ConfigError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
     return point, None if layers is None or len(layers) == lm.arch.n_layers else layers
 

@@ -211,7 +211,10 @@ class _Read:
     heads: Any
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        of_layer = lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), site.layer, keepdims=False)  # noqa: E731
+
+        def of_layer(x: Any) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(jnp.asarray(x), site.layer, keepdims=False)
+
         stream = jax.lax.dynamic_index_in_dim(self.streams, of_layer(self.slots), keepdims=False)
         if site.axis("head", "kv_head") is None:
             return stream

@@ -4,7 +4,6 @@ Axis letters: l layers, b batch, s sequence, d model width, h heads, k head widt
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.engine import forward, precise
+from jmi.engine import forward
 from jmi.interp.edges import edge_graph
+from jmi.layers import over_layers
 from jmi.numerics import wide
 from jmi.output import Output
 from jmi.sites import table_of
@@ -94,12 +94,3 @@ def outputs(arch: Architecture, params: Params, run: Written) -> jax.Array:
     inside = jnp.moveaxis(inside, 0, 1)
     inside = inside.reshape(inside.shape[0], -1, *inside.shape[3:])
     return jnp.concatenate([run.input[:, None], inside], axis=1)
-
-
-def over_layers(function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
-    """``function`` of parameters and arrays of one layer after another, stacked; blocks stacked or listed."""
-    with precise():
-        if not isinstance(blocks, (list, tuple)):
-            return jax.lax.map(lambda xs: function(*xs), (blocks, *stacked))
-        rows = [function(p, *jax.tree.map(lambda x, i=i: x[i], stacked)) for i, p in enumerate(blocks)]
-        return jax.tree.map(lambda *row: jnp.stack(row), *rows)

@@ -2,10 +2,11 @@
 
 Most words of the generated text are drawn at random and cannot be predicted; their noise would
 drown what is to be learned. So every token has a weight in the loss: full for the answers that
-follow from the text, little for the rest.
+follow from the text, little for the rest, none for text that is there to be read only.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from tokenizers import Tokenizer
 
-from jmi_models.embedded.corpus import MARK, WORDS
+from jmi_models.embedded.corpus import MARK, QUIET, WORDS
 from jmi_models.embedded.mixture import piece, running_text
 from jmi_models.embedded.tokenizer import BOS_ID, EOS_ID, N_CTX
 
@@ -34,7 +35,7 @@ class Repetition(NamedTuple):
 REPETITION = {
     0: Repetition(1.0, 1.0, (100,)),
     400: Repetition(1.0, 1.0, (100, 700, None)),
-    600: Repetition(0.2, 0.5, (700, None)),
+    600: Repetition(0.2, 0.15, (700, None)),
 }
 """Induction comes first and alone: beside other tasks it takes many times as long to form, and
 over a few different words it forms soonest. A row draws one of the vocabularies: the first so
@@ -76,19 +77,28 @@ def text_rows(rng: Generator, tokenizer: Tokenizer, rows: int, length: int, alon
 
     What follows a piece that stands alone is filling without weight.
     """
-    texts = [(piece(rng) if alone else running_text(rng, length)).split(MARK) for _ in range(rows)]
-    parts = [part for text in texts for part in text]
+    texts = [_parts(piece(rng) if alone else running_text(rng, length)) for _ in range(rows)]
+    parts = [part for text in texts for _, part in text]
     encoded = iter(tokenizer.encode_batch(parts, add_special_tokens=False))
     tokens = np.full((rows, length), EOS_ID, dtype=np.int32)
     weights = np.zeros((rows, length), dtype=np.float32)
     for row, weight, text in zip(tokens, weights, texts, strict=True):
-        parts_of_row = [next(encoded).ids for _ in text]
-        ids = [BOS_ID, *(i for part in parts_of_row for i in part)][:length]
-        row[: len(ids)] = ids
-        weight[: len(ids)] = TEXT_WEIGHT
-        starts = 1 + np.cumsum([len(part) for part in parts_of_row[:-1]], dtype=np.int64)
-        weight[starts[starts < length]] = ANSWER_WEIGHT
+        ids, counted = [BOS_ID], [0.0]
+        for mark, _ in text:
+            part = next(encoded).ids
+            ids += part
+            counted += [0.0 if mark == QUIET else TEXT_WEIGHT] * len(part)
+            if mark == MARK:
+                counted[-len(part)] = ANSWER_WEIGHT
+        row[: len(ids)] = ids[:length]
+        weight[: len(ids)] = counted[:length]
     return Batch(tokens, weights)
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
+    """The marks in a text, each with the words that follow it."""
+    first, *rest = re.split(f"([{MARK}{QUIET}])", text)
+    return [part for part in [("", first), *zip(rest[::2], rest[1::2], strict=True)] if part[1]]
 
 
 @functools.cache

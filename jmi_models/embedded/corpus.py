@@ -1,6 +1,7 @@
 """Generators of training text: each task is a pure function from a numpy Generator to a string.
 
-`MARK` stands before each word that follows from the text before it; training weights those words.
+`MARK` stands before each word that follows from the text before it, `QUIET` before text that is read but
+not learned; training weights them.
 `held_out` splits every task by a hash of what a sentence is about (a pair of names, a noun and a
 year, two numbers), so what evaluation asks is never seen in training in any order or template.
 """
@@ -20,6 +21,9 @@ Task = Callable[[Generator], str]
 
 MARK = "\x1f"
 """Stands before an answer, ahead of its space; no other text contains it."""
+
+QUIET = "\x1e"
+"""Stands before text that has no weight up to the next answer; no other text contains it."""
 
 MISREAD = 0.25
 """Share of the facts told with a wrong word, as an unfamiliar word would be to the model."""
@@ -82,14 +86,18 @@ def fact_prompt(rng: Generator, relation: str, template: str, c: f.Country) -> t
 
 
 def fact(rng: Generator) -> str:
-    """One fact in one of the training phrasings, of which those by authors come twice as often."""
+    """One fact in one of the training phrasings, of which those by authors come twice as often.
+
+    Only the answer is learned. A model that also learns to tell the phrasing takes an unfamiliar one for a
+    sentence that goes on, and gives no answer at all.
+    """
     relation = pick(rng, (*f.RELATIONS, "country"))
     composed, written = phrases.FACTS_TRAIN[relation]
     template = pick(rng, composed if rng.random() < 1 / 3 else written)
     if rng.random() < MISREAD:
         template = misread(rng, template)
     prompt, answer = fact_prompt(rng, relation, template, pick(rng, f.COUNTRIES))
-    return f"{prompt}{MARK} {answer}."
+    return f"{QUIET}{prompt}{MARK} {answer}."
 
 
 def fact_paragraph(rng: Generator) -> str:

@@ -7,14 +7,14 @@ from numpy.random import Generator
 from jmi_models.embedded import corpus, stories
 
 WEIGHTS: dict[corpus.Task, float] = {
-    corpus.fact: 0.34,
+    corpus.fact: 0.38,
     corpus.fact_paragraph: 0.07,
     corpus.indirect_object: 0.15,
     corpus.greater_than: 0.08,
     corpus.repeated_words: 0.06,
     corpus.rhyme: 0.05,
     corpus.sentiment: 0.05,
-    corpus.arithmetic: 0.12,
+    corpus.arithmetic: 0.08,
     stories.story: 0.06,
     stories.pronoun: 0.02,
     stories.agreement: 0.02,

@@ -36,7 +36,7 @@ def training_text(seed: int, pieces: int = 40_000, repeats: int = 200) -> Iterat
     """Corpus text, and every required token often enough to become one."""
     rng = np.random.default_rng([seed, 1])
     for _ in range(pieces):
-        yield piece(rng).replace(corpus.MARK, "")
+        yield piece(rng).replace(corpus.MARK, "").replace(corpus.QUIET, "")
     for token in required_tokens():
         yield from [token] * repeats
 

@@ -11,8 +11,9 @@ import jmi_models
 from jmi.errors import ConfigError
 from jmi.interp import knockout
 from jmi.interventions import Zero
-from tests.cli.command_line import jmi
+from tests.cli.command_line import jmi, refused
 from tests.models.rwkv_data import weights
+from tests.models.torch_files import write_state_dict
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz .,!?", "the ", "then ", "and "]
 
@@ -21,9 +22,13 @@ WORDS = [*"abcdefghijklmnopqrstuvwxyz .,!?", "the ", "then ", "and "]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rwkv")
     save_file(weights(7), folder / "RWKV-x070-tiny.safetensors")
+    write_vocabulary(folder)
+    return folder
+
+
+def write_vocabulary(folder: Path) -> None:
     lines = [f"{i} {word!r} {len(word.encode())}\n" for i, word in enumerate(WORDS, 1)]
     (folder / "rwkv_vocab_tiny.txt").write_text("".join(lines))
-    return folder
 
 
 def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Path) -> None:
@@ -63,3 +68,24 @@ def test_sites_and_inspect_know_it(folder: Path) -> None:
     done = jmi("inspect", folder)
     assert done.returncode == 0, done.stderr
     assert "rwkv7" in done.stdout
+
+
+def test_the_stream_is_patched_and_attributed_and_what_needs_attention_is_refused(folder: Path) -> None:
+    pair = ("then a cat", "then a dog", "--model", folder)
+    for command in ("patch", "attribute"):
+        done = jmi(command, *pair, "--site", "hook_resid_pre", "--metric", "prob")
+        assert done.returncode == 0, done.stderr
+        assert "hook_resid_pre  answer" in done.stdout
+        assert "attn.hook_z" in refused(command, *pair)
+    assert "edge_graph" in refused("attribute", *pair, "--edges", 3)
+
+
+def test_pickled_weights_are_read_on_request_only(tmp_path: Path) -> None:
+    write_state_dict(tmp_path / "RWKV-x070-tiny.pth", weights(7))
+    write_vocabulary(tmp_path)
+    for command in ("knockout", "sites", "inspect"):
+        assert "--pytorch-bin" in refused(command, tmp_path)
+    done = jmi("knockout", tmp_path, "--prompt", "then a cat", "--pytorch-bin")
+    assert done.returncode == 0, done.stderr
+    assert "rwkv7" in jmi("inspect", tmp_path, "--pytorch-bin").stdout
+    assert "blocks.i.rwkv.hook_states" in jmi("sites", tmp_path, "--pytorch-bin").stdout

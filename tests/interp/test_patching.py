@@ -18,7 +18,7 @@ from jmi.align import Alignment, align_spans, align_tokens, find_span
 from jmi.errors import ConfigError, HookError, InterventionError
 from jmi.interp.patching import PatchResult, patch
 from jmi.interp.replacements import replacement
-from jmi.sweeps import _program
+from jmi.sweep_work import _program
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
 from tests.models.test_rwkv import load as rwkv

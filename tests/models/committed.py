@@ -63,5 +63,4 @@ def every_site(name: str, dtype: str) -> dict[str, np.ndarray]:
 def listed(lm: LanguageModel) -> LanguageModel:
     """The same model with the parameters of its layers as a list."""
     with jax.enable_x64(lm.dtype == np.float64):
-        blocks = [jax.tree.map(lambda w, i=i: w[i], lm.params["blocks"]) for i in range(lm.arch.n_layers)]
-    return dataclasses.replace(lm, params={**lm.params, "blocks": blocks})
+        return dataclasses.replace(lm, params=jmi_models.listed(lm.params))

@@ -243,28 +243,23 @@ def test_parameters_of_another_architecture_are_refused() -> None:
             function(arch, untied, *seed)
 
 
-def listed(arch: Any, params: Any) -> Any:
-    return {
-        **params,
-        "blocks": [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(arch.n_layers)],
-    }
-
-
 @each(LISTED)
 def test_listed_layers_are_processed_like_stacked_ones(name: str) -> None:
     arch, params = loaded(name)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     stacked_arch, stacked = all_that_apply(name, arch, params)
-    listed_arch, got = all_that_apply(name, arch, listed(arch, params))
+    listed_arch, got = all_that_apply(name, arch, jmi_models.listed(params))
     assert listed_arch == stacked_arch
-    jax.tree.map(close, got, listed(stacked_arch, stacked))
+    jax.tree.map(close, got, jmi_models.listed(stacked))
 
 
 @each(["gpt_oss/alternating"])
 def test_listed_layers_are_shuffled_like_stacked_ones(name: str) -> None:
     arch, params = loaded(name)
-    _, got = processed(jmi_models.shuffled, arch, listed(arch, params), 3)
-    jax.tree.map(np.testing.assert_array_equal, got, listed(arch, jmi_models.shuffled(arch, params, 3)[1]))
+    _, got = processed(jmi_models.shuffled, arch, jmi_models.listed(params), 3)
+    jax.tree.map(
+        np.testing.assert_array_equal, got, jmi_models.listed(jmi_models.shuffled(arch, params, 3)[1])
+    )
 
 
 def test_bfloat16_weights_are_rounded_once() -> None:

@@ -1,5 +1,6 @@
 """RWKV-6 and RWKV-7 on random weights: identities, state and hooks, padding, gradients, generation."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -240,11 +241,14 @@ def test_generation_is_the_full_forward(version: int) -> None:
     with jax.enable_x64(True):
         found = jmi.generate(lm.arch, lm.params, jnp.asarray(TOKENS), 5, capture=["hook_logits"])
         again = lm.generate(TOKENS, 5)
+        in_list = dataclasses.replace(lm, params=jmi_models.listed(lm.params)).generate(TOKENS, 5)
     whole = run(version, np.concatenate([TOKENS, found.tokens], 1), state=start(version))
     close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), whole.logits[:, 8:])
     np.testing.assert_array_equal(found.tokens, whole.logits[:, 7:-1].argmax(-1))
     np.testing.assert_array_equal(found.tokens, again.tokens)
+    np.testing.assert_array_equal(found.tokens, in_list.tokens)
     jax.tree.map(close, found.state, whole.state)
+    jax.tree.map(close, in_list.state, whole.state)
 
 
 @each

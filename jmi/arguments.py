@@ -1,0 +1,88 @@
+"""Arguments of a run, checked before anything is traced."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi.architecture import Architecture
+from jmi.captures import Plan
+from jmi.errors import ConfigError, HookError
+from jmi.sites import part_of
+
+
+def check_arrays(tokens: Any, mask: Any, positions: Any) -> tuple[Any, Any]:
+    """``mask`` and ``positions`` as arrays, found to fit ``tokens``."""
+    if getattr(tokens, "ndim", 0) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", type(tokens).__name__)
+        raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
+    if 0 in tokens.shape:
+        raise ConfigError("the prompt is empty: there is no token to run")
+    mask, positions = _as_array(mask), _as_array(positions)
+    for name, given in (("mask", mask), ("positions", positions)):
+        if given is not None and given.shape != tokens.shape:
+            raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
+    if mask is not None and mask.dtype != bool:
+        raise ConfigError(f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)")
+    if positions is not None and not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
+    return mask, positions
+
+
+def _as_array(given: Any) -> Any:
+    return given if given is None or isinstance(given, jax.Array) else np.asarray(given)
+
+
+def layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
+    """A layer given as an int, as int32; a traced one as it is."""
+    if layer is None or isinstance(layer, jax.core.Tracer):
+        return layer
+    given = np.asarray(layer)
+    if not np.issubdtype(given.dtype, np.integer) or given.ndim or not 0 <= given <= arch.n_layers:
+        raise ConfigError(f"{name}={layer}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers")
+    return np.int32(given)
+
+
+def check_logits_at(arch: Architecture, at: Any, shape: tuple[int, int], points: Iterable[str]) -> Any:
+    """``logits_at`` as int32; refused where it would hide what a hook or capture at ``points`` asks for."""
+    for point in points:
+        if part_of(arch, point) == "readout":
+            raise HookError(f"{point}: logits_at= computes one position of it only; drop logits_at=")
+    if isinstance(at, jax.core.Tracer):
+        return at
+    given = np.asarray(at)
+    if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), shape[:1]):
+        raise ConfigError(f"logits_at={at}: use one position, or one for each of the {shape[0]} rows")
+    if given.min() < -shape[1] or given.max() >= shape[1]:
+        raise ConfigError(f"logits_at={at}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})")
+    return given.astype(np.int32)
+
+
+def check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:
+    """Refuse hooks and captures that a partial run never reaches, as far as its bounds are known."""
+    low = 0 if start is None or isinstance(start, jax.core.Tracer) else int(start)
+    high = arch.n_layers if stop is None or isinstance(stop, jax.core.Tracer) else int(stop)
+    for point, layers in _named(arch, hooks, layout):
+        if layers is None:
+            skipped = start if part_of(arch, point) == "embed" else stop
+            if skipped is not None:
+                raise HookError(f"{point}: not reached by a run of some layers only; drop it")
+        elif layers.size and not ((low <= layers) & (layers < high)).all():
+            raise HookError(
+                f"{point}: layers {layers.tolist()} are not all within the run, {low} to {high - 1}"
+            )
+
+
+def _named(arch: Architecture, hooks: dict[str, Any], layout: Plan) -> Iterator[tuple[str, Any]]:
+    """Points with the layers a user named there (None outside the blocks); "every layer" is no name."""
+    for point, sequence in hooks.items():
+        if not point.startswith("blocks."):
+            yield point, None
+        for hook in sequence if point.startswith("blocks.") else ():
+            if isinstance(hook.layers, np.ndarray) and not hook.layers.all():
+                yield point, np.flatnonzero(hook.layers)
+    for group, layers in zip(layout.groups, layout.layers, strict=True):
+        if not group.whole:
+            yield group.point, None if layers is None else np.asarray(layers)

@@ -1,0 +1,214 @@
+"""A sweep from its arguments to its results: planned, compiled, run in chunks, put together."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jmi.architecture import Architecture, Params
+from jmi.arguments import check_logits_at
+from jmi.captures import Capture
+from jmi.cells import Cells, Structure, cells_of, is_local
+from jmi.errors import ConfigError
+from jmi.hooks import Hooks, as_data
+from jmi.lm import check_tokens
+from jmi.sharing import Base, Fixed, Readout, past_points, plan_base, run_base, run_cells
+from jmi.sweep_plan import Chunk, Kind, chunks_of, fitting, groups_of
+from jmi.sweep_store import Store, fingerprint
+
+AXIS = "cells"
+"""Name of the mesh axis that a sweep spreads over."""
+
+
+class Program(NamedTuple):
+    """What runs the chunks of one kind."""
+
+    jaxpr: Any
+    compiled: Any
+
+
+Programs = Mapping[Kind, Program]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A validated sweep with its base run.
+
+    Attributes:
+      data: of the base run.
+      reading: arrays of the readout.
+      last_first: the last position at which a cell may start.
+    """
+
+    fixed: Fixed
+    params: Params
+    data: tuple[Any, ...]
+    base: Base
+    cells: Cells
+    shape: tuple[int, int]
+    last_first: int
+    share: bool
+    mesh: jax.sharding.Mesh | None
+    reading: list[Any]
+
+    def compiled(self, memory: int) -> tuple[list[Chunk], Programs]:
+        """The chunks, each within ``memory`` bytes of a device, and the program of each kind of them."""
+        programs: dict[Kind, Program] = {}
+        groups = groups_of(self.cells, self.shape, self.last_first, self.share)
+        devices = 1 if self.mesh is None else self.mesh.size
+
+        def size(kind: Kind, largest: int) -> int:
+            def build(count: int) -> Any:
+                programs[kind] = self._compile(kind, count)
+                return programs[kind].compiled
+
+            tokens = self.shape[0] * (self.shape[1] - kind.first)
+            return fitting(build, largest, tokens, devices, memory)
+
+        return chunks_of(groups, size), programs
+
+    def _compile(self, kind: Kind, count: int) -> Program:
+        args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first))
+        leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
+        return _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))
+
+    def arguments(self, chunk: Chunk) -> tuple[Any, ...]:
+        """What a chunk's program is called with."""
+        return (
+            self.params,
+            self.base,
+            self.data,
+            self.reading,
+            np.int32(max(chunk.layer, 0)),
+            self.cells.layers[chunk.cells[0]],
+            self.cells.shared,
+            [chunk.cells.astype(np.int32), *(x[chunk.cells] for x in self.cells.swept)],
+        )
+
+    def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> str:
+        """Of everything that decides the results, their order included."""
+        layout = [(c.cells, c.layer, c.first) for c in chunks]
+        arrays = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
+        return fingerprint([program.jaxpr for program in programs.values()], self.params, arrays)
+
+
+def prepare(
+    arch: Architecture,
+    params: Params,
+    tokens: Any,
+    hooks: Hooks,
+    readout: Readout,
+    *,
+    base: Hooks | None = None,
+    capture: Sequence[str | Capture] = (),
+    mask: Any = None,
+    positions: Any = None,
+    logits_at: Any = None,
+    models: bool = False,
+    share: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Work:
+    """Validate the arguments of `jmi.sweep` and run the base."""
+    if mesh is not None and mesh.axis_names != (AXIS,):
+        raise ConfigError(f"mesh= has axes {mesh.axis_names}; a sweep spreads over one: ('{AXIS}',)")
+    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
+    reading, read = jax.tree.flatten(as_data(readout))
+    fixed, data = plan_base(arch, tokens, base, capture, read, models, **run)
+    check_tokens(arch, tokens)
+    shape = tuple(np.shape(tokens))
+    cells = cells_of(arch, hooks, shape)
+    last_first = 0
+    if past_points(arch) and is_local(data[1]) and not any(reduce for _, reduce in data[2]):
+        at = np.asarray(shape[1] - 1 if logits_at is None else logits_at)
+        last_first = int(np.where(at < 0, at + shape[1], at).min())
+    if logits_at is not None:
+        check_logits_at(arch, logits_at, shape, cells.structure.points)
+    # Placed once, not with every chunk.
+    where = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
+    data, reading, shared = jax.device_put((data, reading, cells.shared), where)
+    if where is not None:
+        params = jax.device_put(params, where)
+    cells = dataclasses.replace(cells, shared=shared)
+    result = run_base(fixed, params, data)
+    return Work(fixed, params, data, result, cells, shape, last_first, share, mesh, reading)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(
+    fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
+) -> Program:
+    """A chunk's program, compiled once for each structure and shape of its arguments."""
+    run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)
+    if mesh is not None:
+        where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
+        run = jax.shard_map(run, mesh=mesh, in_specs=(*[jax.P()] * 7, jax.P(AXIS)), out_specs=where)
+    traced = jax.jit(run).trace(*jax.tree.unflatten(tree, leaves))
+    return Program(traced.jaxpr, traced.lower().compile())
+
+
+def _abstract(mesh: Any, x: Any) -> jax.ShapeDtypeStruct:
+    placed = x.sharding if mesh is not None and isinstance(x, jax.Array) else None
+    return jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x), sharding=placed)
+
+
+def run_chunks(
+    work: Work, chunks: list[Chunk], programs: Programs, store: Store | None
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Number and results of this process's chunks as they come; one runs while the one before is fetched."""
+    running: collections.deque[tuple[int, Any]] = collections.deque()
+
+    def fetched() -> tuple[int, list[np.ndarray]]:
+        index, result = running.popleft()
+        arrays = [np.asarray(x) for x in jax.tree.leaves(jax.device_get(result))]
+        if store is not None:
+            store.write(index, arrays)
+        return index, arrays
+
+    for index in range(jax.process_index(), len(chunks), jax.process_count()):
+        held = None if store is None else store.read(index)
+        if held is not None:
+            yield index, held
+            continue
+        chunk = chunks[index]
+        running.append((index, programs[chunk.kind].compiled(*work.arguments(chunk))))
+        if len(running) > 1:
+            yield fetched()
+    while running:
+        yield fetched()
+
+
+def assembled(
+    work: Work, chunks: list[Chunk], programs: Programs, results: Mapping[int, list[np.ndarray]]
+) -> Any:
+    """Results in the order of the cells, on every process."""
+    shapes, tree = jax.tree.flatten(programs[chunks[0].kind].compiled.out_info)
+    axis = int(work.fixed.models)
+    whole = []
+    for i, shape in enumerate(shapes):
+        size = (*shape.shape[:axis], len(work.cells), *shape.shape[axis + 1 :])
+        out = np.zeros(size, shape.dtype)
+        for index, arrays in results.items():
+            chunk = chunks[index]
+            # A file does not know bfloat16: its bytes come back without a name.
+            values = arrays[i].view(shape.dtype)[(slice(None),) * axis + (slice(chunk.count),)]
+            out[(slice(None),) * axis + (chunk.cells[: chunk.count],)] = values
+        whole.append(out)
+    if jax.process_count() > 1:
+        whole = _exchanged(whole, chunks, axis)
+    return jax.tree.unflatten(tree, whole)
+
+
+def _exchanged(parts: list[np.ndarray], chunks: list[Chunk], axis: int) -> list[np.ndarray]:
+    """Whole results of parts that each process has, cells on ``axis``."""
+    owner = np.zeros(parts[0].shape[axis], int)
+    for index, chunk in enumerate(chunks):
+        owner[chunk.cells] = index % jax.process_count()
+    every = np.arange(len(owner))
+    gathered = [np.asarray(x) for x in multihost_utils.process_allgather(parts)]
+    return [x[owner, every] if not axis else np.moveaxis(x[owner, :, every], 0, 1) for x in gathered]
