@@ -17,7 +17,7 @@ SUITES = {
     "traces": ("Compiles of a sweep", lambda n: hooks.traces()),
     "forward": ("Forward: GPT-2 small, float32, against peers", lambda n: peers.forward(n)),
     "sweeps": (
-        "Patching: GPT-2 small, 8 x 15 tokens, against peers",
+        "Patching, against peers",
         lambda n: sweeps.sweeps(max(1, n // 5)),
     ),
     "attribution": (

@@ -5,7 +5,6 @@ Everything is given as a multiple of one forward pass of the same model in the s
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +20,7 @@ from jmi.interp.faithfulness import faithfulness
 from jmi_models.families import FAMILIES
 
 NODES = ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]
+DIFFERENCE = jmi.metrics.LogitDiff(5, 7)
 
 
 def attribution(repeats: int) -> list[dict[str, Any]]:
@@ -30,14 +30,15 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     given = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, BATCH, LENGTH))
     clean, corrupted = jnp.asarray(given, jnp.int32)
     pair = (arch, lm.params, clean, corrupted)
-    scores = eap(*pair, _difference)
+    last: dict[str, Any] = {"logits_at": -1}
+    scores = eap(*pair, DIFFERENCE, **last)
     kept = top_edges(scores, 1000)
     cases = {
-        "one forward pass": lambda: lm.run(clean, logits_at=-1).logits,
-        "nodes: every head and MLP": lambda: attribution_patching(*pair, NODES, _difference).captures,
-        "EAP: every edge": lambda: eap(*pair, _difference).values,
-        "EAP-IG: every edge, 5 steps": lambda: eap(*pair, _difference, steps=5).values,
-        "one circuit of 1,000 edges": lambda: faithfulness(*pair, _difference, kept[None]).values,
+        "one forward pass": lambda: lm.run(clean, **last).logits,
+        "nodes: every head and MLP": lambda: attribution_patching(*pair, NODES, DIFFERENCE, **last).captures,
+        "EAP: every edge": lambda: eap(*pair, DIFFERENCE, **last).values,
+        "EAP-IG: every edge, 5 steps": lambda: eap(*pair, DIFFERENCE, steps=5, **last).values,
+        "one circuit of 1,000 edges": lambda: faithfulness(*pair, DIFFERENCE, kept[None], **last).values,
     }
     times = compare(cases, repeats)
     forward = times["one forward pass"]
@@ -51,7 +52,3 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
         }
         for case, took in times.items()
     ]
-
-
-def _difference(out: jmi.Output) -> jax.Array:
-    return jmi.metrics.logit_diff(out.logits[:, -1], 5, 7)

@@ -86,8 +86,8 @@ def _transformers() -> dict[str, Forward]:
     return {f"transformers, {attention}": made(attention) for attention in ("eager", "sdpa")}
 
 
-def hooked_transformer() -> Any:
-    """TransformerLens's model of this shape; None when it is not installed."""
+def hooked_transformer(config: dict[str, Any]) -> Any:
+    """TransformerLens's model of a GPT-2 config's shape; None when it is not installed."""
     # Version 4 has no HookedTransformer; what it offers instead wraps the model of transformers.
     if importlib.util.find_spec("transformer_lens") is None or version("transformer-lens") >= "4":
         return None
@@ -96,13 +96,13 @@ def hooked_transformer() -> Any:
         import transformer_lens
 
     shape = transformer_lens.HookedTransformerConfig(
-        n_layers=12,
-        d_model=768,
-        n_ctx=1024,
-        d_head=64,
-        n_heads=12,
-        d_vocab=50257,
-        act_fn="gelu_new",
+        n_layers=config["n_layer"],
+        d_model=config["n_embd"],
+        n_ctx=config["n_positions"],
+        d_head=config["n_embd"] // config["n_head"],
+        n_heads=config["n_head"],
+        d_vocab=config["vocab_size"],
+        act_fn=config["activation_function"],
         normalization_type="LN",
         seed=0,
     )
@@ -110,7 +110,7 @@ def hooked_transformer() -> Any:
 
 
 def _transformer_lens() -> dict[str, Forward]:
-    model = hooked_transformer()
+    model = hooked_transformer(CONFIG)
     if model is None:
         return {}
     import torch

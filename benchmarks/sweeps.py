@@ -1,4 +1,4 @@
-"""Activation patching against peers: GPT-2 small with random weights, 8 x 15 tokens, float32.
+"""Activation patching against peers: random weights, float32.
 
 The peers run one forward pass per cell. They, and jmi where nothing is shared, are timed on every twelfth
 cell, spread over the layers; times are per cell. Peers that are not installed are left out.
@@ -7,9 +7,8 @@ cell, spread over the layers; times are per cell. Peers that are not installed a
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import jmi
@@ -20,13 +19,41 @@ from jmi_models.families import FAMILIES
 
 BATCH, LENGTH = 8, 15
 EVERY = 12
+DIFFERENCE = jmi.metrics.LogitDiff(5, 7)
+
+
+class Patching(NamedTuple):
+    """What is patched: one position of the stream, or one head's output, in one layer per cell."""
+
+    config: dict[str, Any]
+    shape: tuple[int, int]
+    site: str
+    axis: str
+
+    @property
+    def grid(self) -> jmi.Grid:
+        """Every layer with every position or head."""
+        number = self.shape[1] if self.axis == "positions" else self.config["n_head"]
+        return jmi.Grid(layer=range(self.config["n_layer"]), index=range(number))
+
+
+EXPERIMENTS = {
+    "GPT-2 small, 8 x 15, resid_pre": Patching(CONFIG, (BATCH, LENGTH), "hook_resid_pre", "positions"),
+    "GPT-2 small, 8 x 15, heads": Patching(CONFIG, (BATCH, LENGTH), "attn.hook_z", "heads"),
+    "width 32, 1 x 8, resid_pre": Patching(
+        CONFIG | {"n_embd": 32, "n_head": 4, "vocab_size": 1000}, (1, 8), "hook_resid_pre", "positions"
+    ),
+}
+
+Cases = dict[str, tuple[int, Callable[[], Any]]]
 
 
 def sweeps(repeats: int) -> list[dict[str, Any]]:
-    """CPU-seconds and wall seconds per cell of patching every layer and position, and every head."""
-    tokens = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, BATCH, LENGTH)).astype(np.int32)
+    """CPU-seconds and wall seconds per cell of patching every layer with every position or head."""
     rows = []
-    for name, cases in (("resid_pre", _streams(tokens)), ("head outputs", _heads(tokens))):
+    for name, patching in EXPERIMENTS.items():
+        tokens = np.random.default_rng(0).integers(0, patching.config["vocab_size"], (2, *patching.shape))
+        cases = _cases(patching, tokens.astype(np.int32))
         times = {case: compare({case: run}, repeats)[case] for case, (_, run) in cases.items()}
         own = times["jmi"]
         for case, took in times.items():
@@ -44,28 +71,28 @@ def sweeps(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-Cases = dict[str, tuple[int, Callable[[], Any]]]
+def _cases(patching: Patching, tokens: np.ndarray) -> Cases:
+    """What is timed, with the number of its cells."""
+    grid = patching.grid
+    cells = list(zip(grid["layer"].tolist(), grid["index"].tolist(), strict=True))[::EVERY]
+    return {
+        **_ours(patching, tokens, grid),
+        **_transformers(patching, tokens, cells),
+        **_transformer_lens(patching, tokens, cells),
+    }
 
 
-def _difference(out: jmi.Output) -> jax.Array:
-    return jmi.metrics.logit_diff(out.logits, 5, 7)
-
-
-@functools.cache
-def _model() -> jmi.LanguageModel:
-    arch = FAMILIES["gpt2"].from_config(CONFIG)
-    return jmi.LanguageModel(arch, jmi_models.init(arch, 0))
-
-
-def _ours(tokens: np.ndarray, site: str, grid: jmi.Grid, selector: str) -> Cases:
-    lm = _model()
+def _ours(patching: Patching, tokens: np.ndarray, grid: jmi.Grid) -> Cases:
+    arch = FAMILIES["gpt2"].from_config(patching.config)
+    lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
+    site = f"blocks.*.{patching.site}"
     source = lm.run(tokens[1], capture=[site]).stack(site)
 
     def run(every: int, share: bool) -> Any:
-        patch = jmi.Patch(jmi.Shared(source), **{selector: grid[selector][::every]})
+        patch = jmi.Patch(jmi.Shared(source), **{patching.axis: grid["index"][::every]})
         hooks = {site: jmi.At(grid["layer"][::every], jmi.PerLayer(patch))}
         return jmi.sweep(
-            lm.arch, lm.params, tokens[0], hooks, _difference, logits_at=-1, share=share, progress=False
+            lm.arch, lm.params, tokens[0], hooks, DIFFERENCE, logits_at=-1, share=share, progress=False
         )
 
     return {
@@ -74,26 +101,15 @@ def _ours(tokens: np.ndarray, site: str, grid: jmi.Grid, selector: str) -> Cases
     }
 
 
-def _streams(tokens: np.ndarray) -> Cases:
-    grid = jmi.Grid(layer=range(12), positions=range(LENGTH))
-    ours = _ours(tokens, "blocks.*.hook_resid_pre", grid, "positions")
-    cells = list(zip(grid["layer"].tolist(), grid["positions"].tolist(), strict=True))[::EVERY]
-    return {**ours, **_transformers(tokens, cells), **_transformer_lens(tokens, cells)}
-
-
-def _heads(tokens: np.ndarray) -> Cases:
-    return _ours(tokens, "blocks.*.attn.hook_z", jmi.Grid(layer=range(12), heads=range(12)), "heads")
-
-
-def _transformers(tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
-    """The same loop with forward pre-hooks of torch."""
-    if importlib.util.find_spec("transformers") is None:
+def _transformers(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
+    """A loop with forward pre-hooks of torch, which see the stream."""
+    if importlib.util.find_spec("transformers") is None or patching.axis != "positions":
         return {}
     import torch
     import transformers
 
     torch.set_num_threads(2)
-    config = transformers.GPT2Config(**{k: v for k, v in CONFIG.items() if k != "model_type"})
+    config = transformers.GPT2Config(**{k: v for k, v in patching.config.items() if k != "model_type"})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     clean, corrupted = (torch.from_numpy(t).long() for t in tokens)
     with torch.inference_mode():
@@ -117,8 +133,8 @@ def _transformers(tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
     return {"transformers, a loop with hooks": (len(cells), run)}
 
 
-def _transformer_lens(tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
-    model = hooked_transformer()
+def _transformer_lens(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
+    model = hooked_transformer(patching.config)
     if model is None:
         return {}
     import torch
@@ -127,12 +143,13 @@ def _transformer_lens(tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases
     with torch.inference_mode():
         cache = model.run_with_cache(corrupted)[1]
 
-    def one(layer: int, position: int) -> Any:
-        name = f"blocks.{layer}.hook_resid_pre"
+    def one(layer: int, index: int) -> Any:
+        name = f"blocks.{layer}.{patching.site}"
+        where = (slice(None),) * (1 if patching.axis == "positions" else 2) + (index,)
 
-        def patch(stream: Any, hook: Any) -> Any:
-            stream[:, position] = cache[name][:, position]
-            return stream
+        def patch(value: Any, hook: Any) -> Any:
+            value[where] = cache[name][where]
+            return value
 
         logits = model.run_with_hooks(clean, fwd_hooks=[(name, patch)])[:, -1]
         return logits[:, 5] - logits[:, 7]

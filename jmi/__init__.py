@@ -7,7 +7,7 @@ and what you capture comes back as a pytree: every experiment jits, vmaps, diffe
 from jmi import interp, metrics, pytrees, stats
 from jmi.attention_edits import Knockout, ScaleAttention, SetAttention
 from jmi.captures import Capture, Dot, IsFinite, Norm, Select
-from jmi.cells import Grid, Shared
+from jmi.cells import Shared
 from jmi.engine import forward
 from jmi.errors import (
     CheckpointError,
@@ -20,6 +20,7 @@ from jmi.errors import (
 )
 from jmi.generation import Generated, generate
 from jmi.gradients import Detach, Gradients, frozen, value_and_grad_at
+from jmi.grid import Grid
 from jmi.hooks import prepare
 from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Project, Replace, Scale, Zero
 from jmi.lm import LanguageModel, site_shapes

@@ -1,7 +1,10 @@
 """The cells of a sweep: one hooks dict for each, all of one structure, checked before anything runs."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +12,7 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.attention_edits import Edges, Knockout, ScaleAttention, SetAttention
-from jmi.errors import ConfigError, HookError
+from jmi.errors import HookError, InterventionError
 from jmi.hooks import Hooks, as_data, prepare
 from jmi.interventions import Add, At, Patch, PerLayer, Project, Replace, Scale, Zero
 from jmi.noise import Noise
@@ -19,56 +22,15 @@ from jmi.sites import HasSites, Site, part_of, table_of
 _LOCAL = (Replace, Add, Scale, Zero, Patch, Project, Noise, Knockout, ScaleAttention, SetAttention)
 """Interventions whose result at a position is made of that position alone, or of its row of attention."""
 
+_BY_RANGE = {None, Selective.check, Patch.check, Edges.check}
+"""Checks that pass for every cell if they do for the least and for the largest values of all."""
+
 
 @pytrees.dataclass
 class Shared:
     """An array of a sweep's hooks that is the same in every cell: it has no sweep axis."""
 
     value: Any
-
-
-class Grid:
-    """Named axes of a sweep and every combination of their values, the last axis fastest.
-
-    ``grid["layer"]`` is one value for each cell, to be put into hooks; ``grid.fold(results)`` gives
-    results their axes back.
-
-    Example:
-      >>> import jmi
-      >>> grid = jmi.Grid(layer=range(3), position=[0, 5])
-      >>> grid["position"].tolist()
-      [0, 5, 0, 5, 0, 5]
-      >>> grid.fold(grid["layer"]).shape
-      (3, 2)
-    """
-
-    def __init__(self, **axes: Any) -> None:
-        self.axes = {name: np.asarray(values) for name, values in axes.items()}
-        for name, values in self.axes.items():
-            if values.ndim != 1 or not values.size:
-                raise ConfigError(
-                    f"Grid: {name}= needs one or more values in a row, got shape {values.shape}; for an "
-                    f"axis of vectors, give indices and look the vectors up with grid[{name!r}]"
-                )
-        index = np.indices(self.shape).reshape(len(self.axes), -1)
-        self._values = {n: v[i] for (n, v), i in zip(self.axes.items(), index, strict=True)}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of values of each axis."""
-        return tuple(len(values) for values in self.axes.values())
-
-    def __len__(self) -> int:
-        return int(np.prod(self.shape))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._values:
-            raise ConfigError(f"Grid has no axis {name!r}; it has {', '.join(self._values)}")
-        return self._values[name]
-
-    def fold(self, results: Any) -> Any:
-        """Results ``[cells, ...]``, a pytree, as ``[*grid.shape, ...]``."""
-        return jax.tree.map(lambda x: x.reshape(*self.shape, *x.shape[1:]), results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +105,30 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
     leaves, structure = jax.tree.flatten(given, is_leaf=lambda x: isinstance(x, Shared))
     swept = [not isinstance(x, Shared) and np.ndim(x) > 0 for x in leaves]
     count = _count(given, leaves, swept)
-    values = [x.value if isinstance(x, Shared) else np.asarray(x) for x in leaves]
-    prepared = []
+    columns = [x.value if isinstance(x, Shared) else np.asarray(x) for x in leaves]
+
+    def cell(pick: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+        one = [pick(x) if flag else x for x, flag in zip(columns, swept, strict=True)]
+        return jax.tree.unflatten(structure, one)
+
+    _check_all(arch, cell, count, shape)
+    # Of the first cell, arrays: where one of them comes out again, there its column belongs.
+    slices = [x[0, ...] if flag else x for x, flag in zip(columns, swept, strict=True)]
+    column_of = {id(x): c for x, c, flag in zip(slices, columns, swept, strict=True) if flag}
+    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, count, shape)
+
+
+def _check_all(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int]) -> None:
+    """Raise what `jmi.prepare` raises for any cell; ``cell`` makes hooks, given what to take of columns."""
+    first = cell(operator.itemgetter(0))
+    checks = {getattr(type(_bare(hook)), "check", None) for hooks in first.values() for hook in hooks}
+    if checks <= _BY_RANGE:
+        with contextlib.suppress(HookError, InterventionError):
+            for extreme in (np.min, np.max):
+                prepare(arch, cell(functools.partial(extreme, axis=0)), shape)
+            return
     for i in range(count):
-        one = [x[i] if flag else x for x, flag in zip(values, swept, strict=True)]
-        hooks = prepare(arch, jax.tree.unflatten(structure, one), shape)
-        # In the order in which a pytree has them.
-        prepared.append(dict(sorted(hooks.items())))
-    return _taken_apart(arch, prepared, shape)
+        prepare(arch, cell(operator.itemgetter(i)), shape)
 
 
 def _count(hooks: Mapping[str, Any], leaves: list[Any], swept: list[bool]) -> int:
@@ -172,39 +150,61 @@ def _count(hooks: Mapping[str, Any], leaves: list[Any], swept: list[bool]) -> in
     return count
 
 
-def _taken_apart(arch: HasSites, prepared: list[dict[str, Any]], shape: tuple[int, int]) -> Cells:
-    bare = [
-        {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in p.items()}
-        for p in prepared
-    ]
-    structures = {jax.tree.structure(tree) for tree in bare}
-    assert len(structures) == 1, "slices of one pytree have one structure"
-    columns = list(zip(*(jax.tree.leaves(tree) for tree in bare), strict=True))
-    same = [all(x is column[0] for x in column) for column in columns]
-    tree = structures.pop()
-    masks = np.array([_masks(p) for p in prepared], bool).reshape(len(prepared), -1, arch.n_layers)
-    local = is_local(prepared[0])
+def _taken_apart(
+    arch: HasSites, first: Hooks, column_of: Mapping[int, np.ndarray], count: int, shape: tuple[int, int]
+) -> Cells:
+    """All cells from the first one; ``column_of`` gives by identity the values in all of its swept arrays."""
+    masks: dict[int, np.ndarray] = {}
+
+    def marked(hook: Any) -> Any:
+        """``hook`` with, for layers that differ between cells, a mask that is known again by identity."""
+        if not isinstance(hook, At) or id(hook.layers) not in column_of:
+            return hook
+        mark = np.ones(arch.n_layers, bool)
+        masks[id(mark)] = _layer_masks(column_of[id(hook.layers)], arch.n_layers)
+        return dataclasses.replace(hook, layers=mark)
+
+    prepared = prepare(arch, {name: tuple(map(marked, hooks)) for name, hooks in first.items()}, shape)
+    # In the order in which a pytree has them.
+    in_order = {point: prepared[point] for point in sorted(prepared)}
+    layers = np.zeros((count, 0, arch.n_layers), bool)
+    for hook in (h for point, hs in in_order.items() if _in_blocks(point) for h in hs):
+        every = masks.get(id(hook.layers), np.broadcast_to(hook.layers, (count, arch.n_layers)))
+        layers = np.concatenate([layers, every[:, None]], axis=1)
+
+    bare = {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in in_order.items()}
+    leaves, tree = jax.tree.flatten(bare)
+    swept = [id(x) in column_of for x in leaves]
+    values = [column_of.get(id(x), x) for x in leaves]
+    first_position = np.zeros(count, int)
+    if is_local(bare):
+        whole, flags = jax.tree.unflatten(tree, values), jax.tree.unflatten(tree, swept)
+        first_position = _first_positions(arch, whole, flags, count, shape)
     return Cells(
-        Structure(tree, tuple(not one for one in same), hash(tree)),
-        masks,
-        [column[0] for column, one in zip(columns, same, strict=True) if one],
-        [_stacked(column) for column, one in zip(columns, same, strict=True) if not one],
-        _first_layers(arch, list(prepared[0]), masks),
-        np.array([_first_position(arch, p, shape) if local else 0 for p in prepared]),
+        Structure(tree, tuple(swept), hash(tree)),
+        layers,
+        [x for x, flag in zip(values, swept, strict=True) if not flag],
+        [_canonical(x) for x, flag in zip(values, swept, strict=True) if flag],
+        _first_layers(arch, list(bare), layers),
+        first_position,
     )
 
 
-def _stacked(column: Sequence[Any]) -> np.ndarray:
-    stack = np.stack([np.asarray(x) for x in column])
-    return stack.astype(jax.dtypes.canonicalize_dtype(stack.dtype))
+def _canonical(column: np.ndarray) -> np.ndarray:
+    return column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
+
+
+def _layer_masks(layers: np.ndarray, n_layers: int) -> np.ndarray:
+    """``[cells, n_layers]`` of checked layers: ``[cells]``, ``[cells, n]``, or masks already."""
+    if layers.dtype == bool:
+        return layers
+    masks = np.zeros((len(layers), n_layers), bool)
+    np.put_along_axis(masks, layers.reshape(len(layers), -1) % n_layers, True, axis=1)
+    return masks
 
 
 def _in_blocks(point: str) -> bool:
     return point.startswith("blocks.")
-
-
-def _masks(prepared: Mapping[str, Any]) -> list[np.ndarray]:
-    return [h.layers for point, hs in prepared.items() if _in_blocks(point) for h in hs]
 
 
 def _first_layers(arch: HasSites, points: Sequence[str], masks: np.ndarray) -> np.ndarray:
@@ -226,22 +226,27 @@ def is_local(prepared: Mapping[str, Any]) -> bool:
     return all(type(_bare(h)) in _LOCAL for hs in prepared.values() for h in hs)
 
 
-def _first_position(arch: HasSites, prepared: Mapping[str, Any], shape: tuple[int, int]) -> int:
-    table = table_of(arch)
-    places = [_position_of(_bare(h), table[point], shape) for point, hs in prepared.items() for h in hs]
-    return min(places, default=shape[1])
+def _first_positions(
+    arch: HasSites, hooks: dict[str, Any], swept: dict[str, Any], count: int, shape: tuple[int, int]
+) -> np.ndarray:
+    """Per cell, the first position at which a hook acts; ``swept`` tells which arrays have cells."""
+    first = np.full(count, shape[1])
+    for point, site in table_of(arch).items():
+        for hook, flags in zip(hooks.get(point, ()), swept.get(point, ()), strict=True):
+            first = np.minimum(first, _position_of(_bare(hook), _bare(flags), site, shape[1]))
+    return first
 
 
-def _position_of(hook: Any, site: Site, shape: tuple[int, int]) -> int:
-    axis, length = site.axis("pos", "query"), shape[1]
-    if axis is None:
+def _position_of(hook: Any, swept: Any, site: Site, length: int) -> Any:
+    """One position, or one for each cell."""
+    if site.axis("pos", "query") is None:
         return 0
     if isinstance(hook, Edges):
         if hook.mask is not None:
             return 0
-        queries, keys = lowest(hook.queries, length), lowest(hook.keys, length)
-        pairs = 0 if hook.edges is None else lowest(np.asarray(hook.edges)[:, 0], length)
+        edges = None if hook.edges is None else np.asarray(hook.edges)[..., 0]
         # A query sees a key only from behind or beside it.
-        return max(queries, keys, pairs)
+        each = ((hook.queries, swept.queries), (hook.keys, swept.keys), (edges, swept.edges))
+        return functools.reduce(np.maximum, [lowest(x, length, bool(flag)) for x, flag in each])
     assert isinstance(hook, Selective)
-    return lowest(hook.positions, length)
+    return lowest(hook.positions, length, bool(swept.positions))

@@ -53,6 +53,7 @@ def value_and_grad_at(
     capture: Sequence[str | Capture] = (),
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
+    logits_at: Any = None,
     remat: bool = True,
 ) -> Gradients:
     """Value of a readout and its gradients at points of the run, in one forward and one backward pass.
@@ -63,7 +64,7 @@ def value_and_grad_at(
         computed, is then that of each row's own number.
       sites: names or patterns, as in captures. The gradient is with respect to the value that flows
         onward from the point, after its hooks; in a layer that nothing reads it from, it is zero.
-      hooks, capture, mask, positions, remat: as `jmi.forward`. With ``remat`` memory grows by what
+      hooks, capture, mask, positions, logits_at, remat: as `jmi.forward`. With ``remat`` memory grows by what
         enters a layer and by the gradients asked for, not by the insides of layers.
 
     Raises:
@@ -82,7 +83,9 @@ def value_and_grad_at(
     """
     shape = jnp.shape(tokens)
     layout = plan_points(arch, sites, shape)
-    run = functools.partial(forward, arch, params, tokens, mask=mask, positions=positions, remat=remat)
+    run = functools.partial(
+        forward, arch, params, tokens, mask=mask, positions=positions, logits_at=logits_at, remat=remat
+    )
     with precise():
         shapes = jax.eval_shape(lambda: run(hooks=hooks, capture=_names(sites)).captures)
         zeros = [jnp.zeros(shapes[g.label].shape, shapes[g.label].dtype) for g in layout.groups]

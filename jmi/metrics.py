@@ -1,8 +1,9 @@
-"""Measures of a change in logits. Natural logarithms: divergences are in nats.
+"""Measures of logits, and metrics of a run made of them. Natural logarithms: divergences are in nats.
 
 Logits have the vocabulary as last axis; every other axis is kept, so results stay per example.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,10 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.numerics import wide
+from jmi.output import Output
+
+Metric = Callable[[Output], jax.Array]
+"""Pure function of a run: one real number per row, ``[b]``."""
 
 
 def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
@@ -62,20 +67,24 @@ def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:
 class LogitDiff:
     """Metric: `logit_diff` of ``token`` and ``other``, each one id or one for each row ``[b]``.
 
-    A metric maps logits ``[b, vocab]`` to one number per row. Its arrays are data: other tokens do not
-    compile anything anew. A function of your own is a metric, too; it is compiled once per object.
+    A metric maps a run to one number per row. Those here read `final_logits`. Their arrays are data: other
+    tokens do not compile anything anew. A function of your own, from `Output` to ``[b]``, is a metric, too;
+    it is compiled once per object.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> LogitDiff(0, 2)(jnp.asarray([[3.0, 1.0, 2.0]])).tolist()
-      [1.0]
+      >>> import jmi_models
+      >>> from jmi.metrics import LogitDiff
+      >>> lm = jmi_models.load("atlas")
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
+      >>> bool(diff(lm.run("The capital of France is"))[0] > 0)
+      True
     """
 
     token: Any
     other: Any
 
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        return logit_diff(logits, self.token, self.other)
+    def __call__(self, out: Output) -> jax.Array:
+        return logit_diff(final_logits(out), self.token, self.other)
 
 
 @pytrees.dataclass
@@ -84,8 +93,8 @@ class Prob:
 
     token: Any
 
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        return prob(logits, self.token)
+    def __call__(self, out: Output) -> jax.Array:
+        return prob(final_logits(out), self.token)
 
 
 @pytrees.dataclass
@@ -94,8 +103,8 @@ class LogProb:
 
     token: Any
 
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        return log_prob(logits, self.token)
+    def __call__(self, out: Output) -> jax.Array:
+        return log_prob(final_logits(out), self.token)
 
 
 @pytrees.dataclass
@@ -104,8 +113,8 @@ class Rank:
 
     token: Any
 
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        return rank(logits, self.token)
+    def __call__(self, out: Output) -> jax.Array:
+        return rank(final_logits(out), self.token)
 
 
 @pytrees.dataclass
@@ -114,8 +123,13 @@ class KL:
 
     baseline: Any
 
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        return kl_divergence(jnp.asarray(self.baseline), logits)
+    def __call__(self, out: Output) -> jax.Array:
+        return kl_divergence(jnp.asarray(self.baseline), final_logits(out))
+
+
+def final_logits(out: Output) -> jax.Array:
+    """Logits ``[b, vocab]`` of a run: those of the position it has logits at, else of the last one."""
+    return out.logits if out.logits.ndim == 2 else out.logits[:, -1]
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:

@@ -20,7 +20,8 @@ class Output:
     ``out[name]`` gives one captured tensor, ``out.stack(point)`` all captured layers of a point.
 
     Attributes:
-      logits: ``[b, s, vocab]``; None when the run stopped before the unembedding.
+      logits: ``[b, s, vocab]``, or ``[b, vocab]`` of a run with ``logits_at=``; None when the run stopped
+        before the unembedding.
       captures: label -> array; block captures have a layer axis in front of the site's own axes.
       carry: what flows between layers where the run stopped: the residual stream ``[b, s, d_model]``,
         or for some architectures a dict with it; None when it ran to the end.

@@ -39,13 +39,20 @@ def axis_mask(selector: Any, size: int) -> jax.Array:
     return (index[..., None] == every).any(-2)
 
 
-def lowest(selector: Any, size: int) -> int:
-    """The lowest index that a selector (not traced) chooses; 0 when it is None, ``size`` when none."""
+def lowest(selector: Any, size: int, cells: bool = False) -> np.ndarray:
+    """The lowest index that a selector (not traced) chooses; 0 when it is None, ``size`` when none.
+
+    Args:
+      cells: the first axis is one of cells, each with an answer of its own.
+    """
     if selector is None:
-        return 0
+        return np.zeros((), int)
     values = np.asarray(selector)
-    chosen = np.nonzero(values)[-1] if values.dtype == bool else np.where(values < 0, values + size, values)
-    return int(chosen.min(initial=size))
+    if values.dtype == bool:
+        chosen = np.where(values, np.arange(size), size)
+    else:
+        chosen = np.where(values < 0, values + size, values)
+    return chosen.reshape(*chosen.shape[: int(cells)], -1).min(-1, initial=size)
 
 
 def site_mask(selectors: dict[str, Any], site: Site, shape: tuple[int, ...]) -> jax.Array | None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
@@ -22,7 +21,7 @@ from jmi.interp.eap import EdgeScores, eap
 from jmi.interp.edge_selection import top_edges
 from jmi.interp.edges import edge_graph
 from jmi.interp.faithfulness import faithfulness
-from jmi.output import Output
+from jmi.metrics import Metric
 from jmi.sites import full_name
 
 
@@ -76,13 +75,12 @@ def command(
         lengths = " and ".join(str(tokens.shape[1]) for tokens in pair.tokens)
         raise ConfigError(f"the prompts have {lengths} tokens; gradients need as many in both, jmi patch not")
     goal = pair.metric(metric)
-    base, source = (float(goal(logits)[0]) for logits in pair.logits)
+    base, source = (float(goal(run)[0]) for run in pair.runs)
     print_pair(pair, site if edges is None else "edges", metric.value, base, source)
-    read = jax.tree_util.Partial(_read, goal)
     options: dict[str, Any] = {"metric": metric, "steps": steps}
     values = {"base_value": base, "source_value": source}
     if edges is None:
-        axes, scores = _places(pair, site, read, steps)
+        axes, scores = _places(pair, site, goal, steps)
         shares = scores / (source - base)
         print_effects(axes, shares, {"score": scores}, top, "share")
         title = f"{site}: attribution"
@@ -90,17 +88,15 @@ def command(
         found: dict[str, Any] = {"axes": axes, "scores": scores, "shares": shares}
         options["site"] = site
     else:
-        found = _edges(pair, read, steps, edges, top, source - base, circuit)
+        found = _edges(pair, goal, steps, edges, top, source - base, circuit)
         options["edges"] = edges
     if output is not None:
         write_json(output, record("attribute", lm, **pair.record(), options=options, **values, **found))
 
 
-def _read(goal: Any, out: Output) -> jax.Array:
-    return goal(out.logits[:, -1])
-
-
-def _places(pair: pairs.Pair, site: str, read: Any, steps: int | None) -> tuple[dict[str, Any], np.ndarray]:
+def _places(
+    pair: pairs.Pair, site: str, goal: Metric, steps: int | None
+) -> tuple[dict[str, Any], np.ndarray]:
     """Scores over layers and heads, or layers and positions."""
     lm = pair.lm
     name = full_name(lm.arch, site)
@@ -109,7 +105,9 @@ def _places(pair: pairs.Pair, site: str, read: Any, steps: int | None) -> tuple[
     _, across = axes_of(lm, site)
     keep = ("batch", "head" if across == "head" else "pos")
     base, source = map(jnp.asarray, pair.tokens)
-    scores = attribution_patching(lm.arch, lm.params, base, source, name, read, keep=keep, steps=steps)
+    scores = attribution_patching(
+        lm.arch, lm.params, base, source, name, goal, keep=keep, steps=steps, logits_at=-1
+    )
     (label,) = scores.captures
     values = np.asarray(scores.captures[label])[:, 0]
     return {"layer": list(scores.layers(label)), across: list(range(values.shape[1]))}, values
@@ -117,7 +115,7 @@ def _places(pair: pairs.Pair, site: str, read: Any, steps: int | None) -> tuple[
 
 def _edges(
     pair: pairs.Pair,
-    read: Any,
+    goal: Metric,
     steps: int | None,
     keep: int,
     top: int,
@@ -126,7 +124,7 @@ def _edges(
 ) -> dict[str, Any]:
     """Score every edge, run the strongest as a circuit, print both."""
     lm, console = pair.lm, Console(highlight=False)
-    scores: EdgeScores = eap(lm.arch, lm.params, *pair.tokens, read, steps=steps)
+    scores: EdgeScores = eap(lm.arch, lm.params, *pair.tokens, goal, steps=steps, logits_at=-1)
     kept = top_edges(scores, keep)
     table = Table(title=f"strongest of {scores.graph.n_edges} edges")
     for column in ("edge", "score", "share"):
@@ -134,7 +132,7 @@ def _edges(
     for name, score in scores.top(top):
         table.add_row(name, f"{score:+.4f}", f"{score / difference:+.1%}")
     console.print(table)
-    result = faithfulness(lm.arch, lm.params, *pair.tokens, read, kept[None])
+    result = faithfulness(lm.arch, lm.params, *pair.tokens, goal, kept[None], logits_at=-1)
     faithful = float(result.values[0])
     console.print(f"a circuit of the {keep} strongest edges keeps {faithful:.1%} of the difference")
     if circuit is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import typer
 from jmi import metrics
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
+from jmi.output import Output
 
 CLEAN = "When John and Mary went to the shop, John gave the book to"
 CORRUPTED = "When John and Mary went to the shop, Mary gave the book to"
@@ -51,7 +53,7 @@ class Pair:
     Attributes:
       base, source: the texts.
       tokens: int32 ``[1, s]`` of each.
-      logits: ``[1, vocab]`` of each at the last token.
+      runs: of each, with logits ``[1, vocab]`` at the last token.
       right, wrong: token ids of the answers.
     """
 
@@ -59,7 +61,7 @@ class Pair:
     base: str
     source: str
     tokens: tuple[np.ndarray, np.ndarray]
-    logits: tuple[np.ndarray, np.ndarray]
+    runs: tuple[Output, Output]
     right: int
     wrong: int
 
@@ -68,18 +70,18 @@ class Pair:
         """Whether the prompts have one length."""
         return self.tokens[0].shape == self.tokens[1].shape
 
-    def metric(self, metric: Metric) -> Any:
-        """The metric as a function of logits ``[b, vocab]``."""
+    def metric(self, metric: Metric) -> metrics.Metric:
+        """The metric as a function of a run."""
         if metric is Metric.LOGIT_DIFF and self.right == self.wrong:
             raise ConfigError(
                 f"both prompts have the answer {self.lm.token_string(self.right)!r}: give --answer and "
                 "--wrong, or prompts that differ in what the answer depends on"
             )
-        made = {
+        made: dict[Metric, Callable[[], metrics.Metric]] = {
             Metric.LOGIT_DIFF: lambda: metrics.LogitDiff(self.right, self.wrong),
             Metric.PROB: lambda: metrics.Prob(self.right),
             Metric.RANK: lambda: metrics.Rank(self.right),
-            Metric.KL: lambda: metrics.KL(self.logits[0]),
+            Metric.KL: lambda: metrics.KL(self.runs[0].logits),
         }
         return made[metric]()
 
@@ -98,9 +100,9 @@ def pair_of(
 ) -> Pair:
     """Run both prompts; the answers are the model's own where none are given."""
     texts = (corrupted, clean) if direction is Direction.DENOISING else (clean, corrupted)
-    base, source = (np.asarray(lm.run(text, logits_at=-1).logits) for text in texts)
+    base, source = (lm.run(text, logits_at=-1) for text in texts)
     of_clean, of_corrupted = (source, base) if direction is Direction.DENOISING else (base, source)
-    right = int(of_clean.argmax()) if answer is None else lm.token_id(answer)
-    other = int(of_corrupted.argmax()) if wrong is None else lm.token_id(wrong)
+    right = int(of_clean.logits.argmax()) if answer is None else lm.token_id(answer)
+    other = int(of_corrupted.logits.argmax()) if wrong is None else lm.token_id(wrong)
     tokens = (lm.to_tokens(texts[0]), lm.to_tokens(texts[1]))
     return Pair(lm, *texts, tokens, (base, source), right, other)

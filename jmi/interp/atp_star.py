@@ -21,8 +21,9 @@ from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
 from jmi.hooks import Hooks
-from jmi.interp.nodes import NODES, Metric, Pair, pair_of, then
+from jmi.interp.nodes import NODES, Pair, pair_of, then
 from jmi.interventions import At, Patch, PerLayer, Replace
+from jmi.metrics import Metric
 from jmi.numerics import wide
 from jmi.output import Output
 from jmi.sites import Site, layer_name, table_of
@@ -52,6 +53,7 @@ def atp_star(
     capture: Sequence[str | Capture] = (),
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
+    logits_at: Any = None,
 ) -> Output:
     """`jmi.interp.attribution_patching`, mended where attention saturates and where effects cancel.
 
@@ -84,7 +86,9 @@ def atp_star(
       >>> scores["blocks.0.attn.hook_q"].shape == (*base.shape, lm.arch.n_heads)
       True
     """
-    pair = pair_of(arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions)
+    pair = pair_of(
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+    )
     fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
     parts = pair.kept & {table_of(arch)[point].axes[-1] for point in fixed}
     if parts:
@@ -152,6 +156,7 @@ class _Attended:
             capture=pair.capture,
             mask=pair.mask,
             positions=pair.positions,
+            logits_at=pair.logits_at,
         )
         return found.grads[PATTERN]
 

@@ -20,8 +20,9 @@ from jmi.captures import Capture
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
-from jmi.interp.nodes import NODES, Metric, Pair, pair_of
+from jmi.interp.nodes import NODES, Pair, pair_of
 from jmi.interventions import Replace
+from jmi.metrics import Metric
 from jmi.output import Output
 
 EMBED = "hook_embed"
@@ -41,14 +42,15 @@ def attribution_patching(
     capture: Sequence[str | Capture] = (),
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
+    logits_at: Any = None,
 ) -> Output:
     """Estimate for every node how patching it from ``source`` into ``base`` changes the metric.
 
     Args:
       base, source: int32 tokens ``[b, s]``, row by row a pair of prompts of one length.
       sites: names or patterns of the points whose nodes are scored, all in one backward pass.
-      metric: ``[b]`` from the base run's `Output`; rows are scored each by itself. A plain function compiles
-        anew for each new object; ``jax.tree_util.Partial(f, targets)`` with the same ``f`` does not.
+      metric: of the base run (`jmi.metrics`); rows are scored each by itself. A plain function compiles
+        anew for each new object.
       keep: axes that tell nodes apart; what a point has beyond them is summed. ``pos`` stands for
         ``query`` too and ``head`` for ``kv_head``; others are ``key``, ``d_mlp``, ``d_head``, ``expert``...
       steps: average the gradients over so many runs whose embeddings (``hook_embed``) lie on the
@@ -57,7 +59,8 @@ def attribution_patching(
       hooks: active in all runs; with `jmi.gradients.frozen` the estimate leaves out what
         goes through attention patterns or norm denominators.
       capture: what the metric reads besides logits.
-      mask, positions: of both prompts, as `jmi.forward`.
+      mask, positions, logits_at: of both prompts, as `jmi.forward`. A metric that needs the logits of one
+        position only costs less with ``logits_at``: the unembedding is dear, and its gradient too.
 
     Returns:
       Scores in at least float32, addressed as captures are and with the kept axes only:
@@ -78,7 +81,9 @@ def attribution_patching(
       >>> scores.stack("attn.hook_z").shape == (lm.arch.n_layers, *base.shape, lm.arch.n_heads)
       True
     """
-    pair = pair_of(arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions)
+    pair = pair_of(
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+    )
     return _patched(pair, _checked_steps(steps))
 
 
@@ -96,6 +101,7 @@ def integrated_gradients(
     capture: Sequence[str | Capture] = (),
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
+    logits_at: Any = None,
 ) -> Output:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from base to source values of nodes.
 
@@ -121,7 +127,9 @@ def integrated_gradients(
       >>> scores[site].shape == base.shape
       True
     """
-    pair = pair_of(arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions)
+    pair = pair_of(
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+    )
     return _integrated(pair, _checked_steps(steps))
 
 

@@ -17,15 +17,17 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params, Tap
+from jmi.arguments import check_logits_at
 from jmi.captures import Group
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError
 from jmi.gradients import Gradients, value_and_grad_at
+from jmi.hooks import as_data
 from jmi.interp.edges import READS, EdgeGraph, edge_graph
-from jmi.interp.nodes import Metric
 from jmi.interp.written import Written, of_run, outputs, points
 from jmi.interventions import Replace
 from jmi.layers import over_layers
+from jmi.metrics import Metric
 from jmi.output import Output
 from jmi.sites import table_of
 
@@ -68,6 +70,7 @@ def eap(
     per_example: bool = False,
     mask: Any = None,
     positions: Any = None,
+    logits_at: Any = None,
     remat: bool = True,
 ) -> EdgeScores:
     """Scores of all edges by edge attribution patching; compiled, and may be part of your own jit or vmap.
@@ -79,14 +82,14 @@ def eap(
 
     Args:
       clean, corrupted: int32 ``[b, s]``, pairs that line up position by position.
-      metric: pure function of the clean run's `Output`, ``[b]``. A plain function compiles anew for each
-        new object; ``jax.tree_util.Partial(f, targets)`` with the same ``f`` does not.
+      metric: of the clean run (`jmi.metrics`). A plain function compiles anew for each new object.
       steps: EAP-IG: the mean of the gradients at ``steps`` points of the straight path from the corrupted
         to the clean input embedding, ``k / steps`` of the way for k = 1 to ``steps``; the last is the clean
         run, so that ``steps=1`` is EAP. (Some versions of the authors' code take k = 0 to ``steps - 1``.)
         Another number does not compile anew.
       per_example: scores of each example, ``[b, w, r]``, not their mean.
-      mask, positions: of both runs, as `jmi.forward`.
+      mask, positions, logits_at: of both runs, as `jmi.forward`; a metric that needs the logits of one
+        position only costs less with ``logits_at``.
       remat: recompute layers in the backward pass: less memory, a quarter more time.
 
     Memory: what every writer wrote, w s d numbers per example, and the gradients of one layer's readers;
@@ -97,13 +100,12 @@ def eap(
         model without edges (`edge_graph`).
 
     Example:
-      >>> import jmi_models
+      >>> import jmi, jmi_models
       >>> from jmi.interp.eap import eap
       >>> lm = jmi_models.load("atlas")
       >>> clean, corrupted = lm.encode("The capital of France is"), lm.encode("The capital of Spain is")
-      >>> paris, madrid = lm.token_id("Paris"), lm.token_id("Madrid")
-      >>> metric = lambda out: out.logits[:, -1, paris] - out.logits[:, -1, madrid]
-      >>> scores = eap(lm.arch, lm.params, clean, corrupted, metric, steps=5)
+      >>> diff = jmi.metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Madrid"))
+      >>> scores = eap(lm.arch, lm.params, clean, corrupted, diff, steps=5, logits_at=-1)
       >>> len(scores.top(10))
       10
     """
@@ -111,10 +113,11 @@ def eap(
     check_pair(clean, corrupted)
     if steps is not None and not (isinstance(steps, (int, np.integer)) and steps >= 1):
         raise ConfigError(f"steps={steps}: use a whole number, at least 1, or None for EAP")
-    if jax.tree_util.all_leaves([metric]):
-        metric = jax.tree_util.Partial(metric)
+    if logits_at is not None:
+        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [])
     count = None if steps is None else np.int32(steps)
-    values = _scores(arch, per_example, remat, params, clean, corrupted, metric, count, mask, positions)
+    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
+    values = _scores(arch, per_example, remat, params, clean, corrupted, as_data(metric), count, run)
     return EdgeScores(values, graph)
 
 
@@ -145,10 +148,9 @@ def _scores(
     corrupted: Any,
     metric: Metric,
     steps: Any,
-    mask: Any,
-    positions: Any,
+    options: dict[str, Any],
 ) -> jax.Array:
-    run = functools.partial(forward, arch, params, mask=mask, positions=positions)
+    run: Any = functools.partial(forward, arch, params, **options)
     gradients = functools.partial(
         value_and_grad_at,
         arch,
@@ -156,13 +158,12 @@ def _scores(
         clean,
         lambda out: per_row(metric, out, clean.shape[0]),
         [*(f"blocks.*.{name}" for name in _PROJECTED), f"blocks.*.{READS[-1]}", _FINAL],
-        mask=mask,
-        positions=positions,
         remat=remat,
+        **options,
     )
 
     def contracted(found: Gradients, difference: jax.Array) -> jax.Array:
-        context = arch.context(params, jnp.asarray(clean), mask, positions)
+        context = arch.context(params, jnp.asarray(clean), options["mask"], options["positions"])
         return _contracted(arch, params, context, difference, found, per_example)
 
     with precise():

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
+from jmi.arguments import check_logits_at
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError
+from jmi.hooks import as_data
 from jmi.interp.circuits import circuit_model
 from jmi.interp.eap import check_pair, per_row
 from jmi.interp.edges import edge_graph
-from jmi.interp.nodes import Metric
 from jmi.interp.written import Written, written
+from jmi.metrics import Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +73,13 @@ def faithfulness(
     ablated: Written | None = None,
     mask: Any = None,
     positions: Any = None,
+    logits_at: Any = None,
 ) -> Faithfulness:
     """Run circuits one after another in one compiled program, and compare each with the model.
 
     Args:
-      clean, corrupted, metric: as in `eap`; metrics are averaged over examples before the ratio.
+      clean, corrupted, metric, mask, positions, logits_at: as in `eap`; metrics are averaged over examples
+        before the ratio.
       circuits: bool ``[n, w, r]``, the edges that each keeps.
       ablated: what stands in for removed edges; by default what is written in the corrupted run, and
         ``corrupted`` may be None where this is given.
@@ -85,17 +89,16 @@ def faithfulness(
         metric that the model and no edges share: the ratio then means nothing.
 
     Example:
-      >>> import jmi_models
+      >>> import jmi, jmi_models
       >>> from jmi.interp.faithfulness import faithfulness
       >>> from jmi.interp.eap import eap
       >>> from jmi.interp.edge_selection import top_edges
       >>> lm = jmi_models.load("atlas")
       >>> clean, corrupted = lm.encode("The capital of France is"), lm.encode("The capital of Spain is")
-      >>> paris, madrid = lm.token_id("Paris"), lm.token_id("Madrid")
-      >>> metric = lambda out: out.logits[:, -1, paris] - out.logits[:, -1, madrid]
-      >>> scores = eap(lm.arch, lm.params, clean, corrupted, metric)
+      >>> diff = jmi.metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Madrid"))
+      >>> scores = eap(lm.arch, lm.params, clean, corrupted, diff)
       >>> circuits = [top_edges(scores, n) for n in (10, 100, scores.graph.n_edges)]
-      >>> result = faithfulness(lm.arch, lm.params, clean, corrupted, metric, circuits)
+      >>> result = faithfulness(lm.arch, lm.params, clean, corrupted, diff, circuits)
       >>> round(float(result.values[-1]), 3)
       1.0
     """
@@ -109,10 +112,11 @@ def faithfulness(
     if ablated is None:
         check_pair(clean, corrupted)
         ablated = written(arch, params, corrupted, mask=mask, positions=positions)
-    if jax.tree_util.all_leaves([metric]):
-        metric = jax.tree_util.Partial(metric)
+    if logits_at is not None:
+        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [])
+    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
     every = np.concatenate([np.zeros_like(chosen[:1]), chosen])
-    found = _metrics(arch, params, clean, metric, every, ablated, mask, positions)
+    found = _metrics(arch, params, clean, as_data(metric), every, ablated, run)
     model, (none, *each) = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
     whole = model.mean() - none.mean()
     if whole == 0:
@@ -134,13 +138,12 @@ def _metrics(
     metric: Metric,
     circuits: Any,
     ablated: Written,
-    mask: Any,
-    positions: Any,
+    options: dict[str, Any],
 ) -> tuple[jax.Array, jax.Array]:
     """The metric ``[b]`` of the model, and ``[n, b]`` of the circuits."""
 
     def measured(arch: Architecture, params: Params) -> jax.Array:
-        return per_row(metric, forward(arch, params, clean, mask=mask, positions=positions), clean.shape[0])
+        return per_row(metric, forward(arch, params, clean, **options), clean.shape[0])
 
     def of_circuit(kept: jax.Array) -> jax.Array:
         return measured(*circuit_model(arch, params, kept, ablated))

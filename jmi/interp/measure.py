@@ -1,7 +1,7 @@
-"""Metrics of runs and of the cells of a sweep: what is left of logits ``[b, vocab]``, ``[b]`` each."""
+"""Metrics of runs and of the cells of a sweep, ``[b]`` each."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,9 @@ from jmi import pytrees
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.lm import LanguageModel
+from jmi.metrics import Metric
 from jmi.output import Output
 from jmi.sweeps import sweep
-
-Metric = Callable[[jax.Array], jax.Array]
-"""Logits ``[b, vocab]`` to one number per row ``[b]``; those of `jmi.metrics` keep their tokens as data."""
 
 Metrics = Mapping[str, Metric]
 Measured = dict[str, np.ndarray]
@@ -42,25 +40,20 @@ def prompts_of(lm: LanguageModel, given: str | Sequence[str] | Any, mask: Any = 
     return Prompts(tokens, None if mask is None or np.asarray(mask).all() else mask)
 
 
-def measure(metrics: Metrics, logits: jax.Array) -> dict[str, jax.Array]:
-    """Every metric of logits ``[b, vocab]``, ``[b]`` each."""
-    return {name: metric(logits) for name, metric in metrics.items()}
-
-
-def measured(metrics: Metrics, logits: jax.Array) -> Measured:
-    """`measure` of one run, checked.
+def measured(metrics: Metrics, out: Output) -> Measured:
+    """Every metric of one run with logits ``[b, vocab]``, checked.
 
     Raises:
       ConfigError: a metric without one number per row, or one that is NaN: it names no such token.
     """
     if not metrics:
         raise ConfigError("metrics= is empty: name at least one, such as {'prob': jmi.metrics.Prob(token)}")
-    values = {name: np.asarray(value) for name, value in measure(metrics, logits).items()}
+    values = {name: np.asarray(value) for name, value in _Readout(metrics)(out).items()}
     for name, value in values.items():
-        if value.shape != logits.shape[:1]:
+        if value.shape != out.logits.shape[:1]:
             raise ConfigError(f"metric {name!r} gave shape {value.shape}; give one number per row, [batch]")
         if np.isnan(value).any():
-            raise ConfigError(f"metric {name!r} is NaN: its token ids must be 0 to {logits.shape[1] - 1}")
+            raise ConfigError(f"metric {name!r} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}")
     return values
 
 
@@ -82,9 +75,9 @@ def swept(
 
 @pytrees.dataclass
 class _Readout:
-    """`measure` of a cell. The arrays of metrics are data: other tokens run the same program."""
+    """Every metric of a run. Their arrays are data: other tokens run the same program."""
 
     metrics: Any
 
     def __call__(self, out: Output) -> dict[str, jax.Array]:
-        return measure(self.metrics, out.logits)
+        return {name: metric(out) for name, metric in self.metrics.items()}

@@ -6,7 +6,7 @@ inside the backward pass: no gradient of a point's full width is stored, only th
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,18 +15,17 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
+from jmi.arguments import check_logits_at
 from jmi.captures import Capture, Plan, plan
 from jmi.engine import forward
 from jmi.errors import ConfigError
 from jmi.gradients import checked, follow, nudge, plan_points
 from jmi.hooks import Hooks, as_data, prepare
+from jmi.metrics import Metric
 from jmi.numerics import wide
 from jmi.output import Output, wrap
 from jmi.sites import AXES, Site, layer_name, split, table_of
 from jmi.varying import vary_like
-
-Metric = Callable[[Output], jax.Array]
-"""Pure function of a run: one real number per row, ``[b]``."""
 
 Values = Mapping[str, jax.Array]
 """Arrays by point, those inside the blocks with one row for each layer."""
@@ -70,7 +69,7 @@ class Pair:
     """A base and a source prompt with the nodes to score between them; a pytree.
 
     Attributes:
-      params, base, source, metric, mask, positions: as in `attribution_patching`.
+      params, base, source, metric, mask, positions, logits_at: as in `attribution_patching`.
       hooks: prepared.
       reducers: of what the metric reads besides logits.
       arch: static, as all that follows.
@@ -88,6 +87,7 @@ class Pair:
     reducers: list[Any]
     mask: Any
     positions: Any
+    logits_at: Any
     arch: Architecture = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kept: frozenset[str] = struct.field(pytree_node=False)
@@ -118,8 +118,8 @@ class Pair:
 
     def run(self, tokens: jax.Array, hooks: Hooks, capture: Sequence[str | Capture]) -> Output:
         """A run of ``tokens``."""
-        padding = {"mask": self.mask, "positions": self.positions}
-        return forward(self.arch, self.params, tokens, hooks=hooks, capture=capture, **padding)
+        same = {"mask": self.mask, "positions": self.positions, "logits_at": self.logits_at}
+        return forward(self.arch, self.params, tokens, hooks=hooks, capture=capture, **same)
 
     def values(self, tokens: jax.Array, *more: str) -> dict[str, jax.Array]:
         """By point, what flows onward from the nodes, and from the points ``more``."""
@@ -184,6 +184,7 @@ def pair_of(
     capture: Sequence[str | Capture],
     mask: Any,
     positions: Any,
+    logits_at: Any,
 ) -> Pair:
     """The arguments of an attribution, checked."""
     base, source = jnp.asarray(base), jnp.asarray(source)
@@ -202,7 +203,10 @@ def pair_of(
         for layer in ((0,) if layers is None else layers)
     ]
     seen = [Capture(c) if isinstance(c, str) else c for c in capture]
-    plan(arch, seen, base.shape)
+    read = plan(arch, seen, base.shape)
+    if logits_at is not None:
+        points = [group.point for group in (*layout.groups, *read.groups)]
+        logits_at = check_logits_at(arch, logits_at, base.shape, [*points, *prepared])
     reducers, metric = [as_data(c.reduce) for c in seen], as_data(metric)
     return Pair(
         params,
@@ -213,6 +217,7 @@ def pair_of(
         reducers,
         None if mask is None else jnp.asarray(mask),
         None if positions is None else jnp.asarray(positions),
+        logits_at,
         arch,
         tuple(names),
         kept,

@@ -150,7 +150,8 @@ def patch(
         after = run(others.tokens, mask=others.mask, logits_at=end)
     towards = None
     if using not in ABLATIONS:
-        towards = measured(metrics, jnp.broadcast_to(after.logits, before.logits.shape))
+        logits = jnp.broadcast_to(after.logits, before.logits.shape)
+        towards = measured(metrics, dataclasses.replace(after, logits=logits))
 
     def patched(seed: int) -> Measured:
         values = replacement(using, after[point.point], point, shape[0], source is None, others.mask, seed)
@@ -164,7 +165,7 @@ def patch(
     return PatchResult(
         axes,
         {name: np.stack([x[name] for x in found]) if using in RANDOM else found[0][name] for name in metrics},
-        measured(metrics, before.logits),
+        measured(metrics, before),
         towards,
     )
 

@@ -76,7 +76,7 @@ def path_patch(
 
     Args:
       base, source: as `jmi.interp.patching.patch`, of one shape.
-      metrics: name -> metric of the logits.
+      metrics: name -> metric (`jmi.metrics`).
       senders: what is swept, one by one.
       receivers: they read what arrives all together; None for the logits.
       through_mlps: recompute MLPs between sender and receivers.
@@ -137,8 +137,8 @@ def path_patch(
     return PatchResult(
         {axis: np.arange(sizes[axis] or 0) for axis in over},
         {name: np.concatenate([part[name] for part in parts]) for name in metrics},
-        measured(metrics, before.logits),
-        measured(metrics, after.logits),
+        measured(metrics, before),
+        measured(metrics, after),
     )
 
 

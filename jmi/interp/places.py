@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.align import Alignment
-from jmi.cells import Grid, Shared
+from jmi.cells import Shared
 from jmi.errors import ConfigError, HookError
+from jmi.grid import Grid
 from jmi.interventions import At, PerLayer
 from jmi.selection import AXES_OF
 from jmi.sites import Site

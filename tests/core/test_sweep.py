@@ -131,6 +131,41 @@ def test_the_cells_above_do_share(model):
         assert {g.layer for g in groups} == ({0, 1} if kind == "elsewhere" else {0, 2, 3})
 
 
+MASKS = RNG.random((5, 4)) < 0.5
+FORMS = {
+    **{kind: hooks_of(kind)[0] for kind in SWEPT},
+    "mask of layers": {"blocks.*.hook_mlp_out": jmi.At(MASKS, jmi.Scale(np.arange(5)))},
+    "several layers": {"blocks.*.hook_mlp_out": jmi.At(np.array([[0, -1], [1, 1], [2, 3]]), jmi.Scale(0.5))},
+    "mask of positions": {"blocks.1.hook_mlp_out": jmi.Zero(positions=np.tri(LENGTH, dtype=bool)[::-1])},
+    "positions by row": {"blocks.1.hook_mlp_out": jmi.Zero(positions=RNG.integers(1, LENGTH, (6, 2, 3)))},
+    "positions by layer": {
+        "blocks.*.hook_mlp_out": jmi.PerLayer(
+            jmi.Scale(jmi.Shared(np.ones(4)), positions=GRID["layer"][:, None] + np.arange(4))
+        )
+    },
+    "edges": {"blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=RNG.integers(2, LENGTH, (6, 3, 2)))},
+    "several points": {"blocks.*.hook_*_out": jmi.At(jmi.Shared(np.array([1])), jmi.Scale(np.arange(3)))},
+    "embedding": {"hook_embed": jmi.Add(RNG.normal(size=(3, 16)), np.arange(3), positions=4)},
+    "a function": {
+        "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, np.ones(3))
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cells_are_what_each_of_them_prepares(model, form):
+    arch, _, tokens = model
+    given = FORMS[form]
+    leaves, tree = jax.tree.flatten(given, is_leaf=lambda x: isinstance(x, jmi.Shared))
+    cells = cells_of(arch, given, tokens.shape)
+    for i in range(len(cells)):
+        each = [x.value if isinstance(x, jmi.Shared) else x[i] if np.ndim(x) else x for x in leaves]
+        want = jmi.prepare(arch, jax.tree.unflatten(tree, each), tokens.shape)
+        got = cells.structure.hooks(cells.layers[i], cells.shared, [x[i] for x in cells.swept])
+        assert jax.tree.structure(got) == jax.tree.structure(want)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3")
 """Soft-caps and windows, parallel blocks, alibi, sinks, learned positions, layers without rotary."""
 
@@ -410,6 +445,20 @@ def test_two_processes_share_the_cells(tmp_path):
     assert len(list((tmp_path / "out").glob("*.npz"))) == 3
 
 
+@jmi.pytrees.dataclass
+class Picky:
+    """An intervention whose check no range describes."""
+
+    number: object
+
+    def check(self, site, shape):
+        if self.number == 13:
+            raise InterventionError(f"{site.point}: {self.number} is bad luck")
+
+    def __call__(self, value, site):
+        return value * self.number
+
+
 @pytest.mark.parametrize(
     ("hooks", "error", "words"),
     [
@@ -420,13 +469,20 @@ def test_two_processes_share_the_cells(tmp_path):
         ({"blocks.0.hook_mlp_outt": jmi.Zero(positions=[0, 1])}, HookError, "Nearest"),
         ({"hook_logits": jmi.Zero(positions=[0, 1])}, HookError, "logits_at"),
         ({"blocks.0.hook_mlp_out": jmi.Zero(positions=np.zeros(0, int))}, HookError, "empty"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0.0, 1.0])}, InterventionError, "integers"),
+        ({"blocks.*.hook_mlp_out": jmi.At([0.0, 1.0], jmi.Zero())}, HookError, "indices or a mask"),
+        (
+            {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Zero(positions=[[0] * 4, [0, -12, 0, 0]]))},
+            InterventionError,
+            "out of range",
+        ),
+        ({"hook_embed": jmi.Project(np.eye(16)[:2] * [[1], [0]])}, InterventionError, "zero or not finite"),
+        ({"hook_embed": Picky([1, 13, 2])}, InterventionError, "13"),
     ],
 )
 def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch, hooks, error, words):
     arch, params, tokens = model
-    monkeypatch.setattr(
-        jmi.sweep_module if hasattr(jmi, "sweep_module") else jmi, "forward", None, raising=False
-    )
+    monkeypatch.setattr(sweep_work, "run_base", None)
     with pytest.raises(error, match=words):
         jmi.sweep(arch, params, tokens, hooks, everything, logits_at=-1)
 

@@ -18,7 +18,7 @@ from jmi.errors import ConfigError, HookError
 from jmi.gradients import frozen, value_and_grad_at
 from jmi.interp.atp_star import atp_star
 from jmi.interp.attribution import attribution_patching, integrated_gradients
-from jmi.metrics import log_prob
+from jmi.metrics import LogitDiff, log_prob
 from tests.core.conftest import lively, tiny
 from tests.models import test_rwkv
 from tests.models.committed import each, load
@@ -390,6 +390,25 @@ def test_without_either_correction_atp_star_is_attribution_patching():
         want = attribution_patching(*one.arguments, sites, metric)
         for site in sites:
             assert_close(got[site], want[site], 1e-12)
+
+
+@each(["tiny", LINEAR[0]])
+def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(name: str) -> None:
+    one, sites = case(name), ["blocks.1.attn.hook_q", "blocks.0.mlp.hook_post"]
+    diff = LogitDiff(3, np.array([4, 5]))
+    with jax.enable_x64(True):
+        for method in (attribution_patching, atp_star, functools.partial(integrated_gradients, steps=2)):
+            got = method(*one.arguments, sites, diff, logits_at=-1)
+            want = method(*one.arguments, sites, diff)
+            at_each = method(*one.arguments, sites, diff, logits_at=[-1, 2])
+            for site in sites:
+                assert_close(got[site], want[site], BAR)
+                assert_close(at_each[site][0], want[site][0], BAR)
+                assert not np.allclose(at_each[site][1], want[site][1])
+            with pytest.raises(ConfigError, match="logits_at=99"):
+                method(*one.arguments, sites, diff, logits_at=99)
+            with pytest.raises(HookError, match="drop logits_at="):
+                method(*one.arguments, "hook_final_norm", diff, logits_at=-1)
 
 
 @jmi.pytrees.dataclass

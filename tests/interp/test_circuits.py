@@ -189,6 +189,9 @@ def test_faithfulness_compares_circuits_with_the_model(name):
     model, none = given.metric(given.run(given.clean)), given.metric(given.run(given.corrupted))
     assert relative(found.metrics, each_metric) <= BAR
     assert relative(found.model, model) <= BAR
+    diff = jmi.metrics.LogitDiff(3, 8)
+    last, every = (judge(given.corrupted, diff, circuits, logits_at=at) for at in (-1, None))
+    assert relative(last.metrics, every.metrics) <= BAR
     assert relative(found.ablated, none) <= BAR
     want = (each_metric.mean(1) - none.mean()) / (model.mean() - none.mean())
     np.testing.assert_allclose(found.values, want, rtol=1e-10, atol=1e-12)

@@ -1,5 +1,7 @@
 """Scores of edges in float64, against autodiff at what each reader reads and derivatives along paths."""
 
+import functools
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import jmi
+import jmi_models
 from jmi.errors import ConfigError
 from jmi.interp.circuits import circuit_model
 from jmi.interp.eap import eap
@@ -139,8 +142,7 @@ def test_pairs_may_be_mapped_over_and_layers_listed():
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
     goals = jnp.asarray([3, 8, 11, 2], jnp.int32)
     metric = lambda goals, out: jmi.metrics.logit_diff(out.logits[:, -1], goals, 0)
-    listed = {**params, "blocks": [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(2)]}
-    whole = eap(arch, listed, clean, corrupted, jax.tree_util.Partial(metric, goals))
+    whole = eap(arch, jmi_models.listed(params), clean, corrupted, jax.tree_util.Partial(metric, goals))
 
     def one(pair):
         clean, corrupted, goal = (x[None] for x in pair)
@@ -148,6 +150,18 @@ def test_pairs_may_be_mapped_over_and_layers_listed():
 
     each = jax.lax.map(one, (jnp.asarray(clean), jnp.asarray(corrupted), goals))
     assert relative(each.mean(0), whole.values) <= BAR
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(steps):
+    arch = tiny(n_layers=2)
+    params = lively(arch, jnp.float64)
+    clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
+    run = functools.partial(eap, arch, params, clean, corrupted, jmi.metrics.LogitDiff(3, 8), steps=steps)
+    assert relative(run(logits_at=-1).values, run().values) <= BAR
+    assert relative(run(logits_at=2).values, run().values) > 0.1
+    with pytest.raises(ConfigError, match="logits_at=5"):
+        run(logits_at=5)
 
 
 def test_other_prompts_and_targets_do_not_compile_again_and_scores_of_bfloat16_are_float32():

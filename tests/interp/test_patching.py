@@ -265,8 +265,8 @@ def test_placebos_are_as_long_as_the_source_and_come_from_it() -> None:
     lm = small()
     seen: dict[str, np.ndarray] = {}
 
-    def keep(logits: jax.Array) -> jax.Array:
-        return logits[:, 0]
+    def keep(out: jmi.Output) -> jax.Array:
+        return out.logits[:, 0]
 
     measures = {"keep": keep}
     run = functools.partial(patch, lm, BASE, SOURCE, "hook_resid_post", measures, layers=-1, positions=-1)
@@ -404,7 +404,9 @@ def test_metrics_are_the_functions_of_their_names() -> None:
         (metrics.Rank(token), metrics.rank(jnp.asarray(logits), token)),
         (metrics.KL(other), metrics.kl_divergence(jnp.asarray(other), jnp.asarray(logits))),
     ):
-        np.testing.assert_array_equal(metric(jnp.asarray(logits)), function)
+        np.testing.assert_array_equal(metric(jmi.Output(jnp.asarray(logits), {})), function)
+        every = np.stack([other, logits], axis=1)
+        np.testing.assert_array_equal(metric(jmi.Output(jnp.asarray(every), {})), function)
 
 
 def test_hooks_of_the_base_are_in_every_cell() -> None:
@@ -456,7 +458,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="token ids must be"):
         run("hook_resid_pre", {"p": metrics.Prob(29)})
     with pytest.raises(ConfigError, match="one number per row"):
-        run("hook_resid_pre", {"p": lambda logits: logits.sum()})
+        run("hook_resid_pre", {"p": lambda out: out.logits.sum()})
     with pytest.raises(ConfigError, match="drop the source"):
         run("hook_resid_pre", MEASURES, using="zero")
     with pytest.raises(ConfigError, match="give a source"):
