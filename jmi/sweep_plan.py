@@ -12,7 +12,7 @@ from jmi.errors import ConfigError
 TOKENS = 4096
 """Tokens of a chunk beyond which nothing is gained by running more cells at once."""
 
-PASS = 128
+PASS = 64
 """Reading all weights once costs about as much as this many tokens; fewer are not worth an own chunk."""
 
 STEPS = 4

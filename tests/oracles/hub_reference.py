@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent.parent / "data" / "hub"
 MODELS = (
     *("meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B-Base", "google/gemma-2-2b", "openai-community/gpt2"),
     *("EleutherAI/pythia-70m-deduped", "facebook/opt-125m", "bigscience/bloom-560m", "microsoft/phi-1_5"),
-    *("HuggingFaceTB/SmolLM2-135M", "allenai/OLMo-2-0425-1B", "ibm-granite/granite-3.1-1b-a400m-base"),
+    *("HuggingFaceTB/SmolLM2-135M", "allenai/OLMo-2-0425-1B", "ibm-granite/granite-3.1-2b-base"),
 )
 PROMPTS = ("The capital of France is", "Two plus two equals", "Once upon a time, there was a")
 
