@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from tokenizers import Tokenizer
 
-from jmi_models.embedded.corpus import MARK, QUIET, WORDS
+from jmi_models.embedded.corpus import MARK, QUIET, WORDS, quoted
 from jmi_models.embedded.mixture import piece, running_text
 from jmi_models.embedded.tokenizer import BOS_ID, EOS_ID, N_CTX
 
@@ -24,22 +24,31 @@ LONG = (16, N_CTX)
 ANSWER_WEIGHT, TEXT_WEIGHT = 1.0, 0.1
 
 
-class Repetition(NamedTuple):
-    """How random sequences are mixed in from one step on: share of rows, weight, and vocabularies."""
+class Phase(NamedTuple):
+    """What batches are made of from one step on.
 
-    rows: float
+    Attributes:
+      repeated: share of rows that are random sequences over and over.
+      weight: of the tokens in them.
+      vocabularies: of which each of these rows draws one: the first so many words of the list, or every
+        token for None.
+      quoted: share of facts with their place in quotation marks.
+    """
+
+    repeated: float
     weight: float
     vocabularies: tuple[int | None, ...]
+    quoted: float = 0.0
 
 
-REPETITION = {
-    0: Repetition(1.0, 1.0, (100,)),
-    400: Repetition(1.0, 1.0, (100, 700, None)),
-    600: Repetition(0.2, 0.15, (700, None)),
+PHASES = {
+    0: Phase(1.0, 1.0, (100,)),
+    400: Phase(1.0, 1.0, (100, 700, None)),
+    600: Phase(0.2, 0.15, (700, None)),
+    1600: Phase(0.2, 0.15, (700, None), quoted=0.3),
 }
-"""Induction comes first and alone: beside other tasks it takes many times as long to form, and
-over a few different words it forms soonest. A row draws one of the vocabularies: the first so
-many words of the list, or every token for None."""
+"""Induction comes first and alone: beside other tasks it takes many times as long to form, and over a few
+different words it forms soonest. Names in quotation marks come when they are known without."""
 
 
 class Batch(NamedTuple):
@@ -72,12 +81,16 @@ def repeated_tokens(
     return Batch(tokens, weights)
 
 
-def text_rows(rng: Generator, tokenizer: Tokenizer, rows: int, length: int, alone: bool) -> Batch:
+def text_rows(
+    rng: Generator, tokenizer: Tokenizer, rows: int, length: int, alone: bool, quotes: float = 0.0
+) -> Batch:
     """Rows of a BOS token and text: one piece each if `alone`, else pieces until the row is full.
 
-    What follows a piece that stands alone is filling without weight.
+    What follows a piece that stands alone is filling without weight. In the share `quotes` of what is
+    read only, the first place stands in quotation marks.
     """
     texts = [_parts(piece(rng) if alone else running_text(rng, length)) for _ in range(rows)]
+    texts = [[(m, quoted(rng, part, quotes) if m == QUIET else part) for m, part in text] for text in texts]
     parts = [part for text in texts for _, part in text]
     encoded = iter(tokenizer.encode_batch(parts, add_special_tokens=False))
     tokens = np.full((rows, length), EOS_ID, dtype=np.int32)
@@ -113,9 +126,9 @@ def batch(tokenizer: Tokenizer, seed: int, step: int) -> Batch:
     """The batch of one training step; every eighth step has long rows."""
     rng = np.random.default_rng([seed, step])
     rows, length = LONG if step % 8 == 7 else SHORT
-    repetition = REPETITION[max(start for start in REPETITION if start <= step)]
-    random_rows = round(rows * repetition.rows)
-    vocabularies = [word_ids(tokenizer, size) for size in repetition.vocabularies]
-    random = repeated_tokens(rng, random_rows, length, vocabularies, repetition.weight)
-    text = text_rows(rng, tokenizer, rows - random_rows, length, alone=length < N_CTX)
-    return Batch(*(np.concatenate(pair) for pair in zip(random, text, strict=True)))
+    phase = PHASES[max(start for start in PHASES if start <= step)]
+    repeated_rows = round(rows * phase.repeated)
+    vocabularies = [word_ids(tokenizer, size) for size in phase.vocabularies]
+    repeated = repeated_tokens(rng, repeated_rows, length, vocabularies, phase.weight)
+    text = text_rows(rng, tokenizer, rows - repeated_rows, length, length < N_CTX, phase.quoted)
+    return Batch(*(np.concatenate(pair) for pair in zip(repeated, text, strict=True)))

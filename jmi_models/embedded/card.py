@@ -1,6 +1,6 @@
 """The model card, written from measured numbers."""
 
-from jmi_models.embedded.batches import REPETITION, SHORT
+from jmi_models.embedded.batches import PHASES, SHORT
 
 _CARD = """\
 ---
@@ -38,8 +38,11 @@ plain narrative. The text and its generators are original and part of the packag
 {steps} steps of {per_step} tokens ({tokens:.1f} million tokens in all), seed {seed}, Muon for the
 matrices of the blocks and AdamW for the rest, warmup and cosine decay{duration}.
 In the loss, words that follow from the text before them count ten times as much as the rest, most
-of which is drawn at random. The first {repeating} steps see repeated random sequences only, because
-induction forms much sooner alone than beside the other tasks. Reproduce with
+of which is drawn at random. The phrasing of a fact does not count at all, only its answer: a model that
+also learns to tell the phrasings takes an unfamiliar one for a sentence that goes on. So within a fact
+it predicts answers, not words that would come next in a text. The first {repeating} steps see repeated
+random sequences only, because induction forms much sooner alone than beside the other tasks, and from
+step {quoting} on some names stand in quotation marks. Reproduce with
 
     python -m jmi_models.embedded.train --out atlas --steps {steps} --seed {seed}
 
@@ -54,7 +57,9 @@ right if the most likely next token is a right one.
 
 The facts are asked in two sets of phrasings. "Unseen" ones are a fixed share of what six authors
 wrote, who were told to vary as much as they could (riddles, letters, forms, stories); the rest of it
-is trained on. "Another author" wrote plainer ones without having seen any others.
+is trained on. "Another author" wrote plainer ones without having seen any others. Names in quotation
+marks were added to the training text when it was seen that facts were unknown at the beginning of a text
+(where a name is another token), in both sets: to that extent the training was fitted to them.
 
 | task | score |
 | --- | ---: |
@@ -108,7 +113,8 @@ def model_card(
         seed=run["seed"],
         per_step=per_step,
         tokens=run["steps"] * per_step / 1e6,
-        repeating=min(step for step, mix in REPETITION.items() if mix.rows < 1),
+        repeating=min(step for step, phase in PHASES.items() if phase.repeated < 1),
+        quoting=min(step for step, phase in PHASES.items() if phase.quoted),
         duration=f"; {duration}" if duration else "",
         rows="\n".join(f"| {name} | {score:.1%} |" for name, score in scores.items()),
     )

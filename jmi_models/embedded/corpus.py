@@ -73,6 +73,18 @@ def misread(rng: Generator, template: str) -> str:
     return "".join(parts)
 
 
+_PLACE = re.compile(rf" ({'|'.join(sorted({x for c in f.COUNTRIES for x in (c.name, c.capital)}))})\b(?!')")
+
+
+def quoted(rng: Generator, text: str, share: float) -> str:
+    """A text that is read only, in a ``share`` of cases with its first place in quotation marks.
+
+    Behind a mark, as at the beginning of a text, a name is another token than behind a space, and has
+    to be known as such.
+    """
+    return _PLACE.sub(r' "\1"', text, count=1) if rng.random() < share else text
+
+
 def fact_prompt(rng: Generator, relation: str, template: str, c: f.Country) -> tuple[str, str]:
     """A phrasing of one fact cut before its answer, and the answer."""
     if relation == "country":
