@@ -22,10 +22,10 @@ def test_a_few_heads_move_the_name(tmp_path):
     assert record["command"] == "patch"
     assert (record["answer"]["token"], record["wrong"]["token"]) == (" Mary", " John")
     recovery = np.asarray(record["recovery"])
-    strong = recovery > 0.2
-    assert 1 <= strong.sum() <= 4
-    assert recovery[strong].sum() > 0.5
-    assert np.abs(recovery[~strong]).mean() < 0.05
+    strongest = np.sort(np.abs(recovery).ravel())[::-1]
+    assert recovery.max() > 0.3
+    assert strongest[4:].sum() < strongest[:4].sum()
+    assert np.median(strongest) < 0.05
 
     lm = jmi_models.load("atlas")
     clean, corrupted = record["source"]["text"], record["base"]["text"]

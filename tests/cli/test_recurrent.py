@@ -77,7 +77,7 @@ def test_the_stream_is_patched_and_attributed_and_what_needs_attention_is_refuse
         assert done.returncode == 0, done.stderr
         assert "hook_resid_pre  answer" in done.stdout
         assert "attn.hook_z" in refused(command, *pair)
-    assert "edge_graph" in refused("attribute", *pair, "--edges", 3)
+    assert "hook_q_input" in refused("attribute", *pair, "--edges", 3)
 
 
 def test_pickled_weights_are_read_on_request_only(tmp_path: Path) -> None:
