@@ -22,6 +22,8 @@ SHORT = (128, 32)
 LONG = (16, N_CTX)
 """Rows and tokens per row of the two batch shapes; both hold the same number of tokens."""
 ANSWER_WEIGHT, TEXT_WEIGHT = 1.0, 0.1
+PLACES = 1024
+"""Places that count come in multiples of this, for each number of them is a program of its own."""
 
 
 class Phase(NamedTuple):
@@ -56,6 +58,34 @@ class Batch(NamedTuple):
 
     tokens: np.ndarray
     weights: np.ndarray
+
+
+class Counted(NamedTuple):
+    """A batch with the places that count in the loss, and no others.
+
+    Attributes:
+      tokens: int32 [row, position].
+      places: int32 [n], where a next token is predicted: row * length + position.
+      targets: int32 [n], these next tokens.
+      weights: float32 [n], how much each counts; zero for the filling at the end.
+    """
+
+    tokens: np.ndarray
+    places: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+def counted(batch: Batch) -> Counted:
+    """The places of a batch whose weight is not zero, filled up to a multiple of `PLACES`."""
+    rows, positions = np.nonzero(batch.weights[:, 1:])
+    fill = (0, -len(rows) % PLACES)
+    found = (
+        (rows * batch.tokens.shape[1] + positions).astype(np.int32),
+        batch.tokens[rows, positions + 1],
+        batch.weights[rows, positions + 1],
+    )
+    return Counted(batch.tokens, *(np.pad(x, fill) for x in found))
 
 
 def repeated_tokens(

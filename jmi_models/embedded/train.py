@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 import jmi
 import jmi_models
+from jmi.architecture import Tap
 from jmi_models.embedded import card, evaluate
-from jmi_models.embedded.batches import SHORT, Batch, batch
+from jmi_models.embedded.batches import SHORT, Counted, batch, counted
 from jmi_models.embedded.checkpoint import read_checkpoint, write_checkpoint
 from jmi_models.embedded.facts import COUNTRIES
 from jmi_models.embedded.tokenizer import BOS_ID, EOS_ID, N_CTX, build_tokenizer, save_tokenizer
@@ -27,6 +28,7 @@ from jmi_models.families import llama
 from jmi_models.params import flat, n_params, nested
 
 STEPS = 3000
+STREAM = "blocks.-1.hook_resid_post"
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 4e-3, 30
 INIT_SCALE = 3.0
 CHECKPOINT_EVERY = 200
@@ -95,21 +97,26 @@ def optimizer(steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), muon)
 
 
-def loss_fn(params: Any, arch: Any, tokens: jax.Array, weights: jax.Array) -> jax.Array:
-    """Next-token cross entropy, averaged with the weight of the token to be predicted."""
-    logits = jmi.forward(arch, params, tokens).logits[:, :-1].astype(jnp.float32)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return (loss * weights[:, 1:]).sum() / weights[:, 1:].sum()
+def loss_fn(params: Any, arch: Any, batch: Counted) -> jax.Array:
+    """Next-token cross entropy, averaged with the weight of the token to be predicted.
+
+    Logits are computed at the places that count only; those of the run itself are not used, so not computed.
+    """
+    stream = jmi.forward(arch, params, jnp.asarray(batch.tokens), capture=[STREAM])[STREAM]
+    picked = stream.reshape(-1, stream.shape[-1])[batch.places]
+    logits = arch.readout(params, picked[None], Tap.silent())[0].astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    return (loss * batch.weights).sum() / batch.weights.sum()
 
 
-def batches(tokenizer: Tokenizer, seed: int, start: int, steps: int) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: int, start: int, steps: int) -> Iterator[Counted]:
     """Batches `start` to `steps`, each made while the one before it is in use."""
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(batch, tokenizer, seed, start)
         for step in range(start, steps):
             ready = upcoming.result()
             upcoming = pool.submit(batch, tokenizer, seed, step + 1)
-            yield ready
+            yield counted(ready)
 
 
 def train(tokenizer: Tokenizer, arch: Any, steps: int, seed: int, checkpoint: Path, resume: bool) -> Any:
@@ -122,9 +129,9 @@ def train(tokenizer: Tokenizer, arch: Any, steps: int, seed: int, checkpoint: Pa
         state, start = read_checkpoint(checkpoint, state, run)
 
     @jax.jit
-    def update(state: Any, batch: Batch) -> tuple[Any, jax.Array]:
+    def update(state: Any, batch: Counted) -> tuple[Any, jax.Array]:
         params, moments = state
-        loss, grads = jax.value_and_grad(loss_fn)(params, arch, *batch)
+        loss, grads = jax.value_and_grad(loss_fn)(params, arch, batch)
         updates, moments = tx.update(grads, moments, params)
         return (optax.apply_updates(params, updates), moments), loss
 
