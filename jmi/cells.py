@@ -98,9 +98,11 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
       HookError: no array has a cell axis, or they differ in length.
       HookError, InterventionError: as `jmi.prepare`, for any cell.
     """
+    # In numpy from the start: `prepare` must find nothing left to convert, for it is matched by identity.
+    host = jax.tree.map(_on_host, hooks, is_leaf=lambda x: isinstance(x, Shared))
     given = {
         name: tuple(as_data(h) for h in (v if isinstance(v, (list, tuple)) else (v,)))
-        for name, v in hooks.items()
+        for name, v in host.items()
     }
     leaves, structure = jax.tree.flatten(given, is_leaf=lambda x: isinstance(x, Shared))
     swept = [not isinstance(x, Shared) and np.ndim(x) > 0 for x in leaves]
@@ -116,6 +118,10 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
     slices = [x[0, ...] if flag else x for x, flag in zip(columns, swept, strict=True)]
     column_of = {id(x): c for x, c, flag in zip(slices, columns, swept, strict=True) if flag}
     return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, count, shape)
+
+
+def _on_host(x: Any) -> Any:
+    return np.asarray(x) if isinstance(x, jax.Array) else x
 
 
 def _check_all(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int]) -> None:
@@ -175,6 +181,8 @@ def _taken_apart(
     bare = {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in in_order.items()}
     leaves, tree = jax.tree.flatten(bare)
     swept = [id(x) in column_of for x in leaves]
+    of_layers = {id(hook.layers) for hooks in first.values() for hook in hooks if isinstance(hook, At)}
+    assert set(column_of) <= {*map(id, leaves)} | of_layers, "a swept array was lost"
     values = [column_of.get(id(x), x) for x in leaves]
     first_position = np.zeros(count, int)
     if is_local(bare):

@@ -26,14 +26,14 @@ AXIS = "cells"
 """Name of the mesh axis that a sweep spreads over."""
 
 
-class Program(NamedTuple):
+class Compiled(NamedTuple):
     """What runs the chunks of one kind."""
 
     jaxpr: Any
-    compiled: Any
+    program: Any
 
 
-Programs = Mapping[Kind, Program]
+Programs = Mapping[Kind, Compiled]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +59,21 @@ class Work:
 
     def compiled(self, memory: int) -> tuple[list[Chunk], Programs]:
         """The chunks, each within ``memory`` bytes of a device, and the program of each kind of them."""
-        programs: dict[Kind, Program] = {}
+        programs: dict[Kind, Compiled] = {}
         groups = groups_of(self.cells, self.shape, self.last_first, self.share)
         devices = 1 if self.mesh is None else self.mesh.size
 
         def size(kind: Kind, largest: int) -> int:
             def build(count: int) -> Any:
                 programs[kind] = self._compile(kind, count)
-                return programs[kind].compiled
+                return programs[kind].program
 
             tokens = self.shape[0] * (self.shape[1] - kind.first)
             return fitting(build, largest, tokens, devices, memory)
 
         return chunks_of(groups, size), programs
 
-    def _compile(self, kind: Kind, count: int) -> Program:
+    def _compile(self, kind: Kind, count: int) -> Compiled:
         args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first))
         leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
         return _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))
@@ -95,7 +95,7 @@ class Work:
         """Of everything that decides the results, their order included."""
         layout = [(c.cells, c.layer, c.first) for c in chunks]
         arrays = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
-        return fingerprint([program.jaxpr for program in programs.values()], self.params, arrays)
+        return fingerprint([compiled.jaxpr for compiled in programs.values()], self.params, arrays)
 
 
 def prepare(
@@ -142,14 +142,14 @@ def prepare(
 @functools.lru_cache(maxsize=64)
 def _program(
     fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
-) -> Program:
+) -> Compiled:
     """A chunk's program, compiled once for each structure and shape of its arguments."""
     run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)
     if mesh is not None:
         where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
         run = jax.shard_map(run, mesh=mesh, in_specs=(*[jax.P()] * 7, jax.P(AXIS)), out_specs=where)
     traced = jax.jit(run).trace(*jax.tree.unflatten(tree, leaves))
-    return Program(traced.jaxpr, traced.lower().compile())
+    return Compiled(traced.jaxpr, traced.lower().compile())
 
 
 def _abstract(mesh: Any, x: Any) -> jax.ShapeDtypeStruct:
@@ -176,7 +176,7 @@ def run_chunks(
             yield index, held
             continue
         chunk = chunks[index]
-        running.append((index, programs[chunk.kind].compiled(*work.arguments(chunk))))
+        running.append((index, programs[chunk.kind].program(*work.arguments(chunk))))
         if len(running) > 1:
             yield fetched()
     while running:
@@ -187,7 +187,7 @@ def assembled(
     work: Work, chunks: list[Chunk], programs: Programs, results: Mapping[int, list[np.ndarray]]
 ) -> Any:
     """Results in the order of the cells, on every process."""
-    shapes, tree = jax.tree.flatten(programs[chunks[0].kind].compiled.out_info)
+    shapes, tree = jax.tree.flatten(programs[chunks[0].kind].program.out_info)
     axis = int(work.fixed.models)
     whole = []
     for i, shape in enumerate(shapes):

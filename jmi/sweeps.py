@@ -162,8 +162,8 @@ def plan(
     work = prepare(arch, params, tokens, hooks, readout, **options)
     chunks, programs = work.compiled(memory)
     summary = []
-    for kind, program in programs.items():
+    for kind, compiled in programs.items():
         mine = [chunk for chunk in chunks if chunk.kind == kind]
-        summary.append(Program(kind.first, len(mine[0].cells), len(mine), bytes_of(program.compiled)))
+        summary.append(Program(kind.first, len(mine[0].cells), len(mine), bytes_of(compiled.program)))
     base_bytes = sum(x.nbytes for x in jax.tree.leaves(work.base))
     return SweepPlan(len(work.cells), tuple(summary), base_bytes)

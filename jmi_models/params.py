@@ -67,6 +67,8 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
 def listed(params: Any) -> Any:
     """``params`` with the layers as a list, each with arrays of its own, instead of stacked ones; a copy.
 
+    Layers that are listed already stay as they are.
+
     The results of a run are the same. A program then grows with the layers, and so does the time to compile
     it, but a CPU reads each weight where it is: out of a stack it is copied first, which costs as much as
     using it for a few tokens. So a long generation with a small batch is faster with listed layers.
@@ -79,6 +81,8 @@ def listed(params: Any) -> Any:
       True
     """
     blocks = params["blocks"]
+    if isinstance(blocks, (list, tuple)):
+        return params
     n_layers = len(jax.tree.leaves(blocks)[0])
     return {**params, "blocks": [jax.tree.map(lambda w, i=i: w[i], blocks) for i in range(n_layers)]}
 

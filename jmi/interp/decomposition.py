@@ -16,6 +16,7 @@ import numpy as np
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
+from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
 from jmi.interp.attributable import require
@@ -275,19 +276,20 @@ def parts_of(
         piece ``[b, p, n, ...]``, and the vectors that are in none.
     """
     split, parts = _SPLITS[by], {}
-    for name in ("embed", "pos_embed"):
-        if f"hook_{name}" in out.captures:
-            parts[name] = read(out[f"hook_{name}"])
-    for name in ("attn_out", "mlp_out"):
-        if f"blocks.*.hook_{name}" in out.captures:
-            parts[name] = read(out.stack(f"hook_{name}"))
-    if split is not None:
-        denominator = out.captures.get(split.denominator)
-        inner, rest = over_layers(pieces, params["blocks"], out[split.source], denominator)
-        parts[split.parts] = jnp.moveaxis(inner, 3, 1)
-        parts["bias"] = read(jnp.broadcast_to(rest.sum(0), out["hook_embed"].shape))
-    if _final(arch) in out.names():
-        parts["hooks"] = read(out[_final(arch)]) - Decomposition(parts).total()
+    with precise():
+        for name in ("embed", "pos_embed"):
+            if f"hook_{name}" in out.captures:
+                parts[name] = read(out[f"hook_{name}"])
+        for name in ("attn_out", "mlp_out"):
+            if f"blocks.*.hook_{name}" in out.captures:
+                parts[name] = read(out.stack(f"hook_{name}"))
+        if split is not None:
+            denominator = out.captures.get(split.denominator)
+            inner, rest = over_layers(pieces, params["blocks"], out[split.source], denominator)
+            parts[split.parts] = jnp.moveaxis(inner, 3, 1)
+            parts["bias"] = read(jnp.broadcast_to(rest.sum(0), out["hook_embed"].shape))
+        if _final(arch) in out.names():
+            parts["hooks"] = read(out[_final(arch)]) - Decomposition(parts).total()
     return Decomposition(parts)
 
 

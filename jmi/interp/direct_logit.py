@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
-from jmi.engine import precise
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
 from jmi.interp import decomposition
@@ -111,6 +110,5 @@ def _logit_parts(
     def read(x: jax.Array) -> jax.Array:
         return jnp.einsum("...bpd,bpd->...bp", x.astype(wide(x.dtype)), vector)
 
-    with precise():
-        parts = decomposition.parts_of(arch, by, params, out, read, pieces).parts
+    parts = decomposition.parts_of(arch, by, params, out, read, pieces).parts
     return Decomposition({**parts, "constant": constant})

@@ -126,15 +126,15 @@ def text_rows(
     tokens = np.full((rows, length), EOS_ID, dtype=np.int32)
     weights = np.zeros((rows, length), dtype=np.float32)
     for row, weight, text in zip(tokens, weights, texts, strict=True):
-        ids, counted = [BOS_ID], [0.0]
+        ids, counts = [BOS_ID], [0.0]
         for mark, _ in text:
             part = next(encoded).ids
             ids += part
-            counted += [0.0 if mark == QUIET else TEXT_WEIGHT] * len(part)
+            counts += [0.0 if mark == QUIET else TEXT_WEIGHT] * len(part)
             if mark == MARK:
-                counted[-len(part)] = ANSWER_WEIGHT
+                counts[-len(part)] = ANSWER_WEIGHT
         row[: len(ids)] = ids[:length]
-        weight[: len(ids)] = counted[:length]
+        weight[: len(ids)] = counts[:length]
     return Batch(tokens, weights)
 
 

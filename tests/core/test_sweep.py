@@ -143,8 +143,10 @@ FORMS = {
             jmi.Scale(jmi.Shared(np.ones(4)), positions=GRID["layer"][:, None] + np.arange(4))
         )
     },
-    "edges": {"blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=RNG.integers(2, LENGTH, (6, 3, 2)))},
+    "pairs": {"blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=RNG.integers(2, LENGTH, (6, 3, 2)))},
     "several points": {"blocks.*.hook_*_out": jmi.At(jmi.Shared(np.array([1])), jmi.Scale(np.arange(3)))},
+    "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(jnp.arange(3))},
+    "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(jnp.arange(3), jmi.Zero())},
     "embedding": {"hook_embed": jmi.Add(RNG.normal(size=(3, 16)), np.arange(3), positions=4)},
     "a function": {
         "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, np.ones(3))
@@ -360,7 +362,7 @@ def test_cells_spread_over_devices_without_a_word_between_them(model):
     read = lambda out: out.logits[:, -1]
     assert_equal(jmi.sweep(*model, swept, read, mesh=mesh), jmi.sweep(*model, swept, read))
     work = sweep_work.prepare(*model, swept, read, mesh=mesh)
-    texts = [program.compiled.as_text() for program in work.compiled(2**30)[1].values()]
+    texts = [compiled.program.as_text() for compiled in work.compiled(2**30)[1].values()]
     assert texts
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
         assert not any(collective in text for text in texts)

@@ -7,9 +7,10 @@ import re
 import jax
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 import jmi_models
-from jmi_models.embedded import MODELS, batches, checkpoint, evaluate, phrases, train
+from jmi_models.embedded import MODELS, batches, checkpoint, corpus, evaluate, phrases, train
 from jmi_models.embedded.facts import COUNTRIES
 from jmi_models.embedded.tokenizer import build_tokenizer
 from jmi_models.families import llama
@@ -89,6 +90,30 @@ def test_batches_depend_on_seed_and_step_alone():
         np.testing.assert_array_equal(one.tokens, two.tokens)
         np.testing.assert_array_equal(one.weights, two.weights)
     assert (batches.batch(tokenizer, 4, 2000).tokens != two.tokens).any()
+
+
+def test_of_a_fact_only_the_answer_counts(monkeypatch):
+    monkeypatch.setattr(batches, "piece", corpus.fact)
+    tokenizer = build_tokenizer(0)
+    rows = batches.text_rows(np.random.default_rng(0), tokenizer, 100, 64, alone=True, quotes=1.0)
+    for weights in rows.weights:
+        (answer,) = np.flatnonzero(weights == batches.ANSWER_WEIGHT)
+        assert not weights[:answer].any()
+        assert weights[answer + 1] == batches.TEXT_WEIGHT
+    assert sum('"' in tokenizer.decode(row.tolist()) for row in rows.tokens) > 50
+
+
+def test_the_loss_is_that_of_all_logits_weighted():
+    lm, tokenizer = jmi_models.load("atlas"), build_tokenizer(0)
+    batch = batches.batch(tokenizer, 0, 2000)
+    counted = batches.counted(batch)
+    assert len(counted.places) % batches.PLACES == 0
+    logits = np.asarray(lm.run(batch.tokens).logits, np.float64)[:, :-1]
+    rows = np.take_along_axis(log_softmax(logits, -1), batch.tokens[:, 1:, None], -1)[..., 0]
+    want = -(rows * batch.weights[:, 1:]).sum() / batch.weights[:, 1:].sum()
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        got = train.loss_fn(lm.params, lm.arch, counted)
+    assert float(got) == pytest.approx(want, rel=1e-5)
 
 
 def test_the_shipped_tokenizer_is_the_one_the_script_makes():
