@@ -53,15 +53,24 @@ class Architecture(Protocol):
 
 @runtime_checkable
 class Continuable(Protocol):
-    """The part of an architecture that can run from a position on, given what earlier ones left behind."""
+    """The part of an architecture that can run some positions alone: what they read of others is known."""
 
     @property
     def past_points(self) -> tuple[str, ...]:
         """Points inside the layers whose values at earlier positions are all that later ones read."""
         ...
 
-    def after(self, context: Any, first: int, past: Any) -> Any:
-        """``context`` of the positions from ``first`` on; ``past`` are the values of those before."""
+    def after(self, context: Any, first: Any, past: Any) -> Any:
+        """``context`` of a run of tokens from ``first`` on; ``past`` has the values of all positions,
+        of which those before ``first`` are read."""
+        ...
+
+    def check_continued(self, length: int) -> None:
+        """Raise ConfigError where what is known of the first positions differs in a run of ``length``."""
+        ...
+
+    def only(self, context: Any, at: jax.Array) -> Any:
+        """``context`` of a block that reads all it is given and returns position ``at`` of each row."""
         ...
 
 

@@ -18,7 +18,7 @@ from jmi.arguments import check_arrays, check_logits_at, check_reached, layer_bo
 from jmi.captures import Capture, Group, Plan, plan
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
-from jmi.layers import run_layers
+from jmi.layers import layer_of, run_layers
 from jmi.output import Output, wrap
 from jmi.recurrence import enter, leaving
 from jmi.sites import table_of
@@ -31,7 +31,8 @@ class Static:
 
     ``structure`` is the hash of the tree structures of hooks and reducers. The hash sees the classes
     of dataclass nodes, which the comparison of structures overlooks (`jmi.pytrees`). Sweeps run only the
-    positions from ``first`` on, and have their base run return what is ``entering`` each layer.
+    positions from ``first`` on, of the last layer only what ``logits_at`` needs where that is ``narrow``,
+    and have their base run return what is ``entering`` each layer.
     """
 
     arch: Architecture
@@ -40,6 +41,7 @@ class Static:
     stops: bool
     structure: int
     first: int = 0
+    narrow: bool = False
     entering: bool = False
 
 
@@ -163,14 +165,17 @@ def execute(
     span: tuple[Any, Any] | None,
     logits_at: Any = None,
     past: Any = None,
+    context: Any = None,
 ) -> tuple[Any, tuple[jax.Array, ...], Any]:
     """The traced part of a run: (logits, captured arrays in group order, final carry or None).
 
-    With ``static.entering`` the last is what enters every layer, and the readout, stacked.
+    With ``static.entering`` the last is what enters every layer, and the readout, stacked. A given
+    ``context`` stands for that of ``inputs``.
     """
     arch, tokens, first = static.arch, jnp.asarray(inputs[0]), static.first
     with precise():
-        context = arch.context(params, tokens, *inputs[1:])
+        if context is None:
+            context = arch.context(params, tokens, *inputs[1:])
         outside = Tap(table_of(arch), hooks, static.groups, data, first=first)
         if carry is None:
             carry = arch.embed(params, tokens, context, outside)
@@ -180,6 +185,8 @@ def execute(
         if first:
             context = cast(Continuable, arch).after(context, first, past)
         carry = vary_like(carry, (params, inputs, hooks, data, span))
+        if static.narrow:
+            span = (0 if span is None else span[0], arch.n_layers - 1)
         carry, rows, entered = run_layers(
             arch,
             static.groups,
@@ -193,6 +200,8 @@ def execute(
             first,
             static.entering,
         )
+        if static.narrow:
+            carry, logits_at = _last_layer(arch, params["blocks"], carry, context, logits_at), 0
         logits = None if static.stops else _logits(arch, params, carry, logits_at, outside)
         outside.finish()
     arrays = {**rows, **outside.rows}
@@ -211,12 +220,25 @@ def _logits(arch: Architecture, params: Params, carry: Any, at: Any, tap: Tap) -
         return arch.readout(params, carry, tap)
 
     def pick(x: jax.Array) -> jax.Array:
-        index = jnp.broadcast_to(jnp.asarray(at), x.shape[:1])
-        index = jnp.where(index < 0, index + x.shape[1], index)
-        index = jnp.where(index < 0, x.shape[1], index).reshape(-1, *[1] * (x.ndim - 1))
+        index = _counted(at, x.shape[1]).reshape(-1, *[1] * (x.ndim - 1))
         return jnp.take_along_axis(x, index, axis=1, mode="fill")
 
     return arch.readout(params, jax.tree.map(pick, carry), Tap.silent())[:, 0]
+
+
+def _counted(at: Any, length: int) -> jax.Array:
+    """Positions ``[1 or b]`` counted from the start; out of range is ``length``."""
+    index = jnp.asarray(at).reshape(-1)
+    index = jnp.where(index < 0, index + length, index)
+    return jnp.where(index < 0, length, index)
+
+
+def _last_layer(arch: Architecture, blocks: Any, carry: Any, context: Any, at: Any) -> Any:
+    """What the last layer gives at one position of each row: nobody looks into it."""
+    last = arch.n_layers - 1
+    length = jax.tree.leaves(carry)[0].shape[1]
+    context = cast(Continuable, arch).only(context, _counted(at, length))
+    return arch.block(layer_of(blocks, last), carry, context, jnp.int32(last), Tap.silent())
 
 
 def _check_carry(carry: Any, wanted: Any, first: int) -> None:

@@ -1,18 +1,26 @@
-"""Generation with a recurrent state: memory per token does not grow with what came before."""
+"""Generation: one compiled loop, in which every token is a run of its own that hooks and captures see.
 
-from collections.abc import Sequence
+What earlier tokens left behind is a recurrent state, or the keys and values of a transformer.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jmi import pytrees
-from jmi.architecture import Architecture, Params
+from jmi.architecture import Architecture, Continuable, Params
 from jmi.captures import Capture
-from jmi.engine import forward
-from jmi.errors import ConfigError
-from jmi.hooks import Hooks
+from jmi.engine import execute, forward, plan_run
+from jmi.errors import ConfigError, HookError
+from jmi.hooks import Hooks, prepare
+from jmi.output import Output, wrap
 from jmi.recurrence import Recurrent
+from jmi.sites import part_of, table_of
+
+Read = Callable[[jax.Array, Any], tuple[Output, Any]]
+"""(token ``[b, 1]``, what came before it) -> its run, what comes before the next."""
 
 
 @pytrees.dataclass
@@ -21,7 +29,8 @@ class Generated:
 
     Attributes:
       tokens: int32 ``[b, n]``, without the prompt.
-      state: after the last of them; give it to `jmi.forward` or `generate` to go on.
+      state: of a recurrent model, after the last of them; give it to `jmi.forward` or `generate` to go
+        on. None of a transformer.
       captures: label -> array ``[n, ...]`` of what was captured while each token was read.
     """
 
@@ -46,7 +55,8 @@ def generate(
 ) -> Generated:
     """Continue ``tokens`` by ``n`` tokens: a pure function, one compiled loop.
 
-    On a CPU a small batch is decoded faster with listed layers (`jmi_models.listed`).
+    Keys, temperature and hooks are data: `jax.vmap` over them samples many texts, or steers by many
+    vectors, at once. On a CPU a small batch is decoded faster with listed layers (`jmi_models.listed`).
 
     Args:
       tokens: the prompt, int32 ``[b, s]``.
@@ -56,43 +66,108 @@ def generate(
       hooks: run on the prompt.
       step_hooks: run on every generated token when it is read, a run of one token; positions in it
         are 0.
-      capture: what to return of those runs.
+      capture: what to return of those runs. Scores and patterns of a transformer have a key for each of
+        the ``s + n`` tokens.
       mask: bool ``[b, s]``, True at real tokens of the prompt.
-      state: what came before the prompt; nothing, if None.
+      state: of a recurrent model, what came before the prompt; nothing, if None.
 
     Raises:
-      ConfigError: the model carries no state, ``n`` is less than 1 or ``temperature`` not above 0.
-      HookError, InterventionError: as `jmi.forward`.
+      ConfigError: the model cannot continue a text, or not one of this length; ``state`` is given to a
+        transformer; ``n`` is less than 1 or ``temperature`` not above 0.
+      HookError, InterventionError: as `jmi.forward`; ``step_hooks`` cannot edit scores or patterns of
+        a transformer.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmi, jmi_models
+      >>> lm = jmi_models.load("atlas")
+      >>> tokens = lm.to_tokens("The capital of France is")
+      >>> keys = jax.random.split(jax.random.key(0), 8)
+      >>> sample = lambda key: jmi.generate(lm.arch, lm.params, tokens, 4, key=key).tokens
+      >>> jax.vmap(sample)(keys).shape
+      (8, 1, 4)
     """
-    if not isinstance(arch, Recurrent):
-        raise ConfigError("generate needs a recurrent model, which carries a state from token to token")
     if n < 1:
         raise ConfigError(f"n={n}: generate at least one token")
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ConfigError(f"temperature={temperature}: must be above 0; without a key the likeliest is taken")
-    if state is None:
-        state = arch.initial_state(tokens.shape[0], jax.tree.leaves(params)[0].dtype)
-    read = forward(arch, params, tokens, hooks=hooks, mask=mask, state=state)
+    if isinstance(arch, Recurrent):
+        logits, before, read = _with_state(arch, params, tokens, hooks, step_hooks, capture, mask, state)
+    elif isinstance(arch, Continuable) and state is None:
+        logits, before, read = _with_cache(arch, params, tokens, n, hooks, step_hooks, capture, mask)
+    else:
+        raise ConfigError("state=: only a recurrent model takes one; generate continues other texts whole")
     keys = None if key is None else jax.random.split(key, n + 1)
-    first = _choose(_last(read.logits, mask), None if keys is None else keys[0], temperature)
+    first = _choose(logits, None if keys is None else keys[0], temperature)
 
     def step(carry: tuple[jax.Array, Any], key: Any) -> tuple[tuple[jax.Array, Any], Any]:
-        token, state = carry
-        out = forward(arch, params, token[:, None], hooks=step_hooks, capture=capture, state=state)
-        return (_choose(out.logits[:, 0], key, temperature), out.state), (token, out.captures)
+        token, before = carry
+        out, after = read(token[:, None], before)
+        return (_choose(out.logits[:, 0], key, temperature), after), (token, out.captures)
 
-    (_, state), (chosen, captures) = jax.lax.scan(
-        step, (first, read.state), None if keys is None else keys[1:], length=n
+    (_, after), (chosen, captures) = jax.lax.scan(
+        step, (first, before), None if keys is None else keys[1:], length=n
     )
-    return Generated(chosen.T, state, captures)
+    return Generated(chosen.T, after if isinstance(arch, Recurrent) else None, captures)
 
 
-def _last(logits: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Logits ``[b, vocab]`` at the last real token of each row."""
-    if mask is None:
-        return logits[:, -1]
-    last = jnp.where(mask, jnp.arange(mask.shape[1])[None], 0).max(1)
-    return jnp.take_along_axis(logits, last[:, None, None], 1)[:, 0]
+def _with_state(
+    arch: Any, params: Any, tokens: Any, hooks: Any, step_hooks: Any, capture: Any, mask: Any, state: Any
+) -> tuple[jax.Array, Any, Read]:
+    """Logits behind the prompt, the state there, and how a token is read."""
+    if state is None:
+        state = arch.initial_state(tokens.shape[0], jax.tree.leaves(params)[0].dtype)
+    logits, prompt = _prompt(arch, params, tokens, hooks, mask, state=state)
+
+    def read(token: jax.Array, state: Any) -> tuple[Output, Any]:
+        out = forward(arch, params, token, hooks=step_hooks, capture=capture, state=state)
+        return out, out.state
+
+    return logits, prompt.state, read
+
+
+def _with_cache(
+    arch: Any, params: Any, tokens: Any, n: int, hooks: Any, step_hooks: Any, capture: Any, mask: Any
+) -> tuple[jax.Array, Any, Read]:
+    """As `_with_state`; what comes before a token are keys and values of all tokens, and its place."""
+    length = tokens.shape[1]
+    arch.check_continued(length + n)
+    points = arch.past_points
+    logits, prompt = _prompt(arch, params, tokens, hooks, mask, capture=points)
+    room = lambda x, axis, **fill: jnp.pad(x, [(0, n * (i == axis)) for i in range(x.ndim)], **fill)  # noqa: E731
+    past = tuple(room(prompt[point], 2) for point in points)
+    everywhere = None if mask is None else room(jnp.asarray(mask), 1, constant_values=True)
+    context = arch.context(params, room(tokens, 1), everywhere, None)
+    labels = [f"past:{point}" for point in points]
+    wanted = [capture] if isinstance(capture, (str, Capture)) else list(capture)
+    wanted += [Capture(point, label=label) for point, label in zip(points, labels, strict=True)]
+    prepared = prepare(arch, step_hooks, (tokens.shape[0], 1))
+    for point in prepared:
+        if "key" in table_of(arch)[point].axes:
+            raise HookError(f"{point}: step_hooks cannot edit it, a run of one token has no keys of others")
+
+    def read(token: jax.Array, before: Any) -> tuple[Output, Any]:
+        past, place = before
+        static, (inputs, edits, reducers, *_), layout = plan_run(arch, token, prepared, wanted)
+        here = arch.after(context, place, past)
+        logits, rows, _ = execute(static, params, inputs, edits, reducers, None, None, context=here)
+        out = wrap(layout, arch.n_layers, logits, rows, None)
+        new = [out.captures.pop(label) for label in labels]
+        write = lambda x, row: jax.lax.dynamic_update_slice_in_dim(x, row, place, axis=2)  # noqa: E731
+        return out, (tuple(map(write, past, new)), place + 1)
+
+    return logits, (past, jnp.int32(length)), read
+
+
+def _prompt(arch: Any, params: Any, tokens: Any, hooks: Any, mask: Any, **options: Any) -> Any:
+    """Logits ``[b, vocab]`` behind the last real token of each row, and the run of the prompt."""
+    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    last = jnp.max(jnp.broadcast_to(places, tokens.shape) if mask is None else jnp.where(mask, places, 0), 1)
+    hooks = prepare(arch, hooks, tokens.shape)
+    if any(part_of(arch, point) == "readout" for point in hooks):
+        out = forward(arch, params, tokens, hooks=hooks, mask=mask, **options)
+        return jnp.take_along_axis(out.logits, last[:, None, None], 1)[:, 0], out
+    out = forward(arch, params, tokens, hooks=hooks, mask=mask, logits_at=last, **options)
+    return out.logits, out
 
 
 def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.Array:

@@ -59,7 +59,7 @@ def run_layers(
 
     def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
         tap = Tap(table_of(arch), _with_own(hooks, [x[0] for x in own]), groups, data, jnp.int32(0), first)
-        arch.block(_layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
+        arch.block(layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
         tap.finish()
         return tuple(tap.rows[i] for i in sparse)
 
@@ -115,7 +115,7 @@ def _loop(
         if span is None:
             return layer(layer_params, state, index, own)
         # Weights are picked inside the branch: a layer that does not run costs nothing.
-        pick = lambda: layer_params if listed else _layer_of(blocks, index)  # noqa: E731
+        pick = lambda: layer_params if listed else layer_of(blocks, index)  # noqa: E731
         run = lambda state: layer(pick(), state, index, own)  # noqa: E731
         _, rows = jax.eval_shape(run, state)
         skip = lambda state: (state, jax.tree.map(lambda r: _skipped(r, state), rows))  # noqa: E731
@@ -152,7 +152,8 @@ def _check_layers(blocks: Any, n_layers: int) -> None:
         raise ConfigError(f"params['blocks'] has {sorted(sizes)} layers; the architecture has {n_layers}")
 
 
-def _layer_of(blocks: Any, index: Any) -> Params:
+def layer_of(blocks: Any, index: Any) -> Params:
+    """Parameters of one layer; blocks stacked or listed."""
     if isinstance(blocks, (list, tuple)):
         return blocks[index]
     return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), blocks)

@@ -2,8 +2,9 @@
 
 A cell differs from the base run only from its first edited layer on, and only from its first edited
 position on. It starts there, on what entered that layer in the base run, and later positions read the
-keys and values that earlier ones had in the base run. Everything else is the base run's own result, so a
-readout sees whole outputs and cannot tell.
+keys and values that earlier ones had in the base run. Where logits of one position are wanted and nobody
+looks into the last layer, only that position passes through it. Everything else is the base run's own
+result, so a readout sees whole outputs and cannot tell.
 """
 
 import dataclasses
@@ -102,6 +103,7 @@ def run_cells(
     fixed: Fixed,
     first: int,
     embeds: bool,
+    narrow: bool,
     structure: Any,
     params: Any,
     base: Base,
@@ -117,6 +119,7 @@ def run_cells(
     Args:
       first: the position from which the cells are run; static.
       embeds: whether they begin with the embedding, at no layer; static.
+      narrow: whether nothing but the wanted logits is needed of the last layer; static.
       structure: puts hooks together, as `Cells.hooks`; static.
       reading: arrays of the readout.
       start: the layer they begin at.
@@ -128,7 +131,7 @@ def run_cells(
 
     def cell(params: Any, base: Base, swept: Sequence[Any]) -> Any:
         hooks = structure(layers, shared, swept[1:])
-        return readout(_cell(fixed, first, embeds, params, base, data, start, hooks))
+        return readout(_cell(fixed, first, embeds, narrow, params, base, data, start, hooks))
 
     run = jax.vmap(cell, in_axes=(None, None, 0))
     return (
@@ -140,6 +143,7 @@ def _cell(
     fixed: Fixed,
     first: int,
     embeds: bool,
+    narrow: bool,
     params: Any,
     base: Base,
     data: tuple[Any, ...],
@@ -156,7 +160,12 @@ def _cell(
     groups = fixed.static.groups[: len(fixed.kept)]
     own = [i for i, g in enumerate(groups) if embeds or part_of(arch, g.point) != "embed"]
     static = dataclasses.replace(
-        fixed.static, groups=tuple(groups[i] for i in own), first=first, entering=False, structure=0
+        fixed.static,
+        groups=tuple(groups[i] for i in own),
+        first=first,
+        narrow=narrow,
+        entering=False,
+        structure=0,
     )
     pick = functools.partial(jax.lax.dynamic_index_in_dim, index=start, keepdims=False)
     carry = None if embeds else jax.tree.map(lambda x: pick(x)[:, first:], base.carries)
@@ -172,7 +181,7 @@ def _cell(
         carry,
         None if embeds else (start, None),
         logits_at,
-        tuple(x[:, :, :first] for x in base.past) if first else None,
+        base.past if first else None,
     )
     if first and logits_at is None:
         logits = jnp.concatenate([base.logits[:, :first], logits], axis=1)

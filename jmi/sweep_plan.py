@@ -16,14 +16,21 @@ PASS = 64
 """Reading all weights once costs about as much as this many tokens; fewer are not worth an own chunk."""
 
 STEPS = 4
-"""Cells begin at one of so many positions, so a sweep has at most so many programs per structure."""
+"""Cells begin at one of so many positions, so a sweep has at most one program more per structure."""
 
 
 class Kind(NamedTuple):
-    """What makes programs differ: the position they start at, and whether with the embedding."""
+    """What makes programs differ.
+
+    Attributes:
+      first: the position they start at.
+      embeds: whether they begin with the embedding.
+      narrow: whether only one position passes through the last layer.
+    """
 
     first: int
     embeds: bool
+    narrow: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,26 +42,31 @@ class Chunk:
       count: how many of them count.
       layer: the layer they start at; -1 when they start with the embedding.
       first: the position they start at.
+      narrow: whether only the position of the wanted logits passes through the last layer.
     """
 
     cells: np.ndarray
     count: int
     layer: int
     first: int
+    narrow: bool
 
     @property
     def kind(self) -> Kind:
         """Of its program."""
-        return Kind(self.first, self.layer < 0)
+        return Kind(self.first, self.layer < 0, self.narrow)
 
 
-def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool) -> list[Chunk]:
+def groups_of(
+    cells: Cells, shape: tuple[int, int], last_first: int, share: bool, narrow: bool = False
+) -> list[Chunk]:
     """One chunk, of any size, for all cells that edit the same layers and start at one position.
 
     Args:
       shape: batch, pos.
       last_first: no cell may start behind this position.
       share: False runs every cell as a whole.
+      narrow: nothing but one position's logits is needed of the last layer, but for the hooks there.
     """
     batch, length = shape
     first = np.minimum(cells.first_position, last_first) if share else np.zeros(len(cells), int)
@@ -62,6 +74,11 @@ def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool
     first = np.where(layer < 0, 0, first)
     step = max(1, -(-length // STEPS))
     first -= first % step
+    into_last = cells.layers[:, :, -1].any(1) | (layer >= cells.layers.shape[2] - 1)
+    slim = ~into_last & (narrow and share)
+    if slim.any() and not slim.all():
+        # They have one layer to run, or hooks everywhere: one program for all of them.
+        first[~slim] = first[~slim].min()
     key = np.concatenate([layer[:, None], cells.layers.reshape(len(cells), -1)], axis=1)
     _, member = np.unique(key, axis=0, return_inverse=True)
     groups = []
@@ -77,7 +94,8 @@ def groups_of(cells: Cells, shape: tuple[int, int], last_first: int, share: bool
                 if more.size * batch * (after - start) > PASS:
                     break
                 joined = np.concatenate([joined, more])
-            groups.append(Chunk(np.sort(joined), joined.size, int(layer[rest[0]]), int(start)))
+            chunk = Chunk(np.sort(joined), joined.size, int(layer[rest[0]]), int(start), bool(slim[rest[0]]))
+            groups.append(chunk)
             rest = np.setdiff1d(rest, joined)
     return groups
 
@@ -96,7 +114,7 @@ def chunks_of(groups: list[Chunk], size: Callable[[Kind, int], int]) -> list[Chu
             for i in range(0, group.count, most):
                 part = group.cells[i : i + most]
                 full = np.pad(part, (0, most - len(part)), mode="edge")
-                chunks.append(Chunk(full, len(part), group.layer, group.first))
+                chunks.append(Chunk(full, len(part), group.layer, group.first, group.narrow))
     return chunks
 
 

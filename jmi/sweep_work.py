@@ -44,6 +44,7 @@ class Work:
       data: of the base run.
       reading: arrays of the readout.
       last_first: the last position at which a cell may start.
+      narrow: whether nothing but the wanted logits is needed of the last layer where cells do not edit it.
     """
 
     fixed: Fixed
@@ -53,6 +54,7 @@ class Work:
     cells: Cells
     shape: tuple[int, int]
     last_first: int
+    narrow: bool
     share: bool
     mesh: jax.sharding.Mesh | None
     reading: list[Any]
@@ -60,7 +62,7 @@ class Work:
     def compiled(self, memory: int) -> tuple[list[Chunk], Programs]:
         """The chunks, each within ``memory`` bytes of a device, and the program of each kind of them."""
         programs: dict[Kind, Compiled] = {}
-        groups = groups_of(self.cells, self.shape, self.last_first, self.share)
+        groups = groups_of(self.cells, self.shape, self.last_first, self.share, self.narrow)
         devices = 1 if self.mesh is None else self.mesh.size
 
         def size(kind: Kind, largest: int) -> int:
@@ -74,7 +76,7 @@ class Work:
         return chunks_of(groups, size), programs
 
     def _compile(self, kind: Kind, count: int) -> Compiled:
-        args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first))
+        args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first, kind.narrow))
         leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
         return _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))
 
@@ -124,11 +126,13 @@ def prepare(
     shape = tuple(np.shape(tokens))
     cells = cells_of(arch, hooks, shape)
     last_first = 0
-    if past_points(arch) and is_local(data[1]) and not any(reduce for _, reduce in data[2]):
+    continuable = bool(past_points(arch))
+    if continuable and is_local(data[1]) and not any(reduce for _, reduce in data[2]):
         at = np.asarray(shape[1] - 1 if logits_at is None else logits_at)
         last_first = int(np.where(at < 0, at + shape[1], at).min())
     if logits_at is not None:
         check_logits_at(arch, logits_at, shape, cells.structure.points)
+    narrow = continuable and logits_at is not None and not _looked_into(fixed, data[1], arch.n_layers - 1)
     # Placed once, not with every chunk.
     where = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
     data, reading, shared = jax.device_put((data, reading, cells.shared), where)
@@ -136,7 +140,13 @@ def prepare(
         params = jax.device_put(params, where)
     cells = dataclasses.replace(cells, shared=shared)
     result = run_base(fixed, params, data)
-    return Work(fixed, params, data, result, cells, shape, last_first, share, mesh, reading)
+    return Work(fixed, params, data, result, cells, shape, last_first, narrow, share, mesh, reading)
+
+
+def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> bool:
+    """Whether a hook of the base run or a capture is in ``layer``."""
+    hooks = (hook for point, hs in base_hooks.items() if point.startswith("blocks.") for hook in hs)
+    return any(hook.layers[layer] for hook in hooks) or any(kept and layer in kept for kept in fixed.kept)
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ heads, k head width, l layers, f rotary frequencies.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,30 +40,44 @@ class Context:
     Attributes:
       positions: ``[1 or b, s]``, real tokens counted from 0.
       key_mask: ``[b, s]``, True at real tokens; None when all are.
-      tables: cosine and sine ``[r, 1 or b, s, f]`` of each distinct rotary embedding, or None.
-      past: keys and values ``[l, b, t, g, k]`` of the first tokens, where only those behind them are
-        run; ``positions`` and ``key_mask`` are of all tokens, ``tables`` of those that are run.
+      tables: cosine and sine ``[r, 1 or b, s, f]`` of each distinct rotary embedding, or None. All of
+        these are of all tokens.
+      past: keys and values ``[l, b, t, g, k]`` of all tokens, where only some of these are run, from
+        ``first`` on: their own stand in place of those there.
+      first: int32, see ``past``.
+      only: int32 ``[1 or b]``, where among the tokens that are run the one stands whose output is
+        wanted; None when every output is.
     """
 
     positions: jax.Array
     key_mask: jax.Array | None
     tables: tuple[jax.Array, jax.Array] | None = None
     past: tuple[jax.Array, jax.Array] | None = None
+    first: Any = 0
+    only: jax.Array | None = None
 
-    def after(self, first: int, past: tuple[jax.Array, jax.Array]) -> "Context":
-        """The context of a run of the positions from ``first`` on."""
-        tables = None
-        if self.tables is not None:
-            cos, sin = self.tables
-            tables = cos[:, :, first:], sin[:, :, first:]
-        return dataclasses.replace(self, tables=tables, past=past)
+    def wanted(self, x: jax.Array) -> jax.Array:
+        """Of ``x`` ``[1 or b, s, ...]``, made of the tokens that are run, what belongs to wanted outputs."""
+        if self.only is None:
+            return x
+        index = self.only.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.take_along_axis(x, index, axis=1, mode="fill")
+
+    def places(self, length: int) -> jax.Array:
+        """Where the ``length`` tokens that are run stand among all, int32 ``[1, s]``."""
+        return (self.first + jnp.arange(length, dtype=jnp.int32))[None]
+
+    def of_run(self, x: jax.Array, length: int) -> jax.Array:
+        """Of ``x`` ``[1 or b, s, ...]``, made of all tokens, the ``length`` ones that are run."""
+        return x if self.past is None else jax.lax.dynamic_slice_in_dim(x, self.first, length, axis=1)
 
     def with_past(self, layer: Any, *new: jax.Array) -> list[jax.Array]:
         """Keys and values of all tokens of a ``layer``, given those that are run."""
         if self.past is None:
             return list(new)
-        before = [jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in self.past]
-        return [jnp.concatenate(both, axis=1) for both in zip(before, new, strict=True)]
+        whole = [jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in self.past]
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.first, axis=1)
+        return [write(x, rows) for x, rows in zip(whole, new, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +154,17 @@ def _tables(ropes: tuple[Rope | None, ...], context: Context, layer: Any) -> tup
 def attend(
     arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, context: Context, layer: Any, tap: Tap
 ) -> jax.Array:
-    """Output ``[b, s, d]`` of the attention module on ``x`` ``[b, s, d]``."""
-    q, k, v = _queries_keys_values(arch, p, x, own, tap)
+    """Wanted outputs ``[b, s, d]`` of the attention module on ``x`` ``[b, s, d]``."""
+    q, k, v = _queries_keys_values(arch, p, x, own, context, tap)
+    length = x.shape[1]
     if arch.rotary:
-        cos, sin = _tables(arch.ropes, context, layer)
-        q = tap("attn.hook_rot_q", rotate(q, cos, sin, arch.rope_interleaved))
+        cos, sin = (context.of_run(x, length) for x in _tables(arch.ropes, context, layer))
+        turned = rotate(q, context.wanted(cos), context.wanted(sin), arch.rope_interleaved)
+        q = tap("attn.hook_rot_q", turned)
         k = tap("attn.hook_rot_k", rotate(k, cos, sin, arch.rope_interleaved))
     k, v = context.with_past(layer, k, v)
-    z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, context, layer, tap))
+    places = context.wanted(context.places(length))
+    z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, places, context, layer, tap))
     out = tap.where_wanted(
         ("attn.hook_result",),
         lambda tap: tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"])).sum(2),
@@ -161,16 +179,15 @@ def _mixed(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    places: jax.Array,
     context: Context,
     layer: Any,
     tap: Tap,
 ) -> jax.Array:
     """Values mixed by the pattern, ``[b, s, h, k]``, by the implementation that ``arch`` asks for."""
     length = q.shape[1]
-    first = k.shape[1] - length
 
     def eager(tap: Tap) -> jax.Array:
-        places = jnp.arange(first, first + length, dtype=jnp.int32)
         scores = _scores(arch, q, k, places, context, layer)
         scores = tap("attn.hook_attn_scores", scores)
         return ops.attend(tap("attn.hook_pattern", ops.softmax(scores, sinks)), v)
@@ -183,12 +200,14 @@ def _mixed(
         # Each row of scores is whole, so the softmax is the eager one; only some rows exist at a time,
         # in the backward pass too.
         n_blocks = -(-length // arch.query_block)
-        padded = jnp.pad(q, ((0, 0), (0, n_blocks * arch.query_block - length), (0, 0), (0, 0)))
-        blocks = jnp.moveaxis(padded.reshape(q.shape[0], n_blocks, arch.query_block, *q.shape[2:]), 1, 0)
-        places = jnp.arange(first, first + n_blocks * arch.query_block, dtype=jnp.int32)
-        places = places.reshape(n_blocks, -1)
-        z = jax.lax.map(jax.checkpoint(of_block), (blocks, places))
-        return jnp.moveaxis(z, 0, 1).reshape(padded.shape)[:, :length]
+        rest = n_blocks * arch.query_block - length
+
+        def cut(x: jax.Array) -> jax.Array:
+            padded = jnp.pad(x, ((0, 0), (0, rest), *[(0, 0)] * (x.ndim - 2)))
+            return jnp.moveaxis(padded.reshape(x.shape[0], n_blocks, arch.query_block, *x.shape[2:]), 1, 0)
+
+        z = jax.lax.map(jax.checkpoint(of_block), (cut(q), cut(places)))
+        return jnp.moveaxis(z, 0, 1).reshape(q.shape[0], length + rest, *q.shape[2:])[:, :length]
 
     if arch.implementation == "eager" or (arch.implementation == "auto" and length <= LONG):
         return eager(tap)
@@ -196,9 +215,9 @@ def _mixed(
 
 
 def _queries_keys_values(
-    arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, tap: Tap
+    arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, context: Context, tap: Tap
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    def project(name: str) -> jax.Array:
+    def project(name: str, x: jax.Array) -> jax.Array:
         weight = p[f"W_{name}"]
         point = f"hook_{name.lower()}_input"
         y = tap.where_wanted(
@@ -208,7 +227,7 @@ def _queries_keys_values(
         )
         return ops.add_bias(y, p, f"b_{name}")
 
-    q, k, v = (project(name) for name in "QKV")
+    q, k, v = project("Q", context.wanted(x)), project("K", x), project("V", x)
     if arch.qk_norm is not None:
         q = normalise_heads(arch.qk_norm, p.get("q_norm"), q)
         k = normalise_heads(arch.qk_norm, p.get("k_norm"), k)
@@ -221,7 +240,7 @@ def _queries_keys_values(
 def _scores(
     arch: "Transformer", q: jax.Array, k: jax.Array, places: jax.Array, context: Context, layer: Any
 ) -> jax.Array:
-    """Scaled, soft-capped, biased and masked scores ``[b, h, q, t]`` of queries at ``places`` ``[q]``."""
+    """Scaled, capped, biased, masked scores ``[b, h, q, t]`` of queries at ``places`` ``[1 or b, q]``."""
     scale = jnp.asarray(arch.attn_scale, q.dtype)
     if arch.scale_by_layer:
         scale = scale / (jnp.asarray(layer) + 1).astype(q.dtype)

@@ -53,13 +53,13 @@ def causal_mask(queries: jax.Array, n_keys: int, key_mask: jax.Array | None, win
     """True where a query may look: at real tokens up to itself. ``[1 or b, 1, q, t]``.
 
     Args:
-      queries: places ``[q]`` of the queries among the keys.
+      queries: places ``[1 or b, q]`` of the queries among the keys.
       window: how many of the latest keys each sees, itself included; None for all.
     """
-    distance = queries[:, None] - jnp.arange(n_keys, dtype=queries.dtype)[None, :]
-    mask = (distance >= 0)[None, None]
+    distance = queries[:, None, :, None] - jnp.arange(n_keys, dtype=queries.dtype)[None, None, None]
+    mask = distance >= 0
     if window is not None:
-        mask = mask & (distance < window)[None, None]
+        mask = mask & (distance < window)
     return mask if key_mask is None else mask & key_mask[:, None, None, :].astype(bool)
 
 

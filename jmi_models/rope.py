@@ -158,6 +158,11 @@ class Rope:
     dim: int
     scaling: Scaling = Plain()
 
+    @property
+    def steady(self) -> float:
+        """Length of text up to which angles do not depend on it."""
+        return self.scaling.original if isinstance(self.scaling, (Dynamic, LongRope)) else math.inf
+
     def tables(self, positions: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
         """Cosine and sine ``[b, s, f]`` in at least float32 for integer ``positions`` ``[b, s]``."""
         length = positions.max(-1) + 1

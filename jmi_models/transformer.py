@@ -7,12 +7,14 @@ input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads t
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jmi.architecture import Tap
+from jmi.errors import ConfigError
 from jmi.sites import TRANSFORMER_AXES, Site, sites_of
 from jmi_models import attention, ops, param_tree, residual
 from jmi_models.attention import Alibi, Context
@@ -162,9 +164,24 @@ class Transformer:
         """Points whose values at earlier positions are all that later positions read of them."""
         return f"blocks.*.attn.hook_{'rot_k' if self.rotary else 'k'}", "blocks.*.attn.hook_v"
 
-    def after(self, context: Context, first: int, past: tuple[jax.Array, jax.Array]) -> Context:
-        """The context of a run of the positions from ``first`` on, given ``past`` of those before."""
-        return context.after(first, past)
+    def after(self, context: Context, first: Any, past: tuple[jax.Array, jax.Array]) -> Context:
+        """The context of a run of tokens from ``first`` on; of ``past``, what lies before them counts."""
+        return dataclasses.replace(context, first=first, past=past)
+
+    def check_continued(self, length: int) -> None:
+        """Raise ConfigError where keys of a shorter text are not those of one of ``length`` tokens."""
+        if length > self.n_ctx:
+            raise ConfigError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
+        bound = min((rope.steady for rope in self.ropes if rope), default=math.inf)
+        if length > bound:
+            raise ConfigError(
+                f"{length} tokens in all: past {bound} this model turns its earlier keys anew with every "
+                f"token, so nothing can be kept of them; stay within {bound}, or call jmi.forward"
+            )
+
+    def only(self, context: Context, at: jax.Array) -> Context:
+        """The context of a run of which only the output at position ``at`` of each row is wanted."""
+        return dataclasses.replace(context, only=at)
 
     def embed(self, params: Any, tokens: jax.Array, context: Context, tap: Tap) -> jax.Array:
         """Tokens ``[b, s]`` to the residual stream ``[b, s, d]``."""
@@ -178,17 +195,19 @@ class Transformer:
             x = normalise(self.norm, p["ln"], x, Tap.silent(), "")
         x = tap("hook_embed", x)
         if self.learned_positions is not None:
-            rows = jnp.take(params["pos_embed"]["W_pos"], context.positions + self.learned_positions, axis=0)
+            places = context.of_run(context.positions, tokens.shape[1]) + self.learned_positions
+            rows = jnp.take(params["pos_embed"]["W_pos"], places, axis=0)
             x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
         return x
 
     def block(self, layer_params: Any, carry: jax.Array, context: Context, layer: Any, tap: Tap) -> jax.Array:
-        """One layer on the residual stream ``[b, s, d]``."""
+        """One layer on the residual stream ``[b, s, d]``: its wanted outputs."""
         p, x = layer_params, tap("hook_resid_pre", carry)
         normed = self._read(p, "ln1", x, tap)
         own = functools.partial(self._own_input, p, x)
         out = attention.attend(self, p["attn"], tap("attn.hook_in", normed), own, context, layer, tap)
         attn_out = tap("hook_attn_out", self._written(p, "ln1_post", out, tap))
+        x, normed = context.wanted(x), context.wanted(normed)
         if self.parallel:
             read = tap("hook_mlp_in", x)
             if not self.shared_norm:

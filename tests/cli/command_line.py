@@ -1,6 +1,7 @@
-"""The command line, as a process of its own or, for what fails early, in this one."""
+"""The command line, in this process or as one of its own."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import subprocess
@@ -12,7 +13,17 @@ from jmi.cli import main
 JMI = [sys.executable, "-W", "error", "-c", "from jmi.cli import main; main()"]
 
 
-def jmi(*arguments, **environment):
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What `subprocess.CompletedProcess` has of a command that ran in this process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def typed(*arguments, **environment):
+    """A command as a person types it: a process of its own."""
     return subprocess.run(
         [*JMI, *map(str, arguments)],
         capture_output=True,
@@ -22,16 +33,23 @@ def jmi(*arguments, **environment):
     )
 
 
-def refused(*arguments):
-    """What the command says on standard error; its exit code must be 2, and no traceback left."""
-    errors = io.StringIO()
+def jmi(*arguments):
+    """The same without the seconds in which a process imports jax."""
+    out, errors = io.StringIO(), io.StringIO()
     argv = mock.patch.object(sys, "argv", ["jmi", *map(str, arguments)])
-    with argv, contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+    wide = mock.patch.dict(os.environ, {"COLUMNS": "200"})
+    with argv, wide, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             main()
             code = 0
         except SystemExit as done:
             code = done.code
-    assert code == 2, errors.getvalue()
-    assert "Traceback" not in errors.getvalue()
-    return errors.getvalue()
+    return Done(code, out.getvalue(), errors.getvalue())
+
+
+def refused(*arguments):
+    """What the command says on standard error; its exit code must be 2, and no traceback left."""
+    done = jmi(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr

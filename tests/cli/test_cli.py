@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from tests.cli.command_line import jmi
+from tests.cli.command_line import jmi, typed
 
 
 def test_knockout_alone_does_the_main_job():
-    done = jmi("knockout")
+    done = typed("knockout")
     assert done.returncode == 0, done.stderr
     assert "atlas" in done.stdout
     assert "KL(baseline || ablated)" in done.stdout
@@ -31,7 +31,7 @@ def test_knockout_writes_a_self_contained_result_and_a_picture(tmp_path):
         "--top",
         "3",
     ]
-    done = jmi("knockout", *options, "--output", output, "--plot", plot, "--memory")
+    done = typed("knockout", *options, "--output", output, "--plot", plot, "--memory")
     assert done.returncode == 0, done.stderr
     assert "before loading" in done.stdout
     result = json.loads(output.read_text())
@@ -77,7 +77,6 @@ def test_help_explains_every_option():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["no/such-model"], "cannot be reached"),
         (["./nowhere"], "no such folder"),
         (["--prompt", ""], "empty"),
         (["--prompt", "word " * 300], "context"),
@@ -88,17 +87,26 @@ def test_help_explains_every_option():
         (["--revision", "main"], "revision"),
         (["--plot", "result.txt"], ".png"),
         (["--output", "missing/result.json"], "does not exist"),
-        (["--all-cached"], "no supported model"),
         (["--top", "0"], "top"),
         (["--nonsense"], "nonsense"),
     ],
 )
-def test_bad_input_is_one_clear_error_and_exit_code_2(tmp_path, arguments, words):
-    done = jmi("knockout", *arguments, HF_HOME=str(tmp_path))
+def test_bad_input_is_one_clear_error_and_exit_code_2(arguments, words):
+    done = jmi("knockout", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("no/such-model", "cannot be reached"), ("--all-cached", "no supported model")]
+)
+def test_what_is_not_in_the_cache_is_one_clear_error(tmp_path, argument, words):
+    done = typed("knockout", argument, HF_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_error_leaves_no_file_behind(tmp_path):

@@ -119,7 +119,10 @@ def test_what_cells_share_changes_nothing(model, kind):
     assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES), want)
     assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES, share=False), want)
     last = jmi.sweep(*model, swept, lambda out: out.logits, logits_at=[-1, 6])
-    assert_equal(last, np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1))
+    picked = np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1)
+    assert_equal(last, picked)
+    captured = jmi.sweep(*model, swept, everything, capture=CAPTURES[:4], logits_at=[-1, 6])
+    assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
 
 
 def test_the_cells_above_do_share(model):
@@ -129,6 +132,27 @@ def test_the_cells_above_do_share(model):
         groups = groups_of(cells, tokens.shape, LENGTH - 1, share=True)
         assert {g.first for g in groups} == {0, 3, 6, 9}
         assert {g.layer for g in groups} == ({0, 1} if kind == "elsewhere" else {0, 2, 3})
+        assert not any(g.narrow for g in groups)
+
+
+@pytest.mark.parametrize(
+    ("options", "narrow"),
+    [
+        ({"logits_at": -1}, True),
+        ({"logits_at": -1, "capture": ["blocks.*.hook_resid_pre"]}, False),
+        ({"logits_at": -1, "capture": ["blocks.1.hook_resid_pre"]}, True),
+        ({"logits_at": -1, "base": {"blocks.3.hook_mlp_out": jmi.Scale(0.5)}}, False),
+        ({"logits_at": -1, "share": False}, False),
+        ({}, False),
+    ],
+)
+def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(model, options, narrow):
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, **options)
+    chunks, programs = work.compiled(2**30)
+    assert {c.narrow for c in chunks if c.layer < 3} == {narrow}
+    assert not any(c.narrow for c in chunks if c.layer == 3)
+    cost = {kind.narrow: p.program.cost_analysis()["flops"] for kind, p in programs.items() if not kind.first}
+    assert not narrow or cost[True] < cost[False]
 
 
 MASKS = RNG.random((5, 4)) < 0.5
@@ -185,6 +209,10 @@ def test_every_kind_of_attention_can_start_at_a_position(name):
         want = loop(lm.arch, lm.params, tokens, cells)
         assert_cells_differ(want)
         assert_equal(jmi.sweep(lm.arch, lm.params, tokens, swept, everything), want)
+        for at in (-1, [2, 5][: len(tokens)]):
+            last = jmi.sweep(lm.arch, lm.params, tokens, swept, lambda out: out.logits, logits_at=at)
+            rows = np.arange(len(tokens))
+            assert_equal(last, want["logits"][:, rows, np.broadcast_to(at, len(tokens))])
 
 
 @pytest.mark.parametrize("version", [6, 7])

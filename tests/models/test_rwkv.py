@@ -283,8 +283,6 @@ def test_what_does_not_fit_is_refused() -> None:
     atlas = jmi_models.load("atlas")
     with pytest.raises(ConfigError, match="carries no state"):
         atlas.run("Paris is", state={})
-    with pytest.raises(ConfigError, match="recurrent model"):
-        atlas.generate("Paris is", 3)
     for arguments, message in (
         ({"prompt": TOKENS[0]}, r"tokens \[batch, pos\]"),
         ({"temperature": 0.0}, "above 0"),

@@ -1,0 +1,178 @@
+"""Generation with a cache of keys and values: every token as a whole forward pass would have it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jmi
+import jmi_models
+from jmi.errors import ConfigError, HookError
+from jmi_models.rope import Dynamic, Rope
+from tests.core.conftest import lively, tiny
+from tests.models import committed
+from tests.models.committed import each
+from tests.oracles import grid
+
+N = 4
+FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3", "mixtral", "rwkv")
+"""Soft-caps and windows, parallel blocks, alibi, sinks, learned positions, layers without rotary, experts."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    with jax.enable_x64(True):
+        tokens = jnp.asarray(np.random.default_rng(3).integers(0, 29, (2, 6)), jnp.int32)
+        yield tiny(), lively(tiny(), jnp.float64), tokens
+
+
+def assert_close(got: Any, want: Any) -> None:
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(np.asarray(want)).max())
+
+
+def assert_whole(arch: Any, params: Any, tokens: Any, found: Any, mask: Any = None, **options: Any) -> None:
+    """Logits of every step, and what they make likeliest, are those of one run of the whole text."""
+    length = tokens.shape[1]
+    text = jnp.concatenate([tokens, found.tokens], 1)
+    if mask is not None:
+        mask = np.pad(mask, ((0, 0), (0, N)), constant_values=True)
+    logits = np.asarray(jmi.forward(arch, params, text, mask=mask, **options).logits)
+    assert_close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), logits[:, length:])
+    np.testing.assert_array_equal(found.tokens[:, 1:], logits[:, length:-1].argmax(-1))
+
+
+@each(name for name in grid.COMMITTED if name.split("/")[0] in FAMILIES)
+def test_every_kind_of_attention_decodes_as_it_runs(name: str) -> None:
+    lm = committed.load(name, "float64")
+    with jax.enable_x64(True):
+        tokens = jnp.asarray(grid.committed(name).tokens)[:, :5]
+        found = jmi.generate(lm.arch, lm.params, tokens, N, capture=["hook_logits"])
+        assert_whole(lm.arch, lm.params, tokens, found)
+        first = jmi.forward(lm.arch, lm.params, tokens).logits[:, -1].argmax(-1)
+    np.testing.assert_array_equal(found.tokens[:, 0], first)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(model, side):
+    arch, params, tokens = model
+    mask = np.ones((2, 6), bool)
+    mask[1, slice(0, 2) if side == "left" else slice(-2, None)] = False
+    found = jmi.generate(arch, params, tokens, N, capture=["hook_logits"], mask=mask)
+    assert_whole(arch, params, tokens, found, mask)
+    alone = jmi.generate(arch, params, tokens[1:, mask[1]], N)
+    np.testing.assert_array_equal(found.tokens[1:], alone.tokens)
+
+
+def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
+    arch, params, tokens = model
+    site, shift = "blocks.1.hook_resid_post", np.random.default_rng(0).normal(size=16)
+    found = jmi.generate(
+        arch,
+        params,
+        tokens,
+        N,
+        hooks={site: jmi.Scale(2.0, positions=3), "blocks.0.attn.hook_v": jmi.Zero(positions=0)},
+        step_hooks={site: jmi.Add(shift)},
+        capture=["hook_logits", "blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k"],
+    )
+    whole = {
+        site: [jmi.Scale(2.0, positions=3), jmi.Add(shift, positions=list(range(6, 6 + N)))],
+        "blocks.0.attn.hook_v": jmi.Zero(positions=0),
+    }
+    capture = ["blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k"]
+    assert_whole(arch, params, tokens, found, hooks=whole)
+    text = jnp.concatenate([tokens, found.tokens], 1)
+    out = jmi.forward(arch, params, text, hooks=whole, capture=capture)
+    pattern = found.captures["blocks.*.attn.hook_pattern"][..., 0, :]
+    assert_close(np.moveaxis(pattern, 0, 3), out[capture[0]][..., 6:, :])
+    keys = np.asarray(found.captures["blocks.*.attn.hook_k"])[:, 0, :, 0]
+    assert_close(np.moveaxis(keys, 0, 1), out[capture[1]][:, 6:])
+
+
+def test_edits_of_the_logits_choose_the_token(model):
+    arch, params, tokens = model
+    force = jmi.Add(np.eye(29)[7] * 1e3)
+    found = jmi.generate(
+        arch, params, tokens, N, hooks={"hook_logits": force}, step_hooks={"hook_logits": force}
+    )
+    assert (np.asarray(found.tokens) == 7).all()
+
+
+def test_seeds_and_steering_are_axes(model):
+    arch, params, tokens = model
+    traces = []
+
+    @jax.jit
+    def sampled(keys, scales):
+        def one(key, scale):
+            traces.append(1)
+            steer = {"blocks.2.hook_resid_post": jmi.Scale(scale)}
+            return jmi.generate(arch, params, tokens, N, key=key, step_hooks=steer).tokens
+
+        return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(keys, scales)
+
+    keys, scales = jax.random.split(jax.random.key(0), 5), jnp.asarray([1.0, 3.0])
+    got = np.asarray(sampled(keys, scales))
+    assert got.shape == (2, 5, 2, N)
+    assert len({row.tobytes() for row in got[0]}) > 1
+    for i, scale in enumerate(scales):
+        steer = {"blocks.2.hook_resid_post": jmi.Scale(scale)}
+        alone = jmi.generate(arch, params, tokens, N, key=keys[3], step_hooks=steer).tokens
+        np.testing.assert_array_equal(got[i, 3], alone)
+    sampled(keys[::-1], scales + 1)
+    assert len(traces) == 1
+
+
+def test_samples_have_the_frequencies_of_the_softmax(model):
+    arch, params, tokens = model
+    keys, temperature = jax.random.split(jax.random.key(1), 20_000), 0.7
+    draw = lambda key: jmi.generate(arch, params, tokens[:1], 1, key=key, temperature=temperature).tokens
+    drawn = np.bincount(np.asarray(jax.jit(jax.vmap(draw))(keys)).reshape(-1), minlength=29) / len(keys)
+    want = jax.nn.softmax(jmi.forward(arch, params, tokens[:1]).logits[0, -1] / temperature)
+    # Five standard deviations of a frequency.
+    assert (np.abs(drawn - want) < 5 * np.sqrt(want * (1 - want) / len(keys)) + 1e-4).all()
+
+
+def test_listed_layers_and_the_language_model_give_the_same_tokens(model):
+    arch, params, tokens = model
+    want = jmi.generate(arch, params, tokens, N).tokens
+    listed = jmi.generate(arch, jmi_models.listed(params), tokens, N).tokens
+    lm = jmi.LanguageModel(arch, params)
+    np.testing.assert_array_equal(listed, want)
+    np.testing.assert_array_equal(lm.generate(tokens, N).tokens, want)
+
+
+def test_the_cache_is_all_that_grows_with_the_text(model):
+    arch, params, _ = model
+
+    def temporaries(length: int) -> int:
+        tokens = jnp.zeros((2, 4), jnp.int32)
+        run = jax.jit(lambda p: jmi.generate(arch, p, tokens, length - 4).tokens)
+        return run.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    short, long = temporaries(16), temporaries(64)
+    # Keys and values of 4 layers, 2 rows and 2 heads of width 6, in float64; as input and output of the loop.
+    cache = 2 * 4 * 2 * (64 - 16) * 2 * 6 * 8
+    assert long - short < 3 * cache
+
+
+def test_what_cannot_be_generated_is_refused(model):
+    arch, params, tokens = model
+    run = lambda arch=arch, n=3, **options: jmi.generate(arch, params, tokens, n, **options)
+    with pytest.raises(ConfigError, match="only a recurrent model"):
+        run(state={})
+    with pytest.raises(ConfigError, match="65 tokens in all; the context of this model holds 64"):
+        run(n=59)
+    stretched = dataclasses.replace(arch, ropes=(Rope(1e4, 6, Dynamic(2.0, 8)),))
+    with pytest.raises(ConfigError, match="stay within 8"):
+        run(stretched)
+    for site in ("blocks.1.attn.hook_pattern", "blocks.*.attn.hook_attn_scores"):
+        with pytest.raises(HookError, match="no keys of others"):
+            run(step_hooks={site: jmi.Scale(0.5)})
+    with pytest.raises(ConfigError, match="at least one token"):
+        run(n=0)
+    with pytest.raises(ConfigError, match="above 0"):
+        run(temperature=0.0)
