@@ -10,10 +10,13 @@ from jmi_models.embedded import corpus
 from jmi_models.embedded.batches import repeated_tokens, word_ids
 from jmi_models.embedded.items import Item, evaluation_items
 
-Logits = Callable[[np.ndarray], np.ndarray]
-"""From tokens [batch, position] to logits [batch, position, vocabulary]."""
+Logits = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""From tokens [batch, position], and a position of each row, to logits [batch, vocabulary] there; without
+positions to all, [batch, position, vocabulary]."""
 
 BATCH, LENGTH = 128, 64
+STEP = 8
+"""Rows are padded to a multiple of so many tokens: a program for each."""
 FACTS = {"blind facts:": "facts in phrasings of another author", "facts:": "facts in unseen phrasings"}
 """Beginning of the tasks that are averaged, and the name of the average."""
 UNCOUNTED = 3
@@ -30,15 +33,17 @@ def _padded(encoded: Sequence[Sequence[int]], length: int) -> np.ndarray:
 
 def next_token_probabilities(logits: Logits, tokenizer: Tokenizer, prompts: Sequence[str]) -> np.ndarray:
     """Distribution [prompt, vocabulary] of the token after each prompt."""
-    out = []
-    for start in range(0, len(prompts), BATCH):
-        ids = [e.ids for e in tokenizer.encode_batch(list(prompts[start : start + BATCH]))]
-        ids += [ids[0]] * (BATCH - len(ids))
-        last = [len(row) - 1 for row in ids]
-        final = logits(_padded(ids, LENGTH))[np.arange(BATCH), last].astype(np.float64)
+    ids = [e.ids for e in tokenizer.encode_batch(list(prompts))]
+    lengths = np.array([len(row) for row in ids])
+    order = np.argsort(lengths, kind="stable")
+    out = np.zeros((len(prompts), tokenizer.get_vocab_size()))
+    for batch in np.array_split(order, range(BATCH, len(order), BATCH)):
+        full = np.pad(batch, (0, BATCH - len(batch)), mode="edge")
+        rows = _padded([ids[i] for i in full], -(-int(lengths[full].max()) // STEP) * STEP)
+        final = logits(rows, lengths[full] - 1)[: len(batch)].astype(np.float64)
         weights = np.exp(final - final.max(axis=-1, keepdims=True))
-        out.append(weights / weights.sum(axis=-1, keepdims=True))
-    return np.concatenate(out)[: len(prompts)]
+        out[batch] = weights / weights.sum(axis=-1, keepdims=True)
+    return out
 
 
 def _answer_ids(tokenizer: Tokenizer, item: Item) -> list[int]:
@@ -67,7 +72,7 @@ def item_accuracy(logits: Logits, tokenizer: Tokenizer, items: Sequence[Item]) -
 
 def induction_accuracy(logits: Logits, rows: np.ndarray, periods: Sequence[int]) -> float:
     """Accuracy on the second occurrence of a sequence that starts after BOS in each row."""
-    predicted = logits(rows).argmax(axis=-1)
+    predicted = logits(rows, None).argmax(axis=-1)
     hits = [
         predicted[r, position - 1] == rows[r, position]
         for r, period in enumerate(periods)

@@ -149,8 +149,8 @@ def train(tokenizer: Tokenizer, arch: Any, steps: int, seed: int, checkpoint: Pa
 
 def logits_fn(arch: Any, params: Any) -> evaluate.Logits:
     """The model as `evaluate` wants it."""
-    forward = jax.jit(lambda params, tokens: jmi.forward(arch, params, tokens).logits)
-    return lambda tokens: np.asarray(forward(params, tokens))
+    forward = jax.jit(lambda params, tokens, at: jmi.forward(arch, params, tokens, logits_at=at).logits)
+    return lambda tokens, at: np.asarray(forward(params, tokens, at))
 
 
 def _duration(seconds: float) -> str:

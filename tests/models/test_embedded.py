@@ -31,11 +31,13 @@ def scores():
     return evaluate.evaluate(train.logits_fn(lm.arch, lm.params), lm.tokenizer._backend)
 
 
+@pytest.mark.xdist_group("scores of atlas")
 @pytest.mark.parametrize("task", REQUIRED)
 def test_held_out_accuracy_is_what_the_model_is_for(task):
     assert scores()[task] >= REQUIRED[task]
 
 
+@pytest.mark.xdist_group("scores of atlas")
 def test_the_card_states_the_measured_accuracies():
     card = (FOLDER / "README.md").read_text()
     stated = dict(re.findall(r"^\| (.+?) \| ([\d.]+) ?%? \|$", card, re.MULTILINE))
