@@ -88,16 +88,18 @@ def _ours(patching: Patching, tokens: np.ndarray, grid: jmi.Grid) -> Cases:
     site = f"blocks.*.{patching.site}"
     source = lm.run(tokens[1], capture=[site]).stack(site)
 
-    def run(every: int, share: bool) -> Any:
+    def run(params: Any, every: int, share: bool) -> Any:
         patch = jmi.Patch(jmi.Shared(source), **{patching.axis: grid["index"][::every]})
         hooks = {site: jmi.At(grid["layer"][::every], jmi.PerLayer(patch))}
         return jmi.sweep(
-            lm.arch, lm.params, tokens[0], hooks, DIFFERENCE, logits_at=-1, share=share, progress=False
+            arch, params, tokens[0], hooks, DIFFERENCE, logits_at=-1, share=share, progress=False
         )
 
+    listed = jmi_models.listed(lm.params)
     return {
-        "jmi": (len(grid), functools.partial(run, 1, True)),
-        "jmi, nothing shared": (len(grid["layer"][::EVERY]), functools.partial(run, EVERY, False)),
+        "jmi": (len(grid), functools.partial(run, lm.params, 1, True)),
+        "jmi, layers listed": (len(grid), functools.partial(run, listed, 1, True)),
+        "jmi, nothing shared": (len(grid["layer"][::EVERY]), functools.partial(run, lm.params, EVERY, False)),
     }
 
 

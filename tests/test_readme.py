@@ -18,6 +18,8 @@ def test_the_tour_runs_and_shows_what_it_says():
     assert names["logits"].shape == (len(names["grid"]),)
     assert np.isfinite(names["logits"]).all()
     assert np.abs(names["steer"]).max() > 0
+    assert "Tokyo" in names["texts"][0]
+    assert "Paris" in names["texts"][-1]
     assert names["result"].kl > 1
     assert names["moved"].recovery["diff"].max() > 0.2
     assert names["scores"].graph.n_edges == 1108
