@@ -118,6 +118,11 @@ class Plan:
     layers: tuple[tuple[int, ...] | None, ...]
 
 
+def as_list(capture: str | Capture | Sequence[str | Capture]) -> list[str | Capture]:
+    """``capture`` as given by a user, one or several."""
+    return [capture] if isinstance(capture, (str, Capture)) else list(capture)
+
+
 def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int]) -> Plan:
     """Validate ``capture`` for inputs of ``shape`` (batch, pos) and group it by site.
 
@@ -127,10 +132,8 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
       HookError: an unknown name, or one label used for two different things.
       InterventionError: a reducer that does not fit its site.
     """
-    if isinstance(capture, (str, Capture)):
-        capture = [capture]
     merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]] = {}
-    for given in capture:
+    for given in as_list(capture):
         spec = Capture(given) if isinstance(given, str) else given
         if spec.when not in ("after", "before"):
             raise HookError(f"{spec.name}: when={spec.when!r}; use 'after' or 'before'")

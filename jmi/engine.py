@@ -15,7 +15,7 @@ import numpy as np
 
 from jmi.architecture import Architecture, Continuable, Params, Tap
 from jmi.arguments import check_arrays, check_logits_at, check_reached, layer_bound
-from jmi.captures import Capture, Group, Plan, plan
+from jmi.captures import Capture, Group, Plan, as_list, plan
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import layer_of, run_layers
@@ -139,7 +139,7 @@ def plan_run(
         if start is not None or stop is not None:
             raise ConfigError("state= needs a run through all layers: each has a part of it")
         prepared = enter(arch, state, prepared, tokens.shape)
-        capture = [*([capture] if isinstance(capture, (str, Capture)) else capture), *leaving(arch)]
+        capture = [*as_list(capture), *leaving(arch)]
     layout = plan(arch, capture, tokens.shape)
     if start is not None or stop is not None:
         check_reached(arch, prepared, layout, start, stop)

@@ -11,13 +11,17 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Continuable, Params
-from jmi.captures import Capture
+from jmi.arguments import check_arrays
+from jmi.captures import Capture, as_list
 from jmi.engine import execute, forward, plan_run
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
+from jmi.numerics import wide
 from jmi.output import Output, wrap
+from jmi.past import past_captures
 from jmi.recurrence import Recurrent
 from jmi.sites import part_of, table_of
+from jmi.varying import vary_like
 
 Read = Callable[[jax.Array, Any], tuple[Output, Any]]
 """(token ``[b, 1]``, what came before it) -> its run, what comes before the next."""
@@ -30,7 +34,7 @@ class Generated:
     Attributes:
       tokens: int32 ``[b, n]``, without the prompt.
       state: of a recurrent model, after the last of them; give it to `jmi.forward` or `generate` to go
-        on. None of a transformer.
+        on. None for a transformer.
       captures: label -> array ``[n, ...]`` of what was captured while each token was read.
     """
 
@@ -65,17 +69,17 @@ def generate(
       temperature: divides the logits before a random choice.
       hooks: run on the prompt.
       step_hooks: run on every generated token when it is read, a run of one token; positions in it
-        are 0.
+        are 0, and `Noise` draws the same for each.
       capture: what to return of those runs. Scores and patterns of a transformer have a key for each of
-        the ``s + n`` tokens.
+        the ``s + n`` tokens. Without captures a transformer does not read the last token.
       mask: bool ``[b, s]``, True at real tokens of the prompt.
       state: of a recurrent model, what came before the prompt; nothing, if None.
 
     Raises:
       ConfigError: the model cannot continue a text, or not one of this length; ``state`` is given to a
-        transformer; ``n`` is less than 1 or ``temperature`` not above 0.
+        transformer; ``n`` is less than 1 or ``temperature`` not above 0; as `jmi.forward`.
       HookError, InterventionError: as `jmi.forward`; ``step_hooks`` cannot edit scores or patterns of
-        a transformer.
+        a transformer, whose keys are those of all tokens.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmi, jmi_models
@@ -90,23 +94,30 @@ def generate(
         raise ConfigError(f"n={n}: generate at least one token")
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ConfigError(f"temperature={temperature}: must be above 0; without a key the likeliest is taken")
+    mask, _ = check_arrays(tokens, mask, None)
+    # The last token is read for what it leaves behind, or for captures.
+    reads = n if isinstance(arch, Recurrent) or as_list(capture) else n - 1
     if isinstance(arch, Recurrent):
         logits, before, read = _with_state(arch, params, tokens, hooks, step_hooks, capture, mask, state)
-    elif isinstance(arch, Continuable) and state is None:
-        logits, before, read = _with_cache(arch, params, tokens, n, hooks, step_hooks, capture, mask)
+    elif state is not None:
+        raise ConfigError("state=: this model carries no state; give generate the whole text before")
+    elif isinstance(arch, Continuable):
+        logits, before, read = _with_cache(arch, params, tokens, reads, hooks, step_hooks, capture, mask)
     else:
-        raise ConfigError("state=: only a recurrent model takes one; generate continues other texts whole")
-    keys = None if key is None else jax.random.split(key, n + 1)
+        raise ConfigError("generate: this model can neither carry a state nor keep keys and values")
+    keys = None if key is None else jax.random.split(key, reads + 1)
     first = _choose(logits, None if keys is None else keys[0], temperature)
+    first, before = vary_like((first, before), (first, before, params, step_hooks, keys, temperature))
 
     def step(carry: tuple[jax.Array, Any], key: Any) -> tuple[tuple[jax.Array, Any], Any]:
         token, before = carry
         out, after = read(token[:, None], before)
         return (_choose(out.logits[:, 0], key, temperature), after), (token, out.captures)
 
-    (_, after), (chosen, captures) = jax.lax.scan(
-        step, (first, before), None if keys is None else keys[1:], length=n
+    (last, after), (chosen, captures) = jax.lax.scan(
+        step, (first, before), None if keys is None else keys[1:], length=reads
     )
+    chosen = jnp.concatenate([chosen, last[None]])[:n]
     return Generated(chosen.T, after if isinstance(arch, Recurrent) else None, captures)
 
 
@@ -126,24 +137,27 @@ def _with_state(
 
 
 def _with_cache(
-    arch: Any, params: Any, tokens: Any, n: int, hooks: Any, step_hooks: Any, capture: Any, mask: Any
+    arch: Any, params: Any, tokens: Any, reads: int, hooks: Any, step_hooks: Any, capture: Any, mask: Any
 ) -> tuple[jax.Array, Any, Read]:
     """As `_with_state`; what comes before a token are keys and values of all tokens, and its place."""
     length = tokens.shape[1]
-    arch.check_continued(length + n)
-    points = arch.past_points
-    logits, prompt = _prompt(arch, params, tokens, hooks, mask, capture=points)
-    room = lambda x, axis, **fill: jnp.pad(x, [(0, n * (i == axis)) for i in range(x.ndim)], **fill)  # noqa: E731
-    past = tuple(room(prompt[point], 2) for point in points)
-    everywhere = None if mask is None else room(jnp.asarray(mask), 1, constant_values=True)
-    context = arch.context(params, room(tokens, 1), everywhere, None)
-    labels = [f"past:{point}" for point in points]
-    wanted = [capture] if isinstance(capture, (str, Capture)) else list(capture)
-    wanted += [Capture(point, label=label) for point, label in zip(points, labels, strict=True)]
+    arch.check_continued(length + reads)
+    kept = past_captures(arch)
+    logits, prompt = _prompt(arch, params, tokens, hooks, mask, capture=list(kept.values()))
+
+    def with_room(x: Any, axis: int, fill: Any = 0) -> jax.Array:
+        return jnp.pad(x, [(0, reads * (i == axis)) for i in range(x.ndim)], constant_values=fill)
+
+    past = tuple(with_room(prompt.captures[label], 2) for label in kept)
+    everywhere = None if mask is None else with_room(mask, 1, True)
+    context = arch.context(params, with_room(tokens, 1), everywhere, None)
+    wanted = [*as_list(capture), *kept.values()]
     prepared = prepare(arch, step_hooks, (tokens.shape[0], 1))
     for point in prepared:
         if "key" in table_of(arch)[point].axes:
-            raise HookError(f"{point}: step_hooks cannot edit it, a run of one token has no keys of others")
+            raise HookError(
+                f"{point}: step_hooks cannot edit it, they are made for one token and it has more keys"
+            )
 
     def read(token: jax.Array, before: Any) -> tuple[Output, Any]:
         past, place = before
@@ -151,7 +165,7 @@ def _with_cache(
         here = arch.after(context, place, past)
         logits, rows, _ = execute(static, params, inputs, edits, reducers, None, None, context=here)
         out = wrap(layout, arch.n_layers, logits, rows, None)
-        new = [out.captures.pop(label) for label in labels]
+        new = [out.captures.pop(label) for label in kept]
         write = lambda x, row: jax.lax.dynamic_update_slice_in_dim(x, row, place, axis=2)  # noqa: E731
         return out, (tuple(map(write, past, new)), place + 1)
 
@@ -160,8 +174,8 @@ def _with_cache(
 
 def _prompt(arch: Any, params: Any, tokens: Any, hooks: Any, mask: Any, **options: Any) -> Any:
     """Logits ``[b, vocab]`` behind the last real token of each row, and the run of the prompt."""
-    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-    last = jnp.max(jnp.broadcast_to(places, tokens.shape) if mask is None else jnp.where(mask, places, 0), 1)
+    places = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    last = jnp.max(places if mask is None else jnp.where(mask, places, 0), 1)
     hooks = prepare(arch, hooks, tokens.shape)
     if any(part_of(arch, point) == "readout" for point in hooks):
         out = forward(arch, params, tokens, hooks=hooks, mask=mask, **options)
@@ -174,5 +188,7 @@ def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.A
     """One token for each row, int32 ``[b]``."""
     if key is None:
         return logits.argmax(-1).astype(jnp.int32)
-    scaled = logits / jnp.asarray(temperature, logits.dtype)
+    # In bfloat16 the noise that makes the choice would have so few values that the lowest ids win.
+    dtype = wide(logits.dtype)
+    scaled = logits.astype(dtype) / jnp.asarray(temperature, dtype)
     return jax.random.categorical(key, scaled).astype(jnp.int32)

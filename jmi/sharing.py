@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.architecture import Continuable
-from jmi.captures import Capture, Plan
+from jmi.captures import Capture, Plan, as_list
 from jmi.engine import Static, execute, plan_run
 from jmi.output import Output, wrap
+from jmi.past import past_captures
 from jmi.sites import part_of, table_of
 
 Readout = Callable[[Output], Any]
@@ -64,11 +64,6 @@ class Base:
 jax.tree_util.register_dataclass(Base, ["logits", "rows", "carries", "past"], [])
 
 
-def past_points(arch: Any) -> tuple[str, ...]:
-    """Points whose base values later positions read; none for a model that cannot start at a position."""
-    return arch.past_points if isinstance(arch, Continuable) else ()
-
-
 def plan_base(
     arch: Any,
     tokens: Any,
@@ -79,9 +74,8 @@ def plan_base(
     **run: Any,
 ) -> tuple[Fixed, tuple[Any, ...]]:
     """Validate the base run; its static part and its data."""
-    capture = [capture] if isinstance(capture, (str, Capture)) else list(capture)
-    reused = [Capture(point, label=f"past:{point}") for point in past_points(arch)]
-    static, data, layout = plan_run(arch, tokens, hooks, [*capture, *reused], **run)
+    reused = past_captures(arch).values()
+    static, data, layout = plan_run(arch, tokens, hooks, [*as_list(capture), *reused], **run)
     static = dataclasses.replace(static, entering=True)
     kept = layout.layers[: len(layout.layers) - len(reused)]
     return Fixed(static, kept, readout, hash(readout), models), data

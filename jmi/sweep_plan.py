@@ -16,7 +16,8 @@ PASS = 64
 """Reading all weights once costs about as much as this many tokens; fewer are not worth an own chunk."""
 
 STEPS = 4
-"""Cells begin at one of so many positions, so a sweep has at most one program more per structure."""
+"""Cells begin at one of so many positions, so a sweep has at most so many programs per structure, and as many
+for those of its cells that edit the last layer where the others need one position of it."""
 
 
 class Kind(NamedTuple):
@@ -76,9 +77,10 @@ def groups_of(
     first -= first % step
     into_last = cells.layers[:, :, -1].any(1) | (layer >= cells.layers.shape[2] - 1)
     slim = ~into_last & (narrow and share)
-    if slim.any() and not slim.all():
-        # They have one layer to run, or hooks everywhere: one program for all of them.
-        first[~slim] = first[~slim].min()
+    short = ~slim & (layer >= cells.layers.shape[2] - 1)
+    if slim.any() and short.any():
+        # With one layer to run, or none, a later start saves less than a program costs.
+        first[short] = first[short].min()
     key = np.concatenate([layer[:, None], cells.layers.reshape(len(cells), -1)], axis=1)
     _, member = np.unique(key, axis=0, return_inverse=True)
     groups = []

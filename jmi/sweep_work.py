@@ -18,7 +18,8 @@ from jmi.cells import Cells, Structure, cells_of, is_local
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.lm import check_tokens
-from jmi.sharing import Base, Fixed, Readout, past_points, plan_base, run_base, run_cells
+from jmi.past import past_points
+from jmi.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
 from jmi.sweep_plan import Chunk, Kind, chunks_of, fitting, groups_of
 from jmi.sweep_store import Store, fingerprint
 

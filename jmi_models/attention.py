@@ -44,7 +44,7 @@ class Context:
         these are of all tokens.
       past: keys and values ``[l, b, t, g, k]`` of all tokens, where only some of these are run, from
         ``first`` on: their own stand in place of those there.
-      first: int32, see ``past``.
+      first: the first that is run, data; 0 without ``past``.
       only: int32 ``[1 or b]``, where among the tokens that are run the one stands whose output is
         wanted; None when every output is.
     """
@@ -199,12 +199,13 @@ def _mixed(
     def blockwise() -> jax.Array:
         # Each row of scores is whole, so the softmax is the eager one; only some rows exist at a time,
         # in the backward pass too.
-        n_blocks = -(-length // arch.query_block)
-        rest = n_blocks * arch.query_block - length
+        size = min(arch.query_block, length)
+        n_blocks = -(-length // size)
+        rest = n_blocks * size - length
 
         def cut(x: jax.Array) -> jax.Array:
             padded = jnp.pad(x, ((0, 0), (0, rest), *[(0, 0)] * (x.ndim - 2)))
-            return jnp.moveaxis(padded.reshape(x.shape[0], n_blocks, arch.query_block, *x.shape[2:]), 1, 0)
+            return jnp.moveaxis(padded.reshape(x.shape[0], n_blocks, size, *x.shape[2:]), 1, 0)
 
         z = jax.lax.map(jax.checkpoint(of_block), (cut(q), cut(places)))
         return jnp.moveaxis(z, 0, 1).reshape(q.shape[0], length + rest, *q.shape[2:])[:, :length]

@@ -54,12 +54,15 @@ def causal_mask(queries: jax.Array, n_keys: int, key_mask: jax.Array | None, win
 
     Args:
       queries: places ``[1 or b, q]`` of the queries among the keys.
-      window: how many of the latest keys each sees, itself included; None for all.
+      window: how many of the latest real keys each sees, itself included; None for all.
     """
-    distance = queries[:, None, :, None] - jnp.arange(n_keys, dtype=queries.dtype)[None, None, None]
-    mask = distance >= 0
+    keys = jnp.arange(n_keys, dtype=queries.dtype)[None]
+    mask = keys[:, None, None, :] <= queries[:, None, :, None]
     if window is not None:
-        mask = mask & (distance < window)
+        # Counted in real tokens: padding between a prompt and what is generated uses up no window.
+        counted = keys if key_mask is None else jnp.cumsum(key_mask, -1, dtype=queries.dtype)
+        own = queries if key_mask is None else jnp.take_along_axis(counted, queries, 1, mode="clip")
+        mask = mask & (own[:, None, :, None] - counted[:, None, None, :] < window)
     return mask if key_mask is None else mask & key_mask[:, None, None, :].astype(bool)
 
 

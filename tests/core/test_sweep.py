@@ -1,6 +1,7 @@
 """Sweeps: whatever they share, cut up, spread or resume, the results are those of a loop over the cells."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jmi import sweep_plan, sweep_store, sweep_work
 from jmi.cells import cells_of
 from jmi.errors import ConfigError, HookError, InterventionError
 from jmi.sweep_plan import groups_of
+from jmi_models.experts import Experts
 from jmi_models.rwkv import Rwkv
 from tests.core.conftest import lively, tiny
 from tests.models import committed
@@ -121,8 +123,9 @@ def test_what_cells_share_changes_nothing(model, kind):
     last = jmi.sweep(*model, swept, lambda out: out.logits, logits_at=[-1, 6])
     picked = np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1)
     assert_equal(last, picked)
-    captured = jmi.sweep(*model, swept, everything, capture=CAPTURES[:4], logits_at=[-1, 6])
-    assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
+    for few in (CAPTURES[:4], [CAPTURES[0], CAPTURES[2]]):
+        captured = jmi.sweep(*model, swept, everything, capture=few, logits_at=[-1, 6])
+        assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
 
 
 def test_the_cells_above_do_share(model):
@@ -151,8 +154,46 @@ def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(m
     chunks, programs = work.compiled(2**30)
     assert {c.narrow for c in chunks if c.layer < 3} == {narrow}
     assert not any(c.narrow for c in chunks if c.layer == 3)
-    cost = {kind.narrow: p.program.cost_analysis()["flops"] for kind, p in programs.items() if not kind.first}
-    assert not narrow or cost[True] < cost[False]
+    assert len(programs) <= sweep_plan.STEPS + narrow
+
+
+def test_no_other_position_is_computed_in_that_layer(model):
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, logits_at=-1)
+    wide, narrow = (str(work._compile(sweep_plan.Kind(0, False, flag), 4).jaxpr) for flag in (False, True))
+    all_positions, one = f"f64[4,2,{LENGTH},24]", "f64[4,2,1,24]"
+    assert narrow.count(all_positions) == wide.count(all_positions) > 0
+    assert one in narrow
+    assert one not in wide
+
+
+@pytest.mark.parametrize("what", ["mask", "base", "experts", "models", "mesh", "embedding"])
+def test_the_last_layer_of_one_position_is_that_of_all(model, what):
+    arch, params, tokens = model
+    options, reference = {}, {}
+    site = "hook_embed" if what == "embedding" else "blocks.*.hook_resid_mid"
+    edit = jmi.Scale([0.5, 2.0, 3.0], positions=[1, 4, 7])
+    swept = {site: edit if what == "embedding" else jmi.At([0, 1, 2], edit)}
+    if what == "mask":
+        reference["mask"] = np.arange(LENGTH) >= np.array([[0], [2]])
+    elif what == "base":
+        options["base"] = {"blocks.1.hook_mlp_out": jmi.Scale(1.5)}
+    elif what == "experts":
+        arch = dataclasses.replace(arch, mlp_bias=False, experts=Experts(4, 2, 24, True))
+        params = lively(arch, jnp.float64)
+    elif what == "models":
+        options["models"] = True
+        params = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), params)
+    elif what == "mesh":
+        options["mesh"] = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = functools.partial(
+        jmi.sweep, arch, params, tokens, swept, lambda out: out.logits, **reference, **options
+    )
+    got = run(logits_at=[-1, 8])
+    assert_cells_differ(got if what != "models" else got[0])
+    whole = jmi.sweep(
+        arch, params, tokens, swept, lambda out: out.logits, share=False, **reference, **options
+    )
+    assert_equal(got, np.stack([whole[..., 0, -1, :], whole[..., 1, 8, :]], -2))
 
 
 MASKS = RNG.random((5, 4)) < 0.5

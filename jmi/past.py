@@ -1,0 +1,16 @@
+"""What earlier positions leave behind for later ones: of a transformer, keys and values."""
+
+from typing import Any
+
+from jmi.architecture import Continuable
+from jmi.captures import Capture
+
+
+def past_points(arch: Any) -> tuple[str, ...]:
+    """Points whose values at earlier positions later ones read; none where positions cannot be run alone."""
+    return arch.past_points if isinstance(arch, Continuable) else ()
+
+
+def past_captures(arch: Any) -> dict[str, Capture]:
+    """Captures of them in every layer, by label."""
+    return {label: Capture(point, label=label) for point in past_points(arch) for label in [f"past:{point}"]}
