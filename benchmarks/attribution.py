@@ -1,8 +1,11 @@
 """Attribution and circuits on GPT-2 small's shape: 8 x 15 tokens, float32, random weights.
 
-Everything is given as a multiple of one forward pass of the same model in the same run.
+Everything is given as a multiple of one forward pass of jmi in the same run. TransformerLens, where it is
+installed, scores the same nodes: its weights without gradients, the pass over the source prompts included.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ import numpy as np
 
 import jmi
 import jmi_models
-from benchmarks.peers import CONFIG
+from benchmarks.peers import CONFIG, hooked_transformer
 from benchmarks.sweeps import BATCH, LENGTH
 from benchmarks.timing import compare
 from jmi.interp.attribution import attribution_patching
@@ -33,9 +36,12 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     last: dict[str, Any] = {"logits_at": -1}
     scores = eap(*pair, DIFFERENCE, **last)
     kept = top_edges(scores, 1000)
+    nodes = functools.partial(attribution_patching, *pair, NODES, DIFFERENCE, **last)
     cases = {
         "one forward pass": lambda: lm.run(clean, **last).logits,
-        "nodes: every head and MLP": lambda: attribution_patching(*pair, NODES, DIFFERENCE, **last).captures,
+        "nodes: every head and MLP": lambda: nodes().captures,
+        "nodes, insides of layers kept": lambda: nodes(remat=False).captures,
+        **_transformer_lens(given),
         "EAP: every edge": lambda: eap(*pair, DIFFERENCE, **last).values,
         "EAP-IG: every edge, 5 steps": lambda: eap(*pair, DIFFERENCE, steps=5, **last).values,
         "one circuit of 1,000 edges": lambda: faithfulness(*pair, DIFFERENCE, kept[None], **last).values,
@@ -52,3 +58,37 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
         }
         for case, took in times.items()
     ]
+
+
+def _transformer_lens(tokens: np.ndarray) -> dict[str, Callable[[], Any]]:
+    model = hooked_transformer(CONFIG)
+    if model is None:
+        return {}
+    import torch
+
+    model.requires_grad_(False)
+    clean, corrupted = (torch.from_numpy(t).long() for t in tokens)
+
+    def wanted(name: str) -> bool:
+        return name.endswith(("attn.hook_z", "hook_mlp_out"))
+
+    def run() -> Any:
+        with torch.inference_mode():
+            source = model.run_with_cache(corrupted, names_filter=wanted)[1]
+        scores = {}
+        values = {}
+
+        def keep(value: Any, hook: Any) -> None:
+            values[hook.name] = value.detach()
+
+        def score(gradient: Any, hook: Any) -> None:
+            scores[hook.name] = (gradient * (source[hook.name] - values[hook.name])).sum(-1)
+
+        # Gradients begin at the embedding, for no weight has one.
+        begin = ("hook_embed", lambda value, hook: value.requires_grad_())
+        with model.hooks(fwd_hooks=[begin, (wanted, keep)], bwd_hooks=[(wanted, score)]):
+            logits = model(clean)[:, -1]
+            (logits[:, 5] - logits[:, 7]).sum().backward()
+        return scores
+
+    return {"nodes: TransformerLens": run}

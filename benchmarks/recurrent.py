@@ -19,7 +19,7 @@ import numpy as np
 
 import jmi
 import jmi_models
-from benchmarks.timing import compare
+from benchmarks.timing import compare, throughput
 from jmi_models.families.blinkdl import ORIGINAL
 from jmi_models.loading import stored_tensors
 from jmi_models.rwkv import Rwkv
@@ -45,7 +45,7 @@ def models(repeats: int) -> list[dict[str, Any]]:
         runs: dict[str, Run] = {"jmi": functools.partial(lm.run, tokens)}
         if package is not None:
             runs["rwkv"] = functools.partial(package.forward, tokens[0].tolist(), None, full_output=True)
-        rows += _rows(f"prompt of {length}", length, runs, repeats)
+        rows += throughput(f"prompt of {length}", length, runs, repeats)
     prompt = rng.integers(0, ARCH.d_vocab, (1, 1)).astype(np.int32)
     in_list = dataclasses.replace(lm, params=jmi_models.listed(params))
     runs = {
@@ -54,7 +54,7 @@ def models(repeats: int) -> list[dict[str, Any]]:
     }
     if package is not None:
         runs["rwkv"] = functools.partial(_decode, package, int(prompt[0, 0]))
-    return rows + _rows(f"decode {DECODED}", DECODED, runs, repeats)
+    return rows + throughput(f"decode {DECODED}", DECODED, runs, repeats)
 
 
 def recurrence(repeats: int) -> list[dict[str, Any]]:
@@ -90,20 +90,6 @@ def _compiled(inputs: Inputs, function: Any) -> tuple[Run, int]:
     program = jax.jit(lambda x, s: function(x, s)).lower(inputs, state).compile()
     memory: Any = program.memory_analysis()
     return functools.partial(program, inputs, state), memory.temp_size_in_bytes
-
-
-def _rows(case: str, tokens: int, runs: dict[str, Run], repeats: int) -> list[dict[str, Any]]:
-    times = compare(runs, repeats)
-    own = times["jmi"]
-    return [
-        {
-            "case": f"{case}: {name}",
-            "tokens_per_s": tokens / took.wall,
-            "cpu_s": took.cpu,
-            "cpu_of_jmi": took.cpu / own.cpu,
-        }
-        for name, took in times.items()
-    ]
 
 
 def _package(params: Any) -> Any:

@@ -44,6 +44,23 @@ def compare(cases: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, T
     return best
 
 
+def throughput(
+    case: str, tokens: int, runs: Mapping[str, Callable[[], Any]], repeats: int
+) -> list[dict[str, Any]]:
+    """A row for each of ``runs``: tokens per second, and CPU-seconds against those of the run named jmi."""
+    times = compare(runs, repeats)
+    own = times["jmi"]
+    return [
+        {
+            "case": f"{case}: {name}",
+            "tokens_per_s": tokens / took.wall,
+            "cpu_s": took.cpu,
+            "cpu_of_jmi": took.cpu / own.cpu,
+        }
+        for name, took in times.items()
+    ]
+
+
 def hardware() -> dict[str, Any]:
     """What the figures were measured on."""
     return {

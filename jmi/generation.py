@@ -105,7 +105,8 @@ def generate(
         logits, before, read = _with_cache(arch, params, tokens, reads, hooks, step_hooks, capture, mask)
     else:
         raise ConfigError("generate: this model can neither carry a state nor keep keys and values")
-    keys = None if key is None else jax.random.split(key, reads + 1)
+    # Not `split`, whose keys depend on their number: a longer text begins like a shorter one.
+    keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(reads + 1))
     first = _choose(logits, None if keys is None else keys[0], temperature)
     first, before = vary_like((first, before), (first, before, params, step_hooks, keys, temperature))
 

@@ -131,9 +131,10 @@ def _loop(
         body = lambda state, xs: step(xs[1], state, xs[0], xs[2])  # noqa: E731
         return jax.lax.scan(body, state, (index, blocks if span is None else None, own))
     rows = []
-    # A bound that is no array is known while tracing: what lies behind it need not be compiled.
+    # A bound that is no array is known while tracing: what lies behind it need not be compiled. One layer
+    # always is, for the structure of its rows.
     known = span[1] if span is not None and isinstance(span[1], int) else n_layers
-    for i, layer_params in enumerate(blocks[:known]):
+    for i, layer_params in enumerate(blocks[: max(1, known)]):
         state, row = step(layer_params, state, jnp.int32(i), [x[i] for x in own])
         rows.append(row)
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)

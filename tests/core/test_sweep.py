@@ -390,6 +390,20 @@ def test_listed_layers(model):
     assert_equal(jmi.sweep(arch, listed, tokens, swept, everything), want)
 
 
+@pytest.mark.parametrize("n_layers", [1, 4])
+def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
+    with jax.enable_x64(True):
+        arch = tiny(n_layers)
+        params, tokens = lively(arch, jnp.float64), jnp.asarray(RNG.integers(0, 29, (2, LENGTH)), jnp.int32)
+        read = lambda out: out.logits
+        for site, layers in (("hook_embed", None), ("blocks.*.hook_mlp_out", [0, n_layers // 2])):
+            edit = jmi.Scale([0.5, 2.0], positions=[1, 7])
+            swept = {site: edit if layers is None else jmi.At(layers, edit)}
+            whole = jmi.sweep(arch, params, tokens, swept, read, share=False)
+            got = jmi.sweep(arch, jmi_models.listed(params), tokens, swept, read, logits_at=-1)
+            assert_equal(got, whole[:, :, -1])
+
+
 def test_another_sweep_of_the_same_structure_compiles_nothing(model):
     arch, params, tokens = model
     traces = []
