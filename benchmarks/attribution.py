@@ -4,7 +4,6 @@ Everything is given as a multiple of one forward pass of jmi in the same run. Tr
 installed, scores the same nodes: its weights without gradients, the pass over the source prompts included.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,11 +35,9 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     last: dict[str, Any] = {"logits_at": -1}
     scores = eap(*pair, DIFFERENCE, **last)
     kept = top_edges(scores, 1000)
-    nodes = functools.partial(attribution_patching, *pair, NODES, DIFFERENCE, **last)
     cases = {
         "one forward pass": lambda: lm.run(clean, **last).logits,
-        "nodes: every head and MLP": lambda: nodes().captures,
-        "nodes, insides of layers kept": lambda: nodes(remat=False).captures,
+        "nodes: every head and MLP": lambda: attribution_patching(*pair, NODES, DIFFERENCE, **last).captures,
         **_transformer_lens(given),
         "EAP: every edge": lambda: eap(*pair, DIFFERENCE, **last).values,
         "EAP-IG: every edge, 5 steps": lambda: eap(*pair, DIFFERENCE, steps=5, **last).values,

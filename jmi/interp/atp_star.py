@@ -54,7 +54,6 @@ def atp_star(
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     logits_at: Any = None,
-    remat: bool = True,
 ) -> Output:
     """`jmi.interp.attribution_patching`, mended where attention saturates and where effects cancel.
 
@@ -88,7 +87,7 @@ def atp_star(
       True
     """
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at, remat
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
     fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
     parts = pair.kept & {table_of(arch)[point].axes[-1] for point in fixed}
@@ -158,7 +157,6 @@ class _Attended:
             mask=pair.mask,
             positions=pair.positions,
             logits_at=pair.logits_at,
-            remat=pair.remat,
         )
         return found.grads[PATTERN]
 

@@ -43,7 +43,6 @@ def attribution_patching(
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     logits_at: Any = None,
-    remat: bool = True,
 ) -> Output:
     """Estimate for every node how patching it from ``source`` into ``base`` changes the metric.
 
@@ -62,7 +61,6 @@ def attribution_patching(
       capture: what the metric reads besides logits.
       mask, positions, logits_at: of both prompts, as `jmi.forward`. A metric that needs the logits of one
         position only costs less with ``logits_at``: the unembedding is dear, and its gradient too.
-      remat: recompute layers in the backward pass: less memory, a quarter more time.
 
     Returns:
       Scores in at least float32, addressed as captures are and with the kept axes only:
@@ -84,7 +82,7 @@ def attribution_patching(
       True
     """
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at, remat
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
     return _patched(pair, _checked_steps(steps))
 
@@ -104,7 +102,6 @@ def integrated_gradients(
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     logits_at: Any = None,
-    remat: bool = True,
 ) -> Output:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from base to source values of nodes.
 
@@ -131,7 +128,7 @@ def integrated_gradients(
       True
     """
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at, remat
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
     return _integrated(pair, _checked_steps(steps))
 

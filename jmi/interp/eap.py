@@ -90,7 +90,7 @@ def eap(
       per_example: scores of each example, ``[b, w, r]``, not their mean.
       mask, positions, logits_at: of both runs, as `jmi.forward`; a metric that needs the logits of one
         position only costs less with ``logits_at``.
-      remat: recompute layers in the backward pass: less memory, a quarter more time.
+      remat: recompute layers in the backward pass: less memory, for more operations.
 
     Memory: what every writer wrote, w s d numbers per example, and the gradients of one layer's readers;
     nothing has an axis of edges besides the scores. Large sets: score them in pieces and take the mean.

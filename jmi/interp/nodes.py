@@ -73,7 +73,6 @@ class Pair:
       hooks: prepared.
       reducers: of what the metric reads besides logits.
       arch: static, as all that follows.
-      remat: as in `attribution_patching`.
       names: of every point and layer with nodes.
       kept: axes that tell nodes apart.
       seen: name, when and label of what the metric reads.
@@ -90,7 +89,6 @@ class Pair:
     positions: Any
     logits_at: Any
     arch: Architecture = struct.field(pytree_node=False)
-    remat: bool = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kept: frozenset[str] = struct.field(pytree_node=False)
     seen: tuple[Any, ...] = struct.field(pytree_node=False)
@@ -120,17 +118,8 @@ class Pair:
 
     def run(self, tokens: jax.Array, hooks: Hooks, capture: Sequence[str | Capture]) -> Output:
         """A run of ``tokens``."""
-        return forward(
-            self.arch,
-            self.params,
-            tokens,
-            hooks=hooks,
-            capture=capture,
-            mask=self.mask,
-            positions=self.positions,
-            logits_at=self.logits_at,
-            remat=self.remat,
-        )
+        same = {"mask": self.mask, "positions": self.positions, "logits_at": self.logits_at}
+        return forward(self.arch, self.params, tokens, hooks=hooks, capture=capture, **same)
 
     def values(self, tokens: jax.Array, *more: str) -> dict[str, jax.Array]:
         """By point, what flows onward from the nodes, and from the points ``more``."""
@@ -196,7 +185,6 @@ def pair_of(
     mask: Any,
     positions: Any,
     logits_at: Any,
-    remat: bool,
 ) -> Pair:
     """The arguments of an attribution, checked."""
     base, source = jnp.asarray(base), jnp.asarray(source)
@@ -231,7 +219,6 @@ def pair_of(
         None if positions is None else jnp.asarray(positions),
         logits_at,
         arch,
-        remat,
         tuple(names),
         kept,
         tuple((c.name, c.when, c.label) for c in seen),
