@@ -168,3 +168,7 @@ def test_transformers_loads_it_with_equal_logits_and_tokens():
         got = np.asarray(lm.run(tokens).logits[0])
         assert np.abs(got - want).max() <= 2e-5 * np.abs(want).max()
         np.testing.assert_array_equal(np.argsort(-got)[:, 0], np.argsort(-want)[:, 0])
+        ids = torch.tensor(tokens.astype(np.int64))
+        exactly = {"min_new_tokens": 24, "max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
+        said = theirs.generate(ids, attention_mask=torch.ones_like(ids), **exactly)[0, ids.shape[1] :]
+        np.testing.assert_array_equal(lm.generate(tokens, 24).tokens[0], said.numpy())
