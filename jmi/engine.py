@@ -164,7 +164,6 @@ def execute(
     carry: Any,
     span: tuple[Any, Any] | None,
     logits_at: Any = None,
-    past: Any = None,
     context: Any = None,
 ) -> tuple[Any, tuple[jax.Array, ...], Any]:
     """The traced part of a run: (logits, captured arrays in group order, final carry or None).
@@ -182,8 +181,6 @@ def execute(
         else:
             wanted = jax.eval_shape(lambda: arch.embed(params, tokens, context, Tap.silent()))
             _check_carry(carry, wanted, first)
-        if first:
-            context = cast(Continuable, arch).after(context, first, past)
         carry = vary_like(carry, (params, inputs, hooks, data, span))
         if static.narrow:
             span = (0 if span is None else span[0], arch.n_layers - 1)

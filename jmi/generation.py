@@ -3,6 +3,7 @@
 What earlier tokens left behind is a recurrent state, or the keys and values of a transformer.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,8 +96,9 @@ def generate(
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ConfigError(f"temperature={temperature}: must be above 0; without a key the likeliest is taken")
     mask, _ = check_arrays(tokens, mask, None)
+    capture = as_list(capture)
     # The last token is read for what it leaves behind, or for captures.
-    reads = n if isinstance(arch, Recurrent) or as_list(capture) else n - 1
+    reads = n if isinstance(arch, Recurrent) or capture else n - 1
     if isinstance(arch, Recurrent):
         logits, before, read = _with_state(arch, params, tokens, hooks, step_hooks, capture, mask, state)
     elif state is not None:
@@ -152,7 +154,7 @@ def _with_cache(
     past = tuple(with_room(prompt.captures[label], 2) for label in kept)
     everywhere = None if mask is None else with_room(mask, 1, True)
     context = arch.context(params, with_room(tokens, 1), everywhere, None)
-    wanted = [*as_list(capture), *kept.values()]
+    wanted = [*capture, *kept.values()]
     prepared = prepare(arch, step_hooks, (tokens.shape[0], 1))
     for point in prepared:
         if "key" in table_of(arch)[point].axes:
@@ -167,7 +169,7 @@ def _with_cache(
         logits, rows, _ = execute(static, params, inputs, edits, reducers, None, None, context=here)
         out = wrap(layout, arch.n_layers, logits, rows, None)
         new = [out.captures.pop(label) for label in kept]
-        write = lambda x, row: jax.lax.dynamic_update_slice_in_dim(x, row, place, axis=2)  # noqa: E731
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=2)
         return out, (tuple(map(write, past, new)), place + 1)
 
     return logits, (past, jnp.int32(length)), read

@@ -114,11 +114,16 @@ def _loop(
     def step(layer_params: Params, state: Any, index: Any, own: list[Any]) -> Any:
         if span is None:
             return layer(layer_params, state, index, own)
-        # Weights are picked inside the branch: a layer that does not run costs nothing.
-        pick = lambda: layer_params if listed else layer_of(blocks, index)  # noqa: E731
-        run = lambda state: layer(pick(), state, index, own)  # noqa: E731
+
+        def run(state: Any) -> Any:
+            # Weights are picked inside the branch: a layer that does not run costs nothing.
+            return layer(layer_params if listed else layer_of(blocks, index), state, index, own)
+
         _, rows = jax.eval_shape(run, state)
-        skip = lambda state: (state, jax.tree.map(lambda r: _skipped(r, state), rows))  # noqa: E731
+
+        def skip(state: Any) -> Any:
+            return state, jax.tree.map(lambda r: _skipped(r, state), rows)
+
         start, stop = span
         here = jnp.asarray(start) <= index
         return jax.lax.cond(here if stop is None else here & (index < jnp.asarray(stop)), run, skip, state)

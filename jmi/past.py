@@ -13,4 +13,5 @@ def past_points(arch: Any) -> tuple[str, ...]:
 
 def past_captures(arch: Any) -> dict[str, Capture]:
     """Captures of them in every layer, by label."""
-    return {label: Capture(point, label=label) for point in past_points(arch) for label in [f"past:{point}"]}
+    captures = [Capture(point, label=f"past:{point}") for point in past_points(arch)]
+    return {f"past:{each.name}": each for each in captures}

@@ -10,12 +10,13 @@ result, so a readout sees whole outputs and cannot tell.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.architecture import Continuable
 from jmi.captures import Capture, Plan, as_list
 from jmi.engine import Static, execute, plan_run
 from jmi.output import Output, wrap
@@ -166,6 +167,9 @@ def _cell(
     if logits_at is not None:
         length = jnp.shape(inputs[0])[1]
         logits_at = jnp.where(logits_at < 0, logits_at + length, logits_at) - first
+    context = None
+    if first:
+        context = cast(Continuable, arch).after(arch.context(params, *inputs), first, base.past)
     logits, rows, _ = execute(
         static,
         params,
@@ -175,7 +179,7 @@ def _cell(
         carry,
         None if embeds else (start, None),
         logits_at,
-        base.past if first else None,
+        context,
     )
     if first and logits_at is None:
         logits = jnp.concatenate([base.logits[:, :first], logits], axis=1)

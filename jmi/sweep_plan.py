@@ -67,7 +67,7 @@ def groups_of(
       shape: batch, pos.
       last_first: no cell may start behind this position.
       share: False runs every cell as a whole.
-      narrow: nothing but one position's logits is needed of the last layer, but for the hooks there.
+      narrow: whether nothing but one position's logits is needed of a last layer that a cell does not edit.
     """
     batch, length = shape
     first = np.minimum(cells.first_position, last_first) if share else np.zeros(len(cells), int)
@@ -75,9 +75,8 @@ def groups_of(
     first = np.where(layer < 0, 0, first)
     step = max(1, -(-length // STEPS))
     first -= first % step
-    into_last = cells.layers[:, :, -1].any(1) | (layer >= cells.layers.shape[2] - 1)
-    slim = ~into_last & (narrow and share)
-    short = ~slim & (layer >= cells.layers.shape[2] - 1)
+    short = layer >= cells.layers.shape[2] - 1
+    slim = narrow & ~short & ~cells.layers[:, :, -1].any(1)
     if slim.any() and short.any():
         # With one layer to run, or none, a later start saves less than a program costs.
         first[short] = first[short].min()

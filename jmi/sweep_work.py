@@ -133,7 +133,8 @@ def prepare(
         last_first = int(np.where(at < 0, at + shape[1], at).min())
     if logits_at is not None:
         check_logits_at(arch, logits_at, shape, cells.structure.points)
-    narrow = continuable and logits_at is not None and not _looked_into(fixed, data[1], arch.n_layers - 1)
+    one = share and continuable and logits_at is not None
+    narrow = one and not _looked_into(fixed, data[1], arch.n_layers - 1)
     # Placed once, not with every chunk.
     where = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
     data, reading, shared = jax.device_put((data, reading, cells.shared), where)

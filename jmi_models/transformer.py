@@ -7,7 +7,6 @@ input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads t
 
 import dataclasses
 import functools
-import math
 from typing import Any, Literal
 
 import jax
@@ -17,7 +16,8 @@ from jmi.architecture import Tap
 from jmi.errors import ConfigError
 from jmi.sites import TRANSFORMER_AXES, Site, sites_of
 from jmi_models import attention, ops, param_tree, residual
-from jmi_models.attention import Alibi, Context
+from jmi_models.attention import Alibi
+from jmi_models.context import Context, context_of
 from jmi_models.experts import Experts, mixture
 from jmi_models.norms import HeadNorm, Norm, normalise
 from jmi_models.rope import Rope
@@ -157,7 +157,7 @@ class Transformer:
         self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
     ) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
-        return attention.context(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
+        return context_of(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
 
     @property
     def past_points(self) -> tuple[str, str]:
@@ -172,7 +172,7 @@ class Transformer:
         """Raise ConfigError where keys of a shorter text are not those of one of ``length`` tokens."""
         if length > self.n_ctx:
             raise ConfigError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
-        bound = min((rope.steady for rope in self.ropes if rope), default=math.inf)
+        bound = min((rope.steady for rope in self.ropes if rope), default=length)
         if length > bound:
             raise ConfigError(
                 f"{length} tokens in all: past {bound} this model turns its earlier keys anew with every "

@@ -209,13 +209,8 @@ class Unknown:
     """An architecture that runs, and no more."""
 
     def __init__(self, arch):
-        self.block, self.context, self.embed, self.readout = (
-            arch.block,
-            arch.context,
-            arch.embed,
-            arch.readout,
-        )
-        self.n_layers, self.sites = arch.n_layers, arch.sites
+        for name in ("n_layers", "sites", "context", "embed", "block", "readout"):
+            setattr(self, name, getattr(arch, name))
 
 
 def test_what_cannot_be_generated_is_refused(model):

@@ -169,12 +169,12 @@ def test_no_other_position_is_computed_in_that_layer(model):
 @pytest.mark.parametrize("what", ["mask", "base", "experts", "models", "mesh", "embedding"])
 def test_the_last_layer_of_one_position_is_that_of_all(model, what):
     arch, params, tokens = model
-    options, reference = {}, {}
+    options = {}
     site = "hook_embed" if what == "embedding" else "blocks.*.hook_resid_mid"
     edit = jmi.Scale([0.5, 2.0, 3.0], positions=[1, 4, 7])
     swept = {site: edit if what == "embedding" else jmi.At([0, 1, 2], edit)}
     if what == "mask":
-        reference["mask"] = np.arange(LENGTH) >= np.array([[0], [2]])
+        options["mask"] = np.arange(LENGTH) >= np.array([[0], [2]])
     elif what == "base":
         options["base"] = {"blocks.1.hook_mlp_out": jmi.Scale(1.5)}
     elif what == "experts":
@@ -185,14 +185,10 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
         params = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), params)
     elif what == "mesh":
         options["mesh"] = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
-    run = functools.partial(
-        jmi.sweep, arch, params, tokens, swept, lambda out: out.logits, **reference, **options
-    )
+    run = functools.partial(jmi.sweep, arch, params, tokens, swept, lambda out: out.logits, **options)
     got = run(logits_at=[-1, 8])
     assert_cells_differ(got if what != "models" else got[0])
-    whole = jmi.sweep(
-        arch, params, tokens, swept, lambda out: out.logits, share=False, **reference, **options
-    )
+    whole = run(share=False)
     assert_equal(got, np.stack([whole[..., 0, -1, :], whole[..., 1, 8, :]], -2))
 
 

@@ -119,3 +119,5 @@ def test_greedy_continuation_is_the_recorded_story(prompt: str, text: str) -> No
     given = load("float32").encode(text)[0] if text else want[:1]
     np.testing.assert_array_equal(given, want[: len(given)])
     np.testing.assert_array_equal(greedy(load("float32"), given, len(want)), want)
+    found = load("float32").generate(given[None], len(want) - len(given))
+    np.testing.assert_array_equal(found.tokens[0], want[len(given) :])
