@@ -13,6 +13,10 @@ class InterventionError(JmiError):
     """An intervention does not fit the point it is attached to: shape, dtype, index or kind."""
 
 
+class ArgumentError(JmiError):
+    """An argument that is of the wrong kind, out of range, or at odds with another one."""
+
+
 class ConfigError(JmiError):
     """A model configuration, or an argument, that jmi cannot honour exactly."""
 
@@ -27,3 +31,7 @@ class TokenizerError(JmiError):
 
 class DownloadError(JmiError):
     """A model that is neither a folder, nor embedded, nor cached, nor reachable."""
+
+
+class OutputError(JmiError):
+    """A file that could not be written, or a path that may not be written to."""
