@@ -31,10 +31,10 @@ class Patching(NamedTuple):
     axis: str
 
     @property
-    def grid(self) -> jmi.Grid:
+    def cells(self) -> list[tuple[int, int]]:
         """Every layer with every position or head."""
         number = self.shape[1] if self.axis == "positions" else self.config["n_head"]
-        return jmi.Grid(layer=range(self.config["n_layer"]), index=range(number))
+        return [(layer, index) for layer in range(self.config["n_layer"]) for index in range(number)]
 
 
 EXPERIMENTS = {
@@ -73,33 +73,34 @@ def sweeps(repeats: int) -> list[dict[str, Any]]:
 
 def _cases(patching: Patching, tokens: np.ndarray) -> Cases:
     """What is timed, with the number of its cells."""
-    grid = patching.grid
-    cells = list(zip(grid["layer"].tolist(), grid["index"].tolist(), strict=True))[::EVERY]
+    cells = patching.cells[::EVERY]
     return {
-        **_ours(patching, tokens, grid),
+        **_ours(patching, tokens, patching.cells),
         **_transformers(patching, tokens, cells),
         **_transformer_lens(patching, tokens, cells),
     }
 
 
-def _ours(patching: Patching, tokens: np.ndarray, grid: jmi.Grid) -> Cases:
+def _ours(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) -> Cases:
     arch = FAMILIES["gpt2"].from_config(patching.config)
     lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     site = f"blocks.*.{patching.site}"
     source = lm.run(tokens[1], capture=[site]).stack(site)
 
     def run(params: Any, every: int, share: bool) -> Any:
-        patch = jmi.Patch(jmi.Shared(source), **{patching.axis: grid["index"][::every]})
-        hooks = {site: jmi.At(grid["layer"][::every], jmi.PerLayer(patch))}
+        layers, index = np.array(cells[::every]).T
+        grid = jmi.Grid(cell=range(len(layers)))
+        patch = jmi.Patch(source, **{patching.axis: grid.take("cell", index)})
+        hooks = {site: jmi.At(grid.take("cell", layers), jmi.PerLayer(patch))}
         return jmi.sweep(
             arch, params, tokens[0], hooks, DIFFERENCE, logits_at=-1, share=share, progress=False
         )
 
     listed = jmi_models.listed(lm.params)
     return {
-        "jmi": (len(grid), functools.partial(run, lm.params, 1, True)),
-        "jmi, layers listed": (len(grid), functools.partial(run, listed, 1, True)),
-        "jmi, nothing shared": (len(grid["layer"][::EVERY]), functools.partial(run, lm.params, EVERY, False)),
+        "jmi": (len(cells), functools.partial(run, lm.params, 1, True)),
+        "jmi, layers listed": (len(cells), functools.partial(run, listed, 1, True)),
+        "jmi, nothing shared": (len(cells[::EVERY]), functools.partial(run, lm.params, EVERY, False)),
     }
 
 

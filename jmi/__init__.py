@@ -7,15 +7,16 @@ and what you capture comes back as a pytree: every experiment jits, vmaps, diffe
 from jmi import interp, metrics, pytrees, stats
 from jmi.attention_edits import Knockout, ScaleAttention, SetAttention
 from jmi.captures import Capture, Dot, IsFinite, Norm, Select
-from jmi.cells import Shared
 from jmi.engine import forward
 from jmi.errors import (
+    ArgumentError,
     CheckpointError,
     ConfigError,
     DownloadError,
     HookError,
     InterventionError,
     JmiError,
+    OutputError,
     TokenizerError,
 )
 from jmi.generation import Generated, generate

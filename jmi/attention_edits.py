@@ -14,10 +14,7 @@ from jmi import pytrees
 from jmi.errors import InterventionError
 from jmi.interventions import payload
 from jmi.selection import axis_mask, check_selectors, site_mask
-from jmi.sites import Site
-
-SCORES = "blocks.*.attn.hook_attn_scores"
-PATTERN = "blocks.*.attn.hook_pattern"
+from jmi.sites import PATTERN, SCORES, Site
 
 
 @pytrees.dataclass
@@ -93,6 +90,14 @@ class Knockout(Edges):
 
     acts_on: ClassVar[str] = SCORES
 
+    def is_local(self, site: Site) -> bool:
+        """Each query's row by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Edges are cut, none is made."""
+        return True
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return jnp.where(self.edge_mask(value, site), -jnp.inf, value)
 
@@ -103,6 +108,14 @@ class ScaleAttention(Edges):
 
     acts_on: ClassVar[str] = PATTERN
     factor: Any = payload()
+
+    def is_local(self, site: Site) -> bool:
+        """Each query's row by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """A weight of zero stays zero."""
+        return True
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         mask = self.edge_mask(value, site)
@@ -121,6 +134,14 @@ class SetAttention(Edges):
 
     acts_on: ClassVar[str] = PATTERN
     weight: Any = payload()
+
+    def is_local(self, site: Site) -> bool:
+        """Each query's row by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Later keys are never attended to."""
+        return True
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         mask = self.edge_mask(value, site) & np.tri(*value.shape[-2:], dtype=np.bool_)[None, None]

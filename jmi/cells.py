@@ -4,33 +4,31 @@ import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jmi import pytrees
 from jmi.attention_edits import Edges, Knockout, ScaleAttention, SetAttention
 from jmi.errors import HookError, InterventionError
+from jmi.gradients import Detach
+from jmi.grid import Grid, Swept
 from jmi.hooks import Hooks, as_data, prepare
 from jmi.interventions import Add, At, Patch, PerLayer, Project, Replace, Scale, Zero
 from jmi.noise import Noise
+from jmi.reach import says
 from jmi.selection import Selective, lowest
 from jmi.sites import HasSites, Site, part_of, table_of
 
-_LOCAL = (Replace, Add, Scale, Zero, Patch, Project, Noise, Knockout, ScaleAttention, SetAttention)
-"""Interventions whose result at a position is made of that position alone, or of its row of attention."""
+_OURS = (Add, Detach, Knockout, Noise, Patch, Project, Replace, Scale, ScaleAttention, SetAttention, Zero)
 
-_BY_RANGE = {None, Selective.check, Patch.check, Edges.check}
-"""Checks that pass for every cell if they do for the least and for the largest values of all."""
-
-
-@pytrees.dataclass
-class Shared:
-    """An array of a sweep's hooks that is the same in every cell: it has no sweep axis."""
-
-    value: Any
+_BY_RANGE = {
+    None,
+    *(Selective.check, Patch.check, Edges.check),
+    *(getattr(each, ask, None) for each in _OURS for ask in ("is_local", "is_causal")),
+}
+"""Checks and answers that hold for every cell if they do for the least and for the largest values of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +66,7 @@ class Cells:
 
     Attributes:
       structure: puts them together again.
+      grid: whose cells they are.
       layers: bool ``[cells, hooks, n_layers]``: in which layers each block hook acts.
       shared: arrays that all cells share.
       swept: the other arrays, ``[cells, ...]``.
@@ -77,6 +76,7 @@ class Cells:
     """
 
     structure: Structure
+    grid: Grid
     layers: np.ndarray
     shared: list[Any]
     swept: list[np.ndarray]
@@ -91,76 +91,103 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
     """Check the hooks of every cell, as `jmi.prepare` does, and take them apart.
 
     Args:
-      hooks: every array in it has a leading axis of cells, but those in `Shared`; plain numbers and
-        arrays without axes are the same in every cell.
+      hooks: values of one `jmi.Grid` in it differ between cells; all other arrays are the same in each.
 
     Raises:
-      HookError: no array has a cell axis, or they differ in length.
+      HookError: no value of a grid, or of two of them.
       HookError, InterventionError: as `jmi.prepare`, for any cell.
     """
     # In numpy from the start: `prepare` must find nothing left to convert, for it is matched by identity.
-    host = jax.tree.map(_on_host, hooks, is_leaf=lambda x: isinstance(x, Shared))
+    host = jax.tree.map(_on_host, hooks)
     given = {
         name: tuple(as_data(h) for h in (v if isinstance(v, (list, tuple)) else (v,)))
         for name, v in host.items()
     }
-    leaves, structure = jax.tree.flatten(given, is_leaf=lambda x: isinstance(x, Shared))
-    swept = [not isinstance(x, Shared) and np.ndim(x) > 0 for x in leaves]
-    count = _count(given, leaves, swept)
-    columns = [x.value if isinstance(x, Shared) else np.asarray(x) for x in leaves]
+    if any(isinstance(x, list) for x in jax.tree.leaves(given, is_leaf=_holds_swept)):
+        raise HookError(
+            "a value of a Grid stands inside a list: look up whole lists with grid.take(name, table)"
+        )
+    leaves, structure = jax.tree.flatten(given)
+    swept = [isinstance(x, Swept) for x in leaves]
+    grid = _grid_of([x for x in leaves if isinstance(x, Swept)])
+    columns = [x.values if isinstance(x, Swept) else np.asarray(x) for x in leaves]
 
     def cell(pick: Callable[[np.ndarray], Any]) -> dict[str, Any]:
         one = [pick(x) if flag else x for x, flag in zip(columns, swept, strict=True)]
         return jax.tree.unflatten(structure, one)
 
-    _check_all(arch, cell, count, shape)
+    local = _checked(arch, cell, len(grid), shape)
     # Of the first cell, arrays: where one of them comes out again, there its column belongs.
     slices = [x[0, ...] if flag else x for x, flag in zip(columns, swept, strict=True)]
     column_of = {id(x): c for x, c, flag in zip(slices, columns, swept, strict=True) if flag}
-    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, count, shape)
+    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, grid, local, shape)
 
 
 def _on_host(x: Any) -> Any:
     return np.asarray(x) if isinstance(x, jax.Array) else x
 
 
-def _check_all(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int]) -> None:
-    """Raise what `jmi.prepare` raises for any cell; ``cell`` makes hooks, given what to take of columns."""
-    first = cell(operator.itemgetter(0))
-    checks = {getattr(type(_bare(hook)), "check", None) for hooks in first.values() for hook in hooks}
-    if checks <= _BY_RANGE:
-        with contextlib.suppress(HookError, InterventionError):
-            for extreme in (np.min, np.max):
-                prepare(arch, cell(functools.partial(extreme, axis=0)), shape)
-            return
-    for i in range(count):
-        prepare(arch, cell(operator.itemgetter(i)), shape)
+def _holds_swept(x: Any) -> bool:
+    return isinstance(x, list) and any(isinstance(each, Swept) for each in x)
 
 
-def _count(hooks: Mapping[str, Any], leaves: list[Any], swept: list[bool]) -> int:
-    sizes = {len(x) for x, flag in zip(leaves, swept, strict=True) if flag}
-    if not sizes:
-        raise HookError("no array of the hooks has a sweep axis: give one value for each cell")
-    if len(sizes) > 1:
-        shapes = {
-            name: [np.shape(x) for x in jax.tree.leaves(h, is_leaf=lambda x: isinstance(x, Shared))]
-            for name, h in hooks.items()
-        }
+def _grid_of(swept: list[Swept]) -> Grid:
+    """The one grid whose values are in the hooks."""
+    grids = {id(x.grid): x.grid for x in swept}
+    if len(grids) != 1:
         raise HookError(
-            f"arrays of the hooks have sweep axes of different lengths, {sorted(sizes)}: {shapes}. "
-            "What is the same in every cell belongs in jmi.Shared(...)"
+            f"the hooks have values of {len(grids)} grids, {[*grids.values()]}: name all axes in one jmi.Grid"
+            if grids
+            else "the hooks are the same in every cell: put values of a jmi.Grid into them, such as "
+            "jmi.At(grid['layer'], ...)"
         )
-    (count,) = sizes
-    if not count:
-        raise HookError("the sweep axis is empty: there is no cell to run")
-    return count
+    return next(iter(grids.values()))
+
+
+def _checked(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int]) -> bool:
+    """Raise what `jmi.prepare` raises for any cell; whether all hooks of all cells are local.
+
+    Args:
+      cell: makes hooks, given what to take of columns.
+    """
+    first = cell(operator.itemgetter(0))
+    asked = {
+        getattr(type(_bare(hook)), name, None)
+        for hooks in first.values()
+        for hook in hooks
+        for name in ("check", "is_local", "is_causal")
+    }
+
+    def local(cells: Iterable[Hooks]) -> bool:
+        # Each is checked, also those behind one that is not local.
+        answers = [all_say(arch, prepare(arch, each, shape), "is_local") for each in cells]
+        return all(answers)
+
+    if asked <= _BY_RANGE:
+        with contextlib.suppress(HookError, InterventionError):
+            return local([cell(functools.partial(extreme, axis=0)) for extreme in (np.min, np.max)])
+    return local(cell(operator.itemgetter(i)) for i in range(count))
+
+
+def all_say(
+    arch: HasSites, prepared: Mapping[str, Sequence[Any]], question: Literal["is_local", "is_causal"]
+) -> bool:
+    """Whether every intervention says yes to ``question``."""
+    table = table_of(arch)
+    return all(says(hook, question, table[point]) for point, hooks in prepared.items() for hook in hooks)
 
 
 def _taken_apart(
-    arch: HasSites, first: Hooks, column_of: Mapping[int, np.ndarray], count: int, shape: tuple[int, int]
+    arch: HasSites,
+    first: Hooks,
+    column_of: Mapping[int, np.ndarray],
+    grid: Grid,
+    local: bool,
+    shape: tuple[int, int],
 ) -> Cells:
     """All cells from the first one; ``column_of`` gives by identity the values in all of its swept arrays."""
     masks: dict[int, np.ndarray] = {}
+    count = len(grid)
 
     def marked(hook: Any) -> Any:
         """``hook`` with, for layers that differ between cells, a mask that is known again by identity."""
@@ -182,14 +209,18 @@ def _taken_apart(
     leaves, tree = jax.tree.flatten(bare)
     swept = [id(x) in column_of for x in leaves]
     of_layers = {id(hook.layers) for hooks in first.values() for hook in hooks if isinstance(hook, At)}
-    assert set(column_of) <= {*map(id, leaves)} | of_layers, "a swept array was lost"
+    if not set(column_of) <= {*map(id, leaves)} | of_layers:
+        raise HookError(
+            "a value of a Grid stands inside a list: look up whole lists with grid.take(name, table)"
+        )
     values = [column_of.get(id(x), x) for x in leaves]
     first_position = np.zeros(count, int)
-    if is_local(bare):
+    if local:
         whole, flags = jax.tree.unflatten(tree, values), jax.tree.unflatten(tree, swept)
         first_position = _first_positions(arch, whole, flags, count, shape)
     return Cells(
         Structure(tree, tuple(swept), hash(tree)),
+        grid,
         layers,
         [x for x, flag in zip(values, swept, strict=True) if not flag],
         [_canonical(x) for x, flag in zip(values, swept, strict=True) if flag],
@@ -229,11 +260,6 @@ def _bare(hook: Any) -> Any:
     return hook.hook if isinstance(hook, PerLayer) else hook
 
 
-def is_local(prepared: Mapping[str, Any]) -> bool:
-    """Whether no intervention carries anything from one position to another."""
-    return all(type(_bare(h)) in _LOCAL for hs in prepared.values() for h in hs)
-
-
 def _first_positions(
     arch: HasSites, hooks: dict[str, Any], swept: dict[str, Any], count: int, shape: tuple[int, int]
 ) -> np.ndarray:
@@ -256,5 +282,6 @@ def _position_of(hook: Any, swept: Any, site: Site, length: int) -> Any:
         # A query sees a key only from behind or beside it.
         each = ((hook.queries, swept.queries), (hook.keys, swept.keys), (edges, swept.edges))
         return functools.reduce(np.maximum, [lowest(x, length, bool(flag)) for x, flag in each])
-    assert isinstance(hook, Selective)
+    if not isinstance(hook, Selective):
+        return 0
     return lowest(hook.positions, length, bool(swept.positions))

@@ -110,6 +110,14 @@ class Detach(Selective):
       >>> hooks = {"blocks.*.attn.hook_pattern": Detach(heads=3)}
     """
 
+    def is_local(self, site: Site) -> bool:
+        """Values stay as they are."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Values stay as they are."""
+        return True
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(jax.lax.stop_gradient(value), value, site)
 

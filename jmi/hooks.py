@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jmi.errors import HookError
+from jmi.grid import Swept
 from jmi.interventions import At, PerLayer
 from jmi.sites import HasSites, Site, find
 
@@ -51,6 +52,10 @@ def _one(
     if site.derived:
         raise HookError(
             f"{name}: derived for captures alone, the model does not read it; hook what it comes from"
+        )
+    if any(isinstance(x, Swept) for x in jax.tree.leaves(hook)):
+        raise HookError(
+            f"{name}: {hook!r} has a value of a jmi.Grid, which means something to jmi.sweep only"
         )
     if not _acts(hook):
         raise HookError(f"{name}: {hook!r} is not an intervention (a callable (value, site) -> value)")
@@ -124,6 +129,8 @@ def as_data(hook: Any) -> Any:
 def _as_floats(value: Any) -> Any:
     """As `as_data`, integers as floats: ``Scale(1)`` and ``Scale(1.5)`` are then one program."""
     value = as_data(value)
+    if isinstance(value, Swept):
+        return Swept(_as_floats(value.values), value.grid)
     integer = isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
     return value.astype(float) if integer else value
 

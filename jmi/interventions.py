@@ -17,8 +17,9 @@ from flax import struct
 from jmi import pytrees
 from jmi.errors import InterventionError
 from jmi.numerics import wide
+from jmi.reach import looks_ahead, says
 from jmi.selection import Selective, check_selectors
-from jmi.sites import Site
+from jmi.sites import SCORES, Site
 
 
 class Intervention(Protocol):
@@ -28,7 +29,8 @@ class Intervention(Protocol):
     flows onward in its place and must have the same shape and dtype. The function must be pure:
     it is traced once per structure and may run under jit, vmap, grad and shard_map. Make a class
     of your own with `jmi.pytrees.dataclass`; its optional method ``check(site, shape)`` is called
-    before anything is traced.
+    before anything is traced, and ``is_local(site)`` and ``is_causal(site)`` (`jmi.reach`) let a sweep start
+    its cells later. A class that says yes to both and is `Selective` acts nowhere but at ``positions``.
     """
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array: ...
@@ -77,6 +79,14 @@ class Replace(Selective):
 
     value: Any = payload()
 
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Not where ``value`` gives attention to later keys."""
+        return not looks_ahead(self.value, site)
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(fit(self.value, value, site), value, site)
 
@@ -87,6 +97,14 @@ class Add(Selective):
 
     vector: Any = payload()
     scale: Any = payload(default=1.0)
+
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Not where ``vector`` gives attention to later keys; a masked score stays masked."""
+        return site.point == SCORES or not looks_ahead(self.vector, site)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         shift = fit(self.vector, value, site) * fit(self.scale, value, site)
@@ -99,6 +117,14 @@ class Scale(Selective):
 
     factor: Any = payload()
 
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """No attention times anything is none."""
+        return True
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(value * fit(self.factor, value, site), value, site)
 
@@ -106,6 +132,14 @@ class Scale(Selective):
 @pytrees.dataclass
 class Zero(Selective):
     """Set to exactly zero, where selected (even where the value is infinite)."""
+
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Not where masked scores become zero."""
+        return not looks_ahead(0.0, site)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.select(jnp.zeros_like(value), value, site)
@@ -156,6 +190,16 @@ class Patch(Selective):
                 f"got {self.source_positions!r} and {self.positions!r}"
             )
 
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Not where ``source`` gives attention to later keys, or rows of it move."""
+        return "key" not in site.axes or (
+            self.source_positions is None and not looks_ahead(self.source, site)
+        )
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         source = jnp.asarray(self.source)
         if self.source_positions is not None:
@@ -196,6 +240,14 @@ class Project(Selective):
             if not (np.isfinite(lengths) & (lengths > 0)).all():
                 raise InterventionError(f"{site.point}: a direction of Project is zero or not finite")
 
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Keys are mixed at sites of attention."""
+        return "key" not in site.axes
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         # At least float32: a projection computed in bfloat16 would leave a per-cent of the direction.
         dtype = wide(value.dtype)
@@ -224,6 +276,14 @@ class At:
 
     layers: Any
     hook: Any
+
+    def is_local(self, site: Site) -> bool:
+        """As the intervention."""
+        return says(self.hook, "is_local", site)
+
+    def is_causal(self, site: Site) -> bool:
+        """As the intervention."""
+        return says(self.hook, "is_causal", site)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return self.where_chosen(lambda v: apply(self.hook, v, site), value, site)
@@ -259,11 +319,28 @@ class PerLayer:
                 if site.n_layers
                 else f"{site.point}: PerLayer acts inside the blocks only"
             )
-        if hasattr(self.hook, "check") and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            # Checked in numpy: slicing device arrays layer by layer would cost more than a small model.
-            host = jax.tree.map(np.asarray, self.hook)
-            for layer in range(site.n_layers or 0):
-                jax.tree.map(lambda x, i=layer: x[i] if x.ndim else x, host).check(site, shape)
+        if hasattr(self.hook, "check") and not self._traced():
+            for hook in self._rows(site):
+                hook.check(site, shape)
+
+    def is_local(self, site: Site) -> bool:
+        """As the interventions of all layers."""
+        return all(says(hook, "is_local", site) for hook in self._rows(site))
+
+    def is_causal(self, site: Site) -> bool:
+        """As the interventions of all layers."""
+        return all(says(hook, "is_causal", site) for hook in self._rows(site))
+
+    def _traced(self) -> bool:
+        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self.hook))
+
+    def _rows(self, site: Site) -> list[Any]:
+        """The intervention of each layer; where its arrays are traced, what is known of all of them."""
+        if self._traced():
+            return [self.hook]
+        # In numpy: slicing device arrays layer by layer would cost more than a small model.
+        host = jax.tree.map(np.asarray, self.hook)
+        return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in range(site.n_layers or 0)]
 
 
 def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:

@@ -10,7 +10,7 @@ from jmi import pytrees
 from jmi.interventions import fit, payload
 from jmi.numerics import wide
 from jmi.selection import Selective
-from jmi.sites import Site
+from jmi.sites import SCORES, Site
 
 
 @pytrees.dataclass
@@ -34,6 +34,14 @@ class Noise(Selective):
     scale: Any = payload()
     seed: Any = 0
 
+    def is_local(self, site: Site) -> bool:
+        """Each position by itself."""
+        return True
+
+    def is_causal(self, site: Site) -> bool:
+        """Not where attention is given to later keys; a masked score stays masked."""
+        return site.point == SCORES or "key" not in site.axes
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         key = jax.random.key(jnp.asarray(self.seed))
         if site.layer is not None:
@@ -50,13 +58,13 @@ def random_directions(seeds: Any, vector: Any) -> jax.Array:
       vector: ``[d]`` or ``[..., d]``, a direction for each leading index (layers, features); each random one
         has the length of the one in its place.
 
-    Each is drawn uniformly from the sphere, in at least float32. An axis of a sweep:
+    Each is drawn uniformly from the sphere, in at least float32. As an axis of a sweep:
 
     Example:
       >>> import jax.numpy as jnp, jmi
       >>> steered = jnp.ones(64)
-      >>> controls = jmi.random_directions(range(100), steered)
-      >>> hooks = {"blocks.3.hook_resid_post": jmi.Add(controls, positions=-1)}
+      >>> grid = jmi.Grid(control=jmi.random_directions(range(100), steered))
+      >>> hooks = {"blocks.3.hook_resid_post": jmi.Add(grid["control"], positions=-1)}
     """
     vector = jnp.asarray(vector)
     length = jnp.linalg.norm(vector.astype(wide(vector.dtype)), axis=-1, keepdims=True)

@@ -116,7 +116,10 @@ RECURRENT_AXES: Mapping[str, tuple[str, ...]] = {
 
 AXES = {**TRANSFORMER_AXES, **RECURRENT_AXES}
 
-ALIASES: Mapping[str, str] = {"blocks.*.attn.hook_scores": "blocks.*.attn.hook_attn_scores"}
+SCORES = "blocks.*.attn.hook_attn_scores"
+PATTERN = "blocks.*.attn.hook_pattern"
+
+ALIASES: Mapping[str, str] = {"blocks.*.attn.hook_scores": SCORES}
 
 _BLOCK_NAME = re.compile(r"blocks\.(\*|-?\d+)\.(.+)")
 

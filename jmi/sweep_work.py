@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jmi.architecture import Architecture, Params
 from jmi.arguments import check_logits_at
 from jmi.captures import Capture
-from jmi.cells import Cells, Structure, cells_of, is_local
+from jmi.cells import Cells, Structure, all_say, cells_of
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.lm import check_tokens
@@ -128,7 +128,9 @@ def prepare(
     cells = cells_of(arch, hooks, shape)
     last_first = 0
     continuable = bool(past_points(arch))
-    if continuable and is_local(data[1]) and not any(reduce for _, reduce in data[2]):
+    # What the base run does must be known of the positions from a cell's first on, and stay behind it.
+    apart = all_say(arch, data[1], "is_local") and all_say(arch, data[1], "is_causal")
+    if continuable and apart and not any(reduce for _, reduce in data[2]):
         at = np.asarray(shape[1] - 1 if logits_at is None else logits_at)
         last_first = int(np.where(at < 0, at + shape[1], at).min())
     if logits_at is not None:
@@ -198,7 +200,7 @@ def run_chunks(
 def assembled(
     work: Work, chunks: list[Chunk], programs: Programs, results: Mapping[int, list[np.ndarray]]
 ) -> Any:
-    """Results in the order of the cells, on every process."""
+    """Results with the axes of the grid, on every process."""
     shapes, tree = jax.tree.flatten(programs[chunks[0].kind].program.out_info)
     axis = int(work.fixed.models)
     whole = []
@@ -213,7 +215,8 @@ def assembled(
         whole.append(out)
     if jax.process_count() > 1:
         whole = _exchanged(whole, chunks, axis)
-    return jax.tree.unflatten(tree, whole)
+    folded = [x.reshape(*x.shape[:axis], *work.cells.grid.shape, *x.shape[axis + 1 :]) for x in whole]
+    return jax.tree.unflatten(tree, folded)
 
 
 def _exchanged(parts: list[np.ndarray], chunks: list[Chunk], axis: int) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """Sweeps: one experiment in thousands of variants, as few compiled programs that share what they can.
 
-Axis names: cells (variants), models (weights with a leading axis), then what the readout returns.
+Axis names: models (weights with a leading axis), those of the grid, then what the readout returns.
 """
 
 import dataclasses
@@ -74,10 +74,10 @@ def sweep(
 ) -> Any:
     """Run a model once for each cell of ``hooks`` and return what ``readout`` makes of each run.
 
-    Every array in ``hooks`` has a leading axis of cells, except those in `jmi.Shared`; `jmi.Grid` makes
-    them from named axes. Cells start from one base run at their first edited layer, and at their first
-    edited position where every intervention acts on each position by itself; the results are those of a
-    loop over the cells.
+    Values of one `jmi.Grid` in ``hooks`` differ between cells; whatever else is in them is the same in each.
+    Cells start from one base run at their first edited layer, and at their first edited position where the
+    interventions say that they act on each position by itself and those of ``base`` let nothing look ahead
+    (`jmi.reach`); the results are those of a loop over the cells.
 
     Args:
       arch, params, mask, positions: as `jmi.forward`.
@@ -100,7 +100,7 @@ def sweep(
       progress: show a bar, if standard error is a terminal.
 
     Returns:
-      The readout's pytree as numpy arrays ``[cells, ...]``, or ``[models, cells, ...]``.
+      The readout's pytree as numpy arrays ``[*grid.shape, ...]``, or ``[models, *grid.shape, ...]``.
 
     Raises:
       HookError, InterventionError: a cell whose hooks are wrong, before anything runs.
@@ -116,7 +116,7 @@ def sweep(
       >>> logits = jmi.sweep(
       ...     lm.arch, lm.params, tokens, hooks, lambda out: out.logits[0, paris], logits_at=-1
       ... )
-      >>> grid.fold(logits).shape == grid.shape
+      >>> logits.shape == grid.shape
       True
     """
     work = prepare(

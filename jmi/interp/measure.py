@@ -60,7 +60,7 @@ def measured(metrics: Metrics, out: Output) -> Measured:
 def swept(
     lm: LanguageModel, prompts: Prompts, hooks: Hooks, metrics: Metrics, logits_at: Any, **options: Any
 ) -> Measured:
-    """Every metric of every cell of `jmi.sweep`, ``[cells, b]`` each; ``options`` are its."""
+    """Every metric of every cell of `jmi.sweep`, ``[*grid.shape, b]`` each; ``options`` are its."""
     return sweep(
         lm.arch,
         lm.params,

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.align import Alignment
-from jmi.cells import Shared
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
 from jmi.interp.measure import Measured, Metrics, measured, prompts_of, swept
@@ -155,9 +154,9 @@ def patch(
 
     def patched(seed: int) -> Measured:
         values = replacement(using, after[point.point], point, shape[0], source is None, others.mask, seed)
-        hook = Patch(Shared(placed(values, point, positions, shape[1])), **places.selectors)
+        hook = Patch(placed(values, point, positions, shape[1]), **places.selectors)
         run = {"base": hooks, **_own_folder(options, seed)}
-        return places.fold(swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run))
+        return swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run)
 
     axes, found = dict(places.axes), [patched(int(seed)) for seed in (seeds if using in RANDOM else (0,))]
     if using in RANDOM:

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import pytrees
-from jmi.cells import Shared
 from jmi.errors import ConfigError
+from jmi.grid import Grid
 from jmi.interp.measure import Measured, Metrics, Prompts, measured, prompts_of, swept
 from jmi.interp.patching import PatchResult
 from jmi.interp.places import places_of
@@ -121,13 +121,14 @@ def path_patch(
     def sent(layers: Sequence[int]) -> Measured:
         chosen = {"layer": layers, "position": positions}
         places = places_of(sender, prompts.tokens.shape, over, chosen, window=1, centred=False)
-        hooks = places.hooks(Patch(Shared(after[sender.point]), **places.selectors))
+        hooks = places.hooks(Patch(after[sender.point], **places.selectors))
         run = {"base": frozen, "logits_at": logits_at, **options}
         if receivers is None:
-            return places.fold(swept(lm, prompts, hooks, metrics, **run))
+            return swept(lm, prompts, hooks, metrics, **run)
         arrived = _arriving(lm, prompts, hooks, receivers, **run)
-        hooks = _reading(lm, receivers, arrived)
-        return places.fold(swept(lm, prompts, hooks, metrics, logits_at, **options))
+        return swept(
+            lm, prompts, _reading(lm, receivers, places.grid, arrived), metrics, logits_at, **options
+        )
 
     layers = range(lm.arch.n_layers)
     # One layer of heads at a time: what arrives at the receivers is kept for each sender.
@@ -158,7 +159,7 @@ def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) ->
 def _arriving(
     lm: LanguageModel, prompts: Prompts, hooks: Any, receivers: Sequence[Receiver], **options: Any
 ) -> dict[str, np.ndarray]:
-    """Streams that arrive at the receivers in run 2: point -> ``[cells, r, b, s, d]``."""
+    """Streams that arrive at the receivers in run 2: point -> ``[*cells, r, b, s, d]``."""
     names = {f"blocks.{r.layer}.{_ARRIVES[r.input]}" for r in receivers}
     return sweep(
         lm.arch,
@@ -177,7 +178,7 @@ def _captures(out: Output) -> dict[str, jax.Array]:
 
 
 def _reading(
-    lm: LanguageModel, receivers: Sequence[Receiver], arrived: dict[str, np.ndarray]
+    lm: LanguageModel, receivers: Sequence[Receiver], grid: Grid, arrived: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Hooks of run 3."""
     n = lm.arch.n_layers
@@ -191,8 +192,8 @@ def _reading(
         reads = np.zeros((n, 1 if kind == "mlp" else table_of(lm.arch)[point].sizes[2] or 0), bool)
         for receiver in mine:
             reads[receiver.layer, receiver.head or 0] = True
-        read = _Read(arrived[f"blocks.*.{_ARRIVES[kind]}"], Shared(slots), Shared(reads))
-        hooks[point] = At(Shared(reads.any(1)), read)
+        read = _Read(grid.cells(arrived[f"blocks.*.{_ARRIVES[kind]}"]), slots, reads)
+        hooks[point] = At(reads.any(1), read)
     return hooks
 
 

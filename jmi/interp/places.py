@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.align import Alignment
-from jmi.cells import Shared
 from jmi.errors import ConfigError, HookError
 from jmi.grid import Grid
 from jmi.interventions import At, PerLayer
@@ -29,19 +28,17 @@ class Places:
 
     Attributes:
       site: where.
+      grid: of the cells.
       axes: swept axis -> its values; for positions that differ by row, their number.
-      layers: bool ``[cells, l]``, or ``[l]`` in `Shared`; None outside the blocks.
-      selectors: of an intervention, with the axis of cells or in `Shared`.
+      layers: bool ``[l]``, the same in every cell or of a grid; None outside the blocks.
+      selectors: of an intervention, likewise.
     """
 
     site: Site
+    grid: Grid
     axes: Mapping[str, np.ndarray]
     layers: Any
     selectors: Mapping[str, Any]
-
-    def fold(self, results: Any) -> Any:
-        """Results ``[cells, ...]``, a pytree, as ``[*axes, ...]``."""
-        return Grid(**self.axes).fold(results)
 
     def hooks(self, hook: Any) -> dict[str, Any]:
         """Hooks of a sweep in which ``hook`` acts in the layers of each cell; its arrays are per layer."""
@@ -79,18 +76,17 @@ def places_of(
     every = {axis: _values(site, axis, chosen.get(axis), shape) for axis in has}
     cells = Grid(**{axis: np.arange(every[axis].shape[-1]) for axis in over})
     axes = {axis: every[axis] if every[axis].ndim == 1 else cells.axes[axis] for axis in over}
-    index = {axis: cells[axis] for axis in over}
     selectors: dict[str, Any] = {}
     for axis, name in SELECTORS.items():
         if axis in over:
-            selectors[name] = _moving(every[axis], index[axis], site.n_layers)
+            selectors[name] = cells.take(axis, _moving(every[axis], site.n_layers))
         elif chosen.get(axis) is not None:
-            selectors[name] = Shared(_per_layer(every[axis], site.n_layers))
+            selectors[name] = _per_layer(every[axis], site.n_layers)
     masks: Any = None
     if site.n_layers is not None:
         masks = _masks(every["layer"], site.n_layers, window, centred)
-        masks = masks[index["layer"]] if "layer" in over else Shared(masks.any(0))
-    return Places(site, axes, masks, selectors)
+        masks = cells.take("layer", masks) if "layer" in over else masks.any(0)
+    return Places(site, cells, axes, masks, selectors)
 
 
 def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.ndarray:
@@ -112,11 +108,11 @@ def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.nda
     return values
 
 
-def _moving(values: np.ndarray, index: np.ndarray, n_layers: int | None) -> np.ndarray:
-    """Selector of each cell: one index ``[cells]``, or one for each row ``[cells, (l,) b, 1]``."""
+def _moving(values: np.ndarray, n_layers: int | None) -> np.ndarray:
+    """Selectors of a swept axis: one index each ``[n]``, or one for each row ``[n, (l,) b, 1]``."""
     if values.ndim == 1:
-        return values[index]
-    rows = values.T[index][..., None]
+        return values
+    rows = values.T[..., None]
     return rows if n_layers is None else np.repeat(rows[:, None], n_layers, axis=1)
 
 

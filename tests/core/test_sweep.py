@@ -13,6 +13,7 @@ import jmi_models
 from jmi import sweep_plan, sweep_store, sweep_work
 from jmi.cells import cells_of
 from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.grid import Swept
 from jmi.sweep_plan import groups_of
 from jmi_models.experts import Experts
 from jmi_models.rwkv import Rwkv
@@ -63,34 +64,39 @@ def assert_cells_differ(results):
     assert len({row.tobytes() for row in rows}) == len(rows), "every cell must have an effect of its own"
 
 
+def columns(*values):
+    """Values of one grid for the cells of a sweep, given cell by cell."""
+    grid = jmi.Grid(cell=range(len(values[0])))
+    return [grid.take("cell", column) for column in values]
+
+
+def grid_of(values):
+    (swept,) = columns(values)
+    return swept
+
+
 SOURCE = RNG.normal(size=(4, 2, LENGTH, 16))
-GRID = jmi.Grid(layer=[0, 2, 3], position=[0, 4, 7, -1])
+LAYERS, POSITIONS = np.array([(i, p) for i in (0, 2, 3) for p in (0, 4, 7, -1)]).T
 SWEPT = {
     "patch": (
-        lambda i, p, share: {
-            "blocks.*.hook_resid_mid": jmi.At(i, jmi.PerLayer(jmi.Patch(share(SOURCE), positions=p)))
-        }
+        lambda i, p: {"blocks.*.hook_resid_mid": jmi.At(i, jmi.PerLayer(jmi.Patch(SOURCE, positions=p)))}
     ),
-    "add": lambda i, p, share: {
-        "blocks.*.hook_mlp_out": jmi.At(i, jmi.Add(share(SOURCE[0, 0, 0]), positions=p))
-    },
-    "knockout": lambda i, p, share: {
-        "blocks.*.attn.hook_attn_scores": jmi.At(i, jmi.Knockout(keys=p, heads=1))
-    },
-    "edges": lambda i, p, share: {
+    "add": lambda i, p: {"blocks.*.hook_mlp_out": jmi.At(i, jmi.Add(SOURCE[0, 0, 0], positions=p))},
+    "knockout": lambda i, p: {"blocks.*.attn.hook_attn_scores": jmi.At(i, jmi.Knockout(keys=p, heads=1))},
+    "edges": lambda i, p: {
         "blocks.*.attn.hook_pattern": [
             jmi.At(i, jmi.SetAttention(0.3, queries=p, keys=0, rows=1)),
             jmi.At(i, jmi.Scale(0.9, positions=p)),
         ]
     },
-    "keys": lambda i, p, share: {
+    "keys": lambda i, p: {
         "blocks.*.attn.hook_k": jmi.At(i, jmi.Scale(1.5, positions=p)),
         "blocks.*.hook_q_input": jmi.At(i, jmi.Scale(0.5, positions=p, heads=2)),
     },
-    "project": lambda i, p, share: {
-        "blocks.*.hook_resid_post": [jmi.At(i, jmi.Project(share(SOURCE[0, 0, :3]), positions=p))]
+    "project": lambda i, p: {
+        "blocks.*.hook_resid_post": [jmi.At(i, jmi.Project(SOURCE[0, 0, :3], positions=p))]
     },
-    "elsewhere": lambda i, p, share: {
+    "elsewhere": lambda i, p: {
         "blocks.*.hook_mlp_out": jmi.At(i, jmi.Zero(positions=p)),
         "blocks.1.attn.hook_z": jmi.Scale(0.5, positions=p),
     },
@@ -105,10 +111,8 @@ CAPTURES = [
 
 
 def hooks_of(kind):
-    swept = SWEPT[kind](GRID["layer"], GRID["position"], jmi.Shared)
-    cells = [
-        SWEPT[kind](int(i), int(p), lambda x: x) for i, p in zip(GRID["layer"], GRID["position"], strict=True)
-    ]
+    swept = SWEPT[kind](*columns(LAYERS, POSITIONS))
+    cells = [SWEPT[kind](int(i), int(p)) for i, p in zip(LAYERS, POSITIONS, strict=True)]
     return swept, cells
 
 
@@ -171,8 +175,9 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
     arch, params, tokens = model
     options = {}
     site = "hook_embed" if what == "embedding" else "blocks.*.hook_resid_mid"
-    edit = jmi.Scale([0.5, 2.0, 3.0], positions=[1, 4, 7])
-    swept = {site: edit if what == "embedding" else jmi.At([0, 1, 2], edit)}
+    layers, factors, positions = columns([0, 1, 2], [0.5, 2.0, 3.0], [1, 4, 7])
+    edit = jmi.Scale(factors, positions=positions)
+    swept = {site: edit if what == "embedding" else jmi.At(layers, edit)}
     if what == "mask":
         options["mask"] = np.arange(LENGTH) >= np.array([[0], [2]])
     elif what == "base":
@@ -195,22 +200,33 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
 MASKS = RNG.random((5, 4)) < 0.5
 FORMS = {
     **{kind: hooks_of(kind)[0] for kind in SWEPT},
-    "mask of layers": {"blocks.*.hook_mlp_out": jmi.At(MASKS, jmi.Scale(np.arange(5)))},
-    "several layers": {"blocks.*.hook_mlp_out": jmi.At(np.array([[0, -1], [1, 1], [2, 3]]), jmi.Scale(0.5))},
-    "mask of positions": {"blocks.1.hook_mlp_out": jmi.Zero(positions=np.tri(LENGTH, dtype=bool)[::-1])},
-    "positions by row": {"blocks.1.hook_mlp_out": jmi.Zero(positions=RNG.integers(1, LENGTH, (6, 2, 3)))},
+    "mask of layers": {"blocks.*.hook_mlp_out": jmi.At(grid_of(MASKS), jmi.Scale(2))},
+    "several layers": {"blocks.*.hook_mlp_out": jmi.At(grid_of([[0, -1], [1, 1], [2, 3]]), jmi.Scale(0.5))},
+    "mask of positions": {
+        "blocks.1.hook_mlp_out": jmi.Zero(positions=grid_of(np.tri(LENGTH, dtype=bool)[::-1]))
+    },
+    "positions by row": {
+        "blocks.1.hook_mlp_out": jmi.Zero(positions=grid_of(RNG.integers(1, LENGTH, (6, 2, 3))))
+    },
     "positions by layer": {
         "blocks.*.hook_mlp_out": jmi.PerLayer(
-            jmi.Scale(jmi.Shared(np.ones(4)), positions=GRID["layer"][:, None] + np.arange(4))
+            jmi.Scale(np.ones(4), positions=grid_of(LAYERS[:, None] + np.arange(4)))
         )
     },
-    "pairs": {"blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=RNG.integers(2, LENGTH, (6, 3, 2)))},
-    "several points": {"blocks.*.hook_*_out": jmi.At(jmi.Shared(np.array([1])), jmi.Scale(np.arange(3)))},
-    "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(jnp.arange(3))},
-    "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(jnp.arange(3), jmi.Zero())},
-    "embedding": {"hook_embed": jmi.Add(RNG.normal(size=(3, 16)), np.arange(3), positions=4)},
+    "pairs": {
+        "blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=grid_of(RNG.integers(2, LENGTH, (6, 3, 2))))
+    },
+    "several points": {"blocks.*.hook_*_out": jmi.At([1, 2, 3], jmi.Scale(grid_of(np.arange(3))))},
+    "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(grid_of(jnp.arange(3)))},
+    "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(grid_of(jnp.arange(3)), jmi.Zero())},
+    "embedding": {
+        "hook_embed": jmi.Add(*columns(RNG.normal(size=(3, 16)), np.arange(3)), positions=4),
+    },
+    "as many layers and positions as cells": {
+        "blocks.*.hook_mlp_out": jmi.At([0, 2, 3], jmi.Scale(grid_of([1.0, 2.0, 3.0]), positions=[1, 4, 7]))
+    },
     "a function": {
-        "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, np.ones(3))
+        "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, grid_of(np.ones(3)))
     },
 }
 
@@ -219,10 +235,10 @@ FORMS = {
 def test_cells_are_what_each_of_them_prepares(model, form):
     arch, _, tokens = model
     given = FORMS[form]
-    leaves, tree = jax.tree.flatten(given, is_leaf=lambda x: isinstance(x, jmi.Shared))
+    leaves, tree = jax.tree.flatten(given)
     cells = cells_of(arch, given, tokens.shape)
     for i in range(len(cells)):
-        each = [x.value if isinstance(x, jmi.Shared) else x[i] if np.ndim(x) else x for x in leaves]
+        each = [x.values[i] if isinstance(x, Swept) else x for x in leaves]
         want = jmi.prepare(arch, jax.tree.unflatten(tree, each), tokens.shape)
         got = cells.structure.hooks(cells.layers[i], cells.shared, [x[i] for x in cells.swept])
         assert jax.tree.structure(got) == jax.tree.structure(want)
@@ -238,7 +254,8 @@ def test_every_kind_of_attention_can_start_at_a_position(name):
     lm = committed.load(name, "float64")
     with jax.enable_x64(True):
         tokens = jnp.asarray(configs.committed(name).tokens)
-        swept = {"blocks.*.hook_resid_pre": jmi.At([0, 1, 1, 0], jmi.Scale(2.0, positions=[3, -1, 6, 1]))}
+        layers, positions = columns([0, 1, 1, 0], [3, -1, 6, 1])
+        swept = {"blocks.*.hook_resid_pre": jmi.At(layers, jmi.Scale(2.0, positions=positions))}
         cells = [
             {f"blocks.{i}.hook_resid_pre": jmi.Scale(2.0, positions=p)}
             for i, p in ((0, 3), (1, -1), (1, 6), (0, 1))
@@ -258,7 +275,8 @@ def test_a_recurrent_model_starts_at_a_layer(version):
     arch = Rwkv(version, 3, 24, 2, 12, 40, 31, tuple((rank, 4) for rank in ranks))
     with jax.enable_x64(True):
         params, tokens = lively(arch, jnp.float64), jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
-        swept = {"blocks.*.rwkv.hook_write": jmi.At([0, 1, 2, 1], jmi.Zero(positions=[0, 1, 2, 3]))}
+        layers, positions = columns([0, 1, 2, 1], [0, 1, 2, 3])
+        swept = {"blocks.*.rwkv.hook_write": jmi.At(layers, jmi.Zero(positions=positions))}
         cells = [
             {f"blocks.{i}.rwkv.hook_write": jmi.Zero(positions=p)}
             for i, p in ((0, 0), (1, 1), (2, 2), (1, 3))
@@ -273,7 +291,8 @@ def test_a_recurrent_model_starts_at_a_layer(version):
 def test_cells_may_edit_the_embedding_or_only_the_readout(model):
     arch, params, tokens = model
     for site in ("hook_embed", "hook_final_norm", "hook_logits"):
-        swept = {site: jmi.Scale([0.5, 2.0, 3.0], positions=[1, 2, -1])}
+        factors, positions = columns([0.5, 2.0, 3.0], [1, 2, -1])
+        swept = {site: jmi.Scale(factors, positions=positions)}
         cells = [{site: jmi.Scale(f, positions=p)} for f, p in ((0.5, 1), (2.0, 2), (3.0, -1))]
         capture = ["blocks.*.hook_resid_post", "hook_embed"]
         want = loop(arch, params, tokens, cells, capture=capture)
@@ -286,11 +305,8 @@ def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
         "hook_embed": jmi.Add(SOURCE[0, 0, 0], positions=2),
         "blocks.*.hook_resid_mid": jmi.Scale(1.1, positions=5),
     }
-    swept = {
-        "blocks.*.hook_resid_mid": jmi.At(
-            [1, 3], jmi.PerLayer(jmi.Patch(jmi.Shared(SOURCE), positions=[4, 9]))
-        )
-    }
+    layers, positions = columns([1, 3], [4, 9])
+    swept = {"blocks.*.hook_resid_mid": jmi.At(layers, jmi.PerLayer(jmi.Patch(SOURCE, positions=positions)))}
     cells = [
         {
             "hook_embed": base["hook_embed"],
@@ -320,7 +336,7 @@ def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
             here = jnp.arange(value.shape[1])[None, :, None] == self.positions
             return jnp.where(here, mean, value)
 
-    swept = {"blocks.2.hook_resid_pre": MeanSoFar([0.5, 1.0], [4, 9])}
+    swept = {"blocks.2.hook_resid_pre": MeanSoFar(*columns([0.5, 1.0], [4, 9]))}
     cells = [{"blocks.2.hook_resid_pre": MeanSoFar(f, p)} for f, p in ((0.5, 4), (1.0, 9))]
     assert_equal(jmi.sweep(*model, swept, everything), loop(arch, params, tokens, cells))
 
@@ -336,7 +352,7 @@ def test_a_reducer_sees_every_position(model):
 def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
     arch, params, tokens = model
     for layers in ([0, 2, 3], [1]):
-        swept = {"blocks.*.hook_mlp_out": jmi.At(layers, jmi.Zero())}
+        swept = {"blocks.*.hook_mlp_out": jmi.At(grid_of(layers), jmi.Zero())}
         cells = [{f"blocks.{layer}.hook_mlp_out": jmi.Zero()} for layer in layers]
         assert_equal(jmi.sweep(*model, swept, everything), loop(arch, params, tokens, cells))
 
@@ -393,8 +409,9 @@ def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
         params, tokens = lively(arch, jnp.float64), jnp.asarray(RNG.integers(0, 29, (2, LENGTH)), jnp.int32)
         read = lambda out: out.logits
         for site, layers in (("hook_embed", None), ("blocks.*.hook_mlp_out", [0, n_layers // 2])):
-            edit = jmi.Scale([0.5, 2.0], positions=[1, 7])
-            swept = {site: edit if layers is None else jmi.At(layers, edit)}
+            factors, positions, where = columns([0.5, 2.0], [1, 7], layers or [0, 0])
+            edit = jmi.Scale(factors, positions=positions)
+            swept = {site: edit if layers is None else jmi.At(where, edit)}
             whole = jmi.sweep(arch, params, tokens, swept, read, share=False)
             got = jmi.sweep(arch, jmi_models.listed(params), tokens, swept, read, logits_at=-1)
             assert_equal(got, whole[:, :, -1])
@@ -408,20 +425,21 @@ def test_another_sweep_of_the_same_structure_compiles_nothing(model):
         traces.append(1)
         return out.logits[:, -1]
 
-    def sweep(layers, positions, factor, tokens):
+    def sweep(*values, tokens):
+        layers, positions, factor = columns(*values)
         swept = {"blocks.*.hook_mlp_out": jmi.At(layers, jmi.Scale(factor, positions=positions))}
         return jmi.sweep(arch, params, tokens, swept, read)
 
-    one = sweep([0, 1, 2, 3], [1, 4, 7, 10], [2.0, 3.0, 4.0, 5.0], tokens)
+    one = sweep([0, 1, 2, 3], [1, 4, 7, 10], [2.0, 3.0, 4.0, 5.0], tokens=tokens)
     first = len(traces)
-    two = sweep([3, 1, 0, 2], [10, 7, 4, 1], [3.0, 3.0, 4.0, 6.0], tokens[:, ::-1])
+    two = sweep([3, 1, 0, 2], [10, 7, 4, 1], [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
     assert len(traces) == first
     assert not np.array_equal(one, two)
 
 
 def test_small_memory_means_small_chunks_and_the_same_results(model):
     vectors = RNG.normal(size=(37, 16))
-    swept = {"blocks.1.hook_resid_pre": jmi.Add(vectors)}
+    swept = {"blocks.1.hook_resid_pre": jmi.Add(grid_of(vectors))}
     read = lambda out: out.logits
     whole = jmi.plan(*model, swept, read)
     assert [p.chunks for p in whole.programs] == [1]
@@ -520,6 +538,7 @@ def test_two_processes_share_the_cells(tmp_path):
     grid = jmi.Grid(layer=range(3), head=range(4))
     hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
     want = jmi.sweep(lm.arch, lm.params, tokens, hooks, lambda out: out.logits[0], logits_at=-1)
+    assert want.shape[:2] == grid.shape
     one, two = (np.load(tmp_path / f"{i}.npy") for i in (0, 1))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(one, want, rtol=0, atol=1e-5 * np.abs(want).max())
@@ -543,22 +562,30 @@ class Picky:
 @pytest.mark.parametrize(
     ("hooks", "error", "words"),
     [
-        ({"blocks.*.hook_mlp_out": jmi.At(0, jmi.Zero(positions=1))}, HookError, "no array"),
-        ({"blocks.*.hook_mlp_out": jmi.At([0, 1], jmi.Scale([1.0, 2.0, 3.0]))}, HookError, "jmi.Shared"),
-        ({"blocks.*.hook_mlp_out": jmi.At([0, 4], jmi.Zero())}, HookError, "layers 0 to 3"),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0, 40])}, InterventionError, "out of range"),
-        ({"blocks.0.hook_mlp_outt": jmi.Zero(positions=[0, 1])}, HookError, "Nearest"),
-        ({"hook_logits": jmi.Zero(positions=[0, 1])}, HookError, "logits_at"),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=np.zeros(0, int))}, HookError, "empty"),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0.0, 1.0])}, InterventionError, "integers"),
-        ({"blocks.*.hook_mlp_out": jmi.At([0.0, 1.0], jmi.Zero())}, HookError, "indices or a mask"),
+        ({"blocks.*.hook_mlp_out": jmi.At(0, jmi.Zero(positions=1))}, HookError, "the same in every cell"),
         (
-            {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Zero(positions=[[0] * 4, [0, -12, 0, 0]]))},
+            {"blocks.*.hook_mlp_out": jmi.At(grid_of([0, 1]), jmi.Scale(grid_of([1.0, 2.0])))},
+            HookError,
+            "2 grids",
+        ),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0, grid_of([1, 2])])}, HookError, "inside a list"),
+        ({"blocks.*.hook_mlp_out": jmi.At(grid_of([0, 4]), jmi.Zero())}, HookError, "layers 0 to 3"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=grid_of([0, 40]))}, InterventionError, "out of range"),
+        ({"blocks.0.hook_mlp_outt": jmi.Zero(positions=grid_of([0, 1]))}, HookError, "Nearest"),
+        ({"hook_logits": jmi.Zero(positions=grid_of([0, 1]))}, HookError, "logits_at"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=grid_of([0.0, 1.0]))}, InterventionError, "integers"),
+        ({"blocks.*.hook_mlp_out": jmi.At(grid_of([0.0, 1.0]), jmi.Zero())}, HookError, "indices or a mask"),
+        (
+            {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Zero(positions=grid_of([[0] * 4, [0, -12, 0, 0]])))},
             InterventionError,
             "out of range",
         ),
-        ({"hook_embed": jmi.Project(np.eye(16)[:2] * [[1], [0]])}, InterventionError, "zero or not finite"),
-        ({"hook_embed": Picky([1, 13, 2])}, InterventionError, "13"),
+        (
+            {"hook_embed": jmi.Project(grid_of(np.eye(16)[:2] * [[1], [0]]))},
+            InterventionError,
+            "zero or not finite",
+        ),
+        ({"hook_embed": Picky(grid_of([1, 13, 2]))}, InterventionError, "13"),
     ],
 )
 def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch, hooks, error, words):
@@ -572,25 +599,6 @@ def test_a_mesh_of_another_shape_is_refused(model):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with pytest.raises(ConfigError, match="'cells'"):
         jmi.sweep(*model, hooks_of("add")[0], everything, mesh=mesh)
-
-
-def test_grid():
-    grid = jmi.Grid(layer=[2, 5], head=range(3), strength=[0.5])
-    assert (len(grid), grid.shape) == (6, (2, 3, 1))
-    assert list(zip(grid["layer"], grid["head"], strict=True)) == [
-        (2, 0),
-        (2, 1),
-        (2, 2),
-        (5, 0),
-        (5, 1),
-        (5, 2),
-    ]
-    np.testing.assert_array_equal(grid.fold({"x": np.arange(12).reshape(6, 2)})["x"][1, 0, 0], [6, 7])
-    for bad in ({"layer": 3}, {"layer": []}, {"layer": np.zeros((2, 2))}):
-        with pytest.raises(ConfigError, match="layer="):
-            jmi.Grid(**bad)
-    with pytest.raises(ConfigError, match="no axis 'neuron'"):
-        grid["neuron"]
 
 
 def test_static_parts_are_hashable_values(model):

@@ -150,7 +150,8 @@ def test_layers_are_drawn_independently_and_seeds_can_be_swept() -> None:
         steps = np.diff(stream, axis=0).reshape(3, -1)
         assert np.abs(np.corrcoef(steps) - np.eye(3)).max() < 0.4
         assert np.abs(steps[0] - steps[1]).min() > 0
-        hooks = {"hook_embed": Noise(np.array([1.0, 2.0]), np.array([5, 6]))}
+        grid = jmi.Grid(cell=[0, 1])
+        hooks = {"hook_embed": Noise(grid.take("cell", [1.0, 2.0]), grid.take("cell", [5, 6]))}
         swept = jmi.sweep(lm.arch, lm.params, TOKENS, hooks, last, logits_at=-1)
         for i in range(2):
             want = lm.run(TOKENS, {"hook_embed": Noise(i + 1.0, 5 + i)}).logits[:, -1]
