@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jmi.errors import TokenizerError
+from jmi.errors import TokenizerError, printable
+from jmi.reading import read_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 _LARGEST_ID = 2**31 - 1  # jmi holds ids as int32
@@ -67,12 +68,12 @@ class World:
         entries: dict[int, bytes] = {}
         lines_of: dict[object, int] = {}
         for number, line in enumerate(_lines(path), 1):
-            place = f"{path.name} line {number}"
+            place = f"{printable(path.name)} line {number}"
             index, token = _parse(line, place)
             for kind, value in (("id", index), ("token", token)):
                 if value in lines_of:
                     raise TokenizerError(
-                        f"{place}: {kind} {value!r} is on line {lines_of[value]} too; drop one"
+                        f"{place}: {kind} {printable(repr(value))} is on line {lines_of[value]} too; drop one"
                     )
                 lines_of[value] = number
             entries[index] = token
@@ -189,18 +190,15 @@ def _literal(token: bytes) -> str:
 
 def _lines(path: Path) -> list[str]:
     """Lines of a vocabulary file without their ends; a TokenizerError if it is no text or empty."""
+    name = printable(path.name)
+    data = read_bytes(path, TokenizerError)
     try:
-        data = path.read_bytes()
         text = data.decode()
-    except OSError as error:
-        raise TokenizerError(
-            f"{path.name} cannot be read: {error.strerror}; name a vocabulary file"
-        ) from None
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise TokenizerError(f"{path.name} line {number}: not UTF-8; save the file as UTF-8") from None
+        raise TokenizerError(f"{name} line {number}: not UTF-8; save the file as UTF-8") from None
     if not text.strip():
-        raise TokenizerError(f"{path.name} line 1: no entries; name a vocabulary file")
+        raise TokenizerError(f"{name} line 1: no entries; name a vocabulary file")
     # Not splitlines: literals may hold other characters that it takes for line ends.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
@@ -213,12 +211,14 @@ def _parse(line: str, place: str) -> tuple[int, bytes]:
         raise TokenizerError(f"{place}: not three fields, ID LITERAL LENGTH, with spaces between; mend it")
     # Not int() alone: it takes "1_0" and digits of other scripts too.
     if not re.fullmatch("[0-9]{1,10}", index) or int(index) > _LARGEST_ID:
-        raise TokenizerError(f"{place}: id {index} must be a whole number from 0 to {_LARGEST_ID}")
+        raise TokenizerError(f"{place}: id {printable(index)} must be a whole number from 0 to {_LARGEST_ID}")
     token = _evaluate(literal, place)
     if not token:
         raise TokenizerError(f"{place}: an empty token would match anywhere; drop the line")
     if length != str(len(token)):
-        raise TokenizerError(f"{place}: {literal} is {len(token)} bytes, not {length}; mend either")
+        raise TokenizerError(
+            f"{place}: {printable(literal)} is {len(token)} bytes, not {printable(length)}; mend either"
+        )
     return int(index), token
 
 
@@ -230,5 +230,7 @@ def _evaluate(literal: str, place: str) -> bytes:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # what malformed text raises
         token = None
     if not isinstance(token, bytes):
-        raise TokenizerError(f"{place}: {literal} is not a literal of text or bytes, as 'text' or b'\\xff'")
+        raise TokenizerError(
+            f"{place}: {printable(literal)} is not a literal of text or bytes, as 'text' or b'\\xff'"
+        )
     return token
