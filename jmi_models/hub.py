@@ -2,14 +2,18 @@
 
 import dataclasses
 import hashlib
-import json
+import os
 import re
+import stat
+import warnings
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from jmi.errors import ConfigError, DownloadError
+from jmi.errors import ConfigError, DownloadError, printable
+from jmi.reading import read_object
 from jmi.tokenizers import VOCABULARIES
 from jmi_models.embedded import MODELS
 from jmi_models.families import FAMILIES
@@ -20,6 +24,10 @@ _FILES = (
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     VOCABULARIES,
 )
 _LONE_FILES = ("*.safetensors", "*.pth")
@@ -70,19 +78,30 @@ def find(
     Raises:
       DownloadError: nowhere to be found; the message says what was tried.
     """
-    path = Path(name).expanduser()
-    if name in MODELS or (name and path.is_dir()):
+    path = _folder(name)
+    if name in MODELS or path is not None:
         if revision is not None:
-            raise ConfigError(f"revision={revision!r}: only models from the hub have revisions, not {name}")
-        return Source(name, MODELS.get(name, path))
+            raise ConfigError(
+                f"revision={revision!r}: only models from the hub have revisions, not {printable(name)}"
+            )
+        return Source(name, MODELS[name] if path is None else MODELS.get(name, path))
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise DownloadError(f"{name}: no such folder, and not a hub id (organisation/model)")
+        raise DownloadError(f"{printable(name)}: no such folder, and not a hub id (organisation/model)")
     folder = _cached_commit(name, revision) or _snapshot(
         name, revision, _FILES[:1] if config_only else _FILES
     )
     if pytorch_bin and not config_only and not any(folder.glob("model*.safetensors")):
         folder = _snapshot(name, revision, (*_FILES, *_BIN_FILES))
     return Source(name, folder, folder.name)
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of this name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError):  # longer than any path, or the home of nobody
+        return None
 
 
 def _cached_commit(name: str, revision: str | None) -> Path | None:
@@ -100,53 +119,81 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except HFValidationError as error:
-        raise DownloadError(f"{name}: not a hub id ({error})") from None
+        raise DownloadError(f"{name}: not a hub id ({printable(error)})") from None
     except LocalEntryNotFoundError:
         raise DownloadError(
             f"{name}: not embedded ({', '.join(MODELS)}), not a folder, not in the Hugging Face cache, "
-            "and the hub cannot be reached; connect, or give a folder"
+            f"and {_why_unreachable()}, or give a folder"
         ) from None
     except HfHubHTTPError as error:
         raise DownloadError(
-            f"{name}: the hub refused it ({str(error).splitlines()[0]}); check the name, and for a gated "
-            "model accept its licence and set HF_TOKEN"
+            f"{name}: the hub refused it ({printable(str(error).splitlines()[0])}); check the name, and for a "
+            "gated model accept its licence and set HF_TOKEN"
         ) from None
     except OSError as error:
-        raise DownloadError(f"{name}: download failed ({error}); try again, or give a folder") from None
+        raise DownloadError(
+            f"{name}: download failed ({printable(error)}); try again, or give a folder"
+        ) from None
+
+
+def _why_unreachable() -> str:
+    """Why there is no asking the hub, and what to do."""
+    if not constants.HF_HUB_OFFLINE:
+        return "the hub cannot be reached; connect"
+    set_ones = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)]
+    return f"the hub is switched off by {(set_ones or ['HF_HUB_OFFLINE'])[0]}; unset that"
 
 
 def list_cached() -> list[CachedModel]:
-    """Models in the Hugging Face cache that jmi can load, by name."""
-    try:
-        repos = huggingface_hub.scan_cache_dir().repos
-    except huggingface_hub.errors.CacheNotFound:
-        return []
-    found = []
-    for repo in repos:
-        revisions = sorted(repo.revisions, key=lambda r: r.last_modified, reverse=True)
-        cached = next(
-            (c for r in revisions if (c := _cached(repo.repo_id, r.snapshot_path, r.commit_hash))), None
+    """Models in the Hugging Face cache that jmi can load, by name; of each, the newest whole revision.
+
+    What is broken, such as weights that are gone, is left out with one warning that names it.
+    """
+    found, broken = [], list[str]()
+    for repo in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        name = repo.name.removeprefix("models--").replace("--", "/")
+        for snapshot in sorted(repo.glob("snapshots/*/"), key=_modified, reverse=True):
+            try:
+                cached = _cached(name, snapshot)
+            except (OSError, ConfigError) as error:
+                broken.append(f"{name} at {snapshot.name}: {error}")
+                continue
+            if cached:
+                found.append(cached)
+                break
+    if broken:
+        shown = "; ".join(printable(line) for line in broken[:5])
+        warnings.warn(
+            f"broken in the Hugging Face cache: {shown}{'; ...' if broken[5:] else ''}; delete it there",
+            stacklevel=2,
         )
-        if repo.repo_type == "model" and cached:
-            found.append(cached)
     return sorted(found, key=lambda model: model.name)
 
 
-def _cached(name: str, folder: Path, commit: str) -> CachedModel | None:
+def _modified(snapshot: Path) -> float:
+    """When the last of its files was written."""
+    return max((file.stat().st_mtime for file in snapshot.iterdir() if file.exists()), default=0.0)
+
+
+def _cached(name: str, folder: Path) -> CachedModel | None:
+    """The model in a snapshot; None where it is incomplete or not supported, an error where it is broken."""
     config, weights = folder / "config.json", list(folder.glob("model*.safetensors"))
-    if not config.is_file() or not weights:
+    if not os.path.lexists(config) or not weights:
         return None
-    try:
-        kind = json.loads(config.read_text()).get("model_type")
-    except (ValueError, AttributeError):
+    kind = read_object(config, ConfigError).get("model_type")
+    if str(kind) not in FAMILIES:
         return None
-    size = sum(file.stat().st_size for file in weights)
-    return CachedModel(name, kind, commit, folder, size) if str(kind) in FAMILIES else None
+    found = [file.stat() for file in weights]
+    if not all(stat.S_ISREG(one.st_mode) for one in found):
+        raise ConfigError("weights are not regular files")
+    return CachedModel(name, str(kind), folder.name, folder, sum(one.st_size for one in found))
 
 
 def _hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    files = sorted({p for pattern in (*_FILES, *_BIN_FILES, *_LONE_FILES) for p in folder.glob(pattern)})
+    files = sorted(
+        {p for pattern in (*_FILES, *_BIN_FILES, *_LONE_FILES) for p in folder.glob(pattern) if p.is_file()}
+    )
     for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:

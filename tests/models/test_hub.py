@@ -1,14 +1,19 @@
 """Finding models: folders, the Hugging Face cache without a network, and names that lead nowhere."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import jmi_models
 from jmi.errors import ConfigError, DownloadError
@@ -18,6 +23,7 @@ from tests.oracles import llama_grid
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 CONFIG = llama_grid.GRID["grouped"]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    # The scanner keeps its own copy of the constant.
-    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return folder
@@ -110,9 +114,7 @@ def test_list_holds_the_supported_models_only(cached: Callable[..., Path]) -> No
     cached("another", CONFIG)
     cached("someone/unsupported", {**CONFIG, "model_type": "t5"})
     cached("someone/no-config", None)
-    cached("someone/broken", "{")
-    cached("someone/no-object", "[]")
-    cached("someone/data", CONFIG, kind="datasets")
+    cached("someone/data", "{", kind="datasets")
     unweighted = cached("someone/config-only", CONFIG)
     (unweighted / "model.safetensors").unlink()
     models = jmi_models.list_cached()
@@ -127,10 +129,73 @@ def test_list_survives_a_config_with_a_strange_model_type(cached: Callable[..., 
     assert jmi_models.list_cached() == []
 
 
-def test_list_survives_a_config_that_is_not_text(cached: Callable[..., Path]) -> None:
-    snapshot = cached("someone/binary", CONFIG)
-    (snapshot / "config.json").resolve().write_bytes(b"\xff\xfe\x00\xd8")
-    assert jmi_models.list_cached() == []
+def _pipe(snapshot: Path) -> None:
+    (snapshot / "config.json").unlink()
+    os.mkfifo(snapshot / "config.json")
+
+
+def _loop(snapshot: Path) -> None:
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to("model.safetensors")
+
+
+BROKEN = {
+    "weights whose blob is gone": lambda s: (s / "model.safetensors").resolve().unlink(),
+    "weights in a loop of links": _loop,
+    "weights that are a folder": lambda s: (
+        (s / "model.safetensors").unlink(),
+        (s / "model.safetensors").mkdir(),
+    ),
+    "a config whose blob is gone": lambda s: (s / "config.json").resolve().unlink(),
+    "a config cut short": lambda s: (s / "config.json").write_text('{"model_type": "lla'),
+    "a config that is a list": lambda s: (s / "config.json").write_text("[]"),
+    "a config that is not text": lambda s: (s / "config.json").write_bytes(b"\xff\xfe\x00\xd8"),
+    "a config nested without end": lambda s: (s / "config.json").write_text("[" * 200_000),
+    "a config that is a pipe": _pipe,
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_what_is_broken_is_named_and_the_others_are_listed(cached: Callable[..., Path], how: str) -> None:
+    cached("a/whole", CONFIG)
+    BROKEN[how](cached("m/broken", CONFIG))
+    cached("z/whole", CONFIG)
+    with pytest.warns(UserWarning, match="broken in the Hugging Face cache: m/broken at aaaa") as caught:
+        models = jmi_models.list_cached()
+    assert [model.name for model in models] == ["a/whole", "z/whole"]
+    assert len(caught) == 1
+
+
+def test_an_older_revision_stands_in_for_a_broken_one(cached: Callable[..., Path]) -> None:
+    old = cached("someone/tiny-llama", CONFIG, commit=OLDER)
+    new = cached("someone/tiny-llama", CONFIG, commit=COMMIT)
+    (old / "model.safetensors").resolve().touch()
+    os.utime((old / "model.safetensors").resolve(), (0, 0))
+    os.utime((old / "config.json").resolve(), (0, 0))
+    assert [model.revision for model in jmi_models.list_cached()] == [COMMIT]
+    (new / "model.safetensors").resolve().unlink()
+    with pytest.warns(UserWarning, match=COMMIT):
+        assert [model.revision for model in jmi_models.list_cached()] == [OLDER]
+
+
+@pytest.mark.parametrize("part", ["snapshots", "refs"])
+def test_a_file_for_a_folder_of_the_cache_hides_nothing_else(
+    cached: Callable[..., Path], cache: Path, part: str
+) -> None:
+    cached("a/whole", CONFIG)
+    cached("z/odd", CONFIG)
+    shutil.rmtree(cache / "models--z--odd" / part)
+    (cache / "models--z--odd" / part).write_bytes(b"\xff")
+    (cache / "models--nothing").write_text("")
+    expected = ["a/whole"] if part == "snapshots" else ["a/whole", "z/odd"]
+    assert [model.name for model in jmi_models.list_cached()] == expected
+
+
+def test_names_in_the_cache_reach_no_terminal_raw(cached: Callable[..., Path]) -> None:
+    (cached("evil/\x1b[31mred", CONFIG) / "model.safetensors").resolve().unlink()
+    with pytest.warns(UserWarning, match=r"evil/\\x1b\[31mred") as caught:
+        jmi_models.list_cached()
+    assert str(caught[0].message).isprintable()
 
 
 def test_list_without_a_cache_is_empty(cache: Path) -> None:
@@ -142,8 +207,56 @@ def test_unknown_id_without_network_says_what_was_tried() -> None:
     with pytest.raises(DownloadError) as caught:
         jmi_models.load("someone/unheard-of")
     message = str(caught.value)
-    for part in ("someone/unheard-of", "not embedded (atlas)", "not a folder", "cache", "cannot be reached"):
+    for part in (
+        "someone/unheard-of",
+        "not embedded (atlas)",
+        "not a folder",
+        "cache",
+        "unset that, or give",
+    ):
         assert part in message
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_the_variable_that_switches_the_hub_off_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DownloadError, match=f"switched off by {variable}; unset that, or give a folder"):
+        hub.find("someone/unheard-of")
+
+
+def test_offline_the_network_is_not_used(tmp_path: Path) -> None:
+    script = (
+        "import socket\n"
+        "def refuse(*_): raise SystemExit('the network was used')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from jmi_models import hub\n"
+        "hub.find('someone/unheard-of')\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    env |= {
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_CACHE": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert "DownloadError: someone/unheard-of: not embedded" in done.stderr
+    assert "switched off by TRANSFORMERS_OFFLINE" in done.stderr
+
+
+def test_online_but_out_of_reach_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def unreachable(*args: Any, **options: Any) -> None:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(DownloadError, match="the hub cannot be reached; connect, or give a folder"):
+        hub.find("someone/unheard-of")
 
 
 def test_unknown_revision_without_network_is_a_download_error(cached: Callable[..., Path]) -> None:
@@ -169,12 +282,17 @@ def test_unknown_revision_without_network_is_a_download_error(cached: Callable[.
         "-",
         "a--b/c",
         "x" * 200,
+        "x" * 5000,
+        "~nobody-of-this-name/model",
+        "a\0b",
+        "\x1b[31mred",
         "a/" + "b" * 200,
     ],
 )
 def test_nonsense_names_are_download_errors(name: str) -> None:
-    with pytest.raises(DownloadError):
+    with pytest.raises(DownloadError) as caught:
         hub.find(name)
+    assert str(caught.value).isprintable()
 
 
 def test_folder_is_found_by_path(tmp_path: Path) -> None:
