@@ -43,10 +43,19 @@ def read_text(path: Path, refusal: type[JmiError]) -> str:
 
 
 def read_object(path: Path, refusal: type[JmiError]) -> dict[str, Any]:
-    """The JSON object in such a file; ``refusal`` too when it is no JSON, nested too deeply, or no object."""
-    name = printable(path.name)
+    """The JSON object in such a file; errors as `parse_object`."""
+    return parse_object(read_text(path, refusal), path.name, refusal)
+
+
+def parse_object(text: str, name: str, refusal: type[JmiError]) -> dict[str, Any]:
+    """The JSON object in the text of the file ``name``.
+
+    Raises:
+      refusal: the text is no JSON, nested too deeply, or no object.
+    """
+    name = printable(name)
     try:
-        found = json.loads(read_text(path, refusal))
+        found = json.loads(text)
     except ValueError as error:
         raise refusal(f"{name} is not valid JSON: {printable(error)}; mend it") from None
     except RecursionError:

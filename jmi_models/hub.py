@@ -126,9 +126,10 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
             f"and {_why_unreachable()}, or give a folder"
         ) from None
     except HfHubHTTPError as error:
+        reason = printable(str(error).partition("\n")[0])
         raise DownloadError(
-            f"{name}: the hub refused it ({printable(str(error).splitlines()[0])}); check the name, and for a "
-            "gated model accept its licence and set HF_TOKEN"
+            f"{name}: the hub refused it ({reason}); check the name, and for a gated model accept its "
+            "licence and set HF_TOKEN"
         ) from None
     except OSError as error:
         raise DownloadError(

@@ -71,11 +71,14 @@ def _said(
 ) -> _Said:
     place = "tokenizer_config.json"
     said, extra = dict(config), config.get(_EXTRA[0]) or config.get(_EXTRA[1]) or []
+    _check_extra(extra, place)
     if "added_tokens_decoder" in config:
         numbered = _numbered(config["added_tokens_decoder"], place)
     else:
         special = read_if_there(folder / "special_tokens_map.json", TokenizerError)
         said |= special
+        for name in _EXTRA:
+            _check_extra(special.get(name) or [], "special_tokens_map.json")
         extra = _merged(extra, special.get(_EXTRA[0]) or [])
         numbered = _legacy(folder, said, extra) | dict(backend.get_added_tokens_decoder())
         extra = extra or special.get(_EXTRA[1]) or []
@@ -84,8 +87,6 @@ def _said(
     }
     if isinstance(extra, dict):
         named, extra = named | extra, []
-    if not isinstance(extra, list):
-        raise TokenizerError(f"{place}: {_EXTRA[0]} must be a list or an object; mend it")
     ordered = [*NAMES, *(key for key in named if key not in NAMES)]
     given = {key: named[key] for key in ordered if named.get(key) is not None}
     return _Said(
@@ -93,6 +94,11 @@ def _said(
         {key: _token(value, f"{place}: {printable(key)}") for key, value in given.items()},
         [_token(value, f"{place}: {_EXTRA[0]}") for value in extra],
     )
+
+
+def _check_extra(extra: Any, place: str) -> None:
+    if not isinstance(extra, list | dict):
+        raise TokenizerError(f"{place}: {_EXTRA[0]} must be a list or an object; mend it")
 
 
 def _merged(extra: Any, more: Any) -> Any:

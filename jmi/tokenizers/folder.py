@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from jmi.errors import TokenizerError, printable
-from jmi.reading import read_if_there, read_object, read_text
+from jmi.reading import parse_object, read_if_there, read_object, read_text
 from jmi.tokenizers import limits
 from jmi.tokenizers.added import add_tokens
 from jmi.tokenizers.kinds import class_of, kind_of, may_prefix
@@ -52,18 +52,18 @@ def _hugging_face(folder: Path, name: str) -> tuple[tokenizers.Tokenizer, dict[s
     with limits.refusing(f"{name} is not a valid tokenizer"):
         if name == "tokenizer.json":
             text = read_text(folder / name, TokenizerError)
+            limits.check_steps(parse_object(text, name, TokenizerError))
             backend = tokenizers.Tokenizer.from_str(text)
             named = class_of(config, model, '"ByteLevel"' in text)
         else:
             backend, named = _gpt2(folder, config, model), "GPT2Tokenizer"
-        limits.check(backend)
         backend.no_padding()
         backend.no_truncation()
         _carry_out(backend, config, named)
         names = add_tokens(backend, folder, config, kind_of(named))
         if name == "vocab.json":
             backend.post_processor = _around(config, names, backend)
-        limits.check(backend)
+        limits.check_tokens(backend)
         _check_around(backend)
     return backend, _ids(backend, names)
 
@@ -133,7 +133,7 @@ def _check_around(backend: tokenizers.Tokenizer) -> None:
     around = backend.encode("", add_special_tokens=True).ids
     foreign = [index for index in around if index > limits.LARGEST_ID or backend.id_to_token(index) is None]
     if foreign:
-        raise TokenizerError(f"its post_processor adds id {foreign[0]}, which is no token; mend it")
+        raise ValueError(f"its post_processor adds id {foreign[0]}, which is no token; mend it")
 
 
 def _ids(backend: tokenizers.Tokenizer, names: Mapping[str, str]) -> dict[str, int]:

@@ -32,6 +32,7 @@ _GROWTH = {
     "ByteLevel": 4,
     "Metaspace": 8,
 }
+_FORWARD = ("normalizer", "pre_tokenizer", "post_processor")
 _NESTED = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
@@ -49,42 +50,56 @@ def refusing(what: str) -> Iterator[None]:
         raise TokenizerError(f"{what} ({printable(error)})") from None
 
 
-def check(backend: tokenizers.Tokenizer) -> None:
-    """Refuse a tokenizer that is none: no tokens, two of one id, endless ones, steps that multiply a text.
+def check_steps(file: Mapping[str, Any]) -> None:
+    """Refuse steps that multiply a text, before the library takes them: it runs them on added tokens.
+
+    Args:
+      file: ``tokenizer.json``.
 
     Raises:
-      TokenizerError: with the reason.
+      ValueError: with the reason, for `refusing` to tell.
+    """
+    try:
+        most = _most(file)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"its steps are malformed ({type(error).__name__}: {printable(error)})") from None
+    if most > MOST_GROWTH:
+        raise ValueError(
+            f"its steps can make a text more than {MOST_GROWTH:,} times as long; use another one"
+        )
+
+
+def check_tokens(backend: tokenizers.Tokenizer) -> None:
+    """Refuse a vocabulary that is none: no tokens, two of one id, endless ones, ids by chance.
+
+    Raises:
+      ValueError: with the reason, for `refusing` to tell.
     """
     tokens = backend.get_vocab()
     if not tokens:
-        raise TokenizerError("the vocabulary is empty; use a tokenizer that has tokens")
+        raise ValueError("the vocabulary is empty; use a tokenizer that has tokens")
     if len(set(tokens.values())) < len(tokens):
-        raise TokenizerError("two tokens have the same id; mend the vocabulary")
+        raise ValueError("two tokens have the same id; mend the vocabulary")
     if max(tokens.values()) > LARGEST_ID:
-        raise TokenizerError(f"ids must be at most {LARGEST_ID}; mend the vocabulary")
+        raise ValueError(f"ids must be at most {LARGEST_ID}; mend the vocabulary")
     longest = max(tokens, key=len)
     if len(longest) > LONGEST_TOKEN:
-        raise TokenizerError(f"token {printable(longest, 20)!r} is longer than {LONGEST_TOKEN} characters")
+        raise ValueError(f"token {printable(longest, 20)} is longer than {LONGEST_TOKEN} characters")
     if len(str(getattr(backend.model, "unk_token", None) or "")) > LONGEST_UNKNOWN:
-        raise TokenizerError(f"the unknown token is longer than {LONGEST_UNKNOWN} characters")
+        raise ValueError(f"the unknown token is longer than {LONGEST_UNKNOWN} characters")
     if getattr(backend.model, "dropout", None):
-        raise TokenizerError("its model has dropout, so its ids are random; set dropout to null")
-    most = growth(backend)
-    if most > MOST_GROWTH:
-        raise TokenizerError(
-            f"its steps can make a text {most:,} times as long, and at most {MOST_GROWTH:,} is taken"
-        )
+        raise ValueError("its model has dropout, so its ids are random; set dropout to null")
 
 
 def growth(backend: tokenizers.Tokenizer) -> int:
     """Bytes that one byte of a text, or of its tokens, can become by the steps of a tokenizer."""
-    there = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
-    back = _growth_of(backend.decoder)
-    return max(back, math.prod(map(_growth_of, there)))
+    parts = {name: getattr(backend, name) for name in (*_FORWARD, "decoder")}
+    return _most({name: part and json.loads(part.__getstate__()) for name, part in parts.items()})
 
 
-def _growth_of(component: Any) -> int:
-    return 1 if component is None else _growth(json.loads(component.__getstate__()))
+def _most(file: Mapping[str, Any]) -> int:
+    forward = math.prod(_growth(file[name]) for name in _FORWARD if file.get(name))
+    return max(forward, _growth(file["decoder"]) if file.get("decoder") else 1)
 
 
 def _growth(step: Mapping[str, Any]) -> int:
@@ -93,9 +108,9 @@ def _growth(step: Mapping[str, Any]) -> int:
             return math.prod(map(_growth, step[key]))
     match step["type"]:
         case "Replace":
-            # A pattern may match nothing at all, between any two characters.
+            # A pattern may match nothing at all, before and after every character.
             found, made = step["pattern"].get("String", ""), len(step["content"].encode())
-            return max(1, -(-made // len(found.encode()))) if found else 1 + made
+            return max(1, -(-made // len(found.encode()))) if found else 1 + 2 * made
         case "Prepend":
             return 1 + len(step["prepend"].encode())
         case "Precompiled":

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,8 +73,82 @@ def test_a_missing_tokenizer_is_an_error_only_when_text_is_used(lm, tokens):
 
 def test_a_corrupt_tokenizer_is_an_error(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(TokenizerError, match="not a valid tokenizer"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not valid JSON"):
         Tokenizer.from_folder(tmp_path)
+
+
+class Odd:
+    def __array__(self, *_: object, **__: object):
+        raise RuntimeError("no array")
+
+
+@pytest.mark.parametrize("text", [None, b"text", ["text"], 7, np.asarray([1]), "\ud800"])
+def test_only_texts_are_encoded(tokenizer, text):
+    for encode in (
+        tokenizer.encode,
+        tokenizer.encode_with_offsets,
+        lambda t: tokenizer.encode_batch([t], "left"),
+    ):
+        with pytest.raises(TokenizerError, match="encoded"):
+            encode(text)
+
+
+@pytest.mark.parametrize(
+    "ids", [[1.0], 1.5, "12", [None], [True], [[1], [2, 3]], [[1, 2], [3, 4]], 10**30, Odd()]
+)
+def test_only_a_row_of_whole_numbers_is_decoded(tokenizer, ids):
+    with pytest.raises(TokenizerError, match="ids must be"):
+        tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("index", [-1, 4096, 2**31, 2**63 - 1])
+def test_ids_without_a_token_are_named(tokenizer, index):
+    for use in (tokenizer.token_string, lambda i: tokenizer.decode([5, i])):
+        with pytest.raises(
+            TokenizerError, match=f"no token has id {index}; ids are 0 to {tokenizer.n_vocab - 1}"
+        ):
+            use(index)
+    assert not tokenizer.has(index)
+
+
+@pytest.mark.parametrize("index", [1.0, "1", None, [1]])
+def test_an_id_is_a_whole_number(tokenizer, index):
+    for use in (tokenizer.token_string, tokenizer.has):
+        with pytest.raises(TokenizerError, match="an id must be a whole number"):
+            use(index)
+
+
+def test_rows_of_every_kind_are_decoded(tokenizer):
+    ids = tokenizer.encode("Paris", special_tokens=False)
+    for row in (ids, ids[None], ids.tolist(), jnp.asarray(ids), ids.astype(np.uint16)):
+        assert tokenizer.decode(row) == "Paris"
+    assert tokenizer.decode(int(ids[0])) == tokenizer.decode(ids[:1])
+    assert tokenizer.decode([]) == ""
+
+
+@pytest.mark.parametrize("word", ["", " ", "\n", None, 7, b"Paris"])
+def test_what_is_no_word_has_no_id(tokenizer, word):
+    with pytest.raises(TokenizerError, match="is not a word; name one token"):
+        tokenizer.token_id(word)
+
+
+@pytest.mark.parametrize("texts", ["one text", b"bytes", None, 7, {"a": 1}])
+def test_a_batch_is_a_list_of_texts(tokenizer, texts):
+    with pytest.raises(TokenizerError, match="texts must be a list of texts"):
+        tokenizer.encode_batch(texts, "left")
+
+
+def test_no_control_character_reaches_a_message(tokenizer):
+    evil = "\x1b[31mred\u202e\a"
+    for use in (
+        lambda: tokenizer.token_id(evil),
+        lambda: tokenizer.encode_batch(["a"], evil),
+        lambda: tokenizer.token_id(evil * 1000),
+    ):
+        with pytest.raises(TokenizerError) as caught:
+            use()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
 
 
 def test_prompts_longer_than_the_context_and_foreign_ids_are_refused(lm):
