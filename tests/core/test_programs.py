@@ -1,0 +1,49 @@
+"""Compiled programs do not pile up."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import jmi
+from jmi import programs, sweep_work
+from tests.core.conftest import lively, tiny
+
+
+def test_programs_are_made_once_and_forgotten_when_there_are_many(monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 3)
+    traces = []
+
+    @programs.compiled(static=0)
+    def scaled(factor, x):
+        traces.append((factor, x.shape))
+        return factor * x
+
+    for size in (1, 2, 3, 1, 2, 3):
+        np.testing.assert_array_equal(scaled(2, jnp.ones(size)), 2 * np.ones(size))
+    assert len(traces) == 3
+    for size in range(4, 30):
+        scaled(2, jnp.ones(size))
+    assert len(traces) == 29
+    scaled(2, jnp.ones(4))
+    assert len(traces) == 30, "an early one was forgotten"
+
+
+def test_a_fresh_lambda_makes_cells_compile_anew_but_not_the_base_run(monkeypatch):
+    arch = tiny(2)
+    params, tokens = lively(arch, jnp.float32), np.arange(10, dtype=np.int32).reshape(2, 5)
+    grid = jmi.Grid(layer=range(2))
+    hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
+    traces = []
+    block = type(arch).block
+
+    def counted(self, *args):
+        traces.append(1)
+        return block(self, *args)
+
+    monkeypatch.setattr(type(arch), "block", counted)
+    counts = []
+    for _ in range(3):
+        jmi.sweep(arch, params, tokens, hooks, lambda out: out.logits, progress=False)
+        counts.append(len(traces))
+    first, second = counts[1] - counts[0], counts[2] - counts[1]
+    assert first == second < counts[0]
+    assert sweep_work._program.cache_info().maxsize <= 16
