@@ -7,6 +7,7 @@ peak of host memory is the model plus one tensor. Of several processes each read
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -18,15 +19,18 @@ from jax.sharding import Mesh, NamedSharding
 from tqdm import tqdm
 
 from jmi.errors import CheckpointError
+from jmi_models import words
 from jmi_models.families.family import AnyArch, Family
 from jmi_models.layout import Key, disk_shape, from_disk
 from jmi_models.params import Param, flat, nested
 from jmi_models.placement import sharding_of
 from jmi_models.shards import read_part, row_of
-from jmi_models.stored import Stored, decode_mxfp4, some
+from jmi_models.stored import Stored, decode_mxfp4
+from jmi_models.words import some
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN = 20
+_FEW = 1000  # so many problems are told one by one
 # Buffers that old checkpoints stored although they follow from the config.
 _DERIVED = (r".*\.rotary_emb\.inv_freq",)
 # Leading axes of a parameter along which a checkpoint may hold one tensor for each index.
@@ -55,7 +59,7 @@ class Problem:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.name} {self.detail}"
+        return f"{self.kind}: {words.name(self.name)} {self.detail}"
 
 
 def load_params(
@@ -92,8 +96,30 @@ def problems(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> li
 
 def _as_expected(headers: Mapping[str, Stored], arch: AnyArch, family: Family) -> dict[str, Stored]:
     """``headers`` with full names and with decoded tensors in place of their MXFP4 parts."""
+    _check_extent(arch, family, headers)
     wanted = plan_reads(arch, family, {})
     return decode_mxfp4(_with_prefix(headers, family, wanted), set(wanted))
+
+
+def _check_extent(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> None:
+    """Refuse an architecture of far more tensors than there are, before each of them is given a name."""
+    keys = family.keys(arch)
+    planned = sum(
+        math.prod(
+            size for axis, size in zip(param.axes, param.shape, strict=True) if _named(axis, keys[path])
+        )
+        for path, param in flat(arch.param_tree()).items()
+    )
+    if planned > 2 * len(headers) + _FEW:
+        raise CheckpointError(
+            f"config.json describes {planned} tensors ({arch.n_layers} layers), but the checkpoint holds "
+            f"{len(headers)}; one of the two belongs to another model"
+        )
+
+
+def _named(axis: str, key: Key) -> bool:
+    """Whether a checkpoint holds one tensor for each index along ``axis``."""
+    return axis in _LEADING and _LEADING[axis] in key.name
 
 
 def plan_reads(arch: AnyArch, family: Family, aliases: Mapping[str, str]) -> Reads:
@@ -105,7 +131,7 @@ def plan_reads(arch: AnyArch, family: Family, aliases: Mapping[str, str]) -> Rea
     keys, reads = family.keys(arch), Reads()
     for path, param in flat(arch.param_tree()).items():
         key = keys[path]
-        named = [axis for axis, mark in _LEADING.items() if axis in param.axes and mark in key.name]
+        named = [axis for axis in _LEADING if axis in param.axes and _named(axis, key)]
         for index in np.ndindex(*(param.shape[param.axes.index(axis)] for axis in named)):
             if named and named[0] == "n_layers" and index[0] < key.first:
                 continue

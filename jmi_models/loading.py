@@ -23,6 +23,7 @@ from jmi_models.auto.remote import headers_of
 from jmi_models.checkpoint import load_params, plan_reads
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
+from jmi_models.json_files import read_object
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
 from jmi_models.stored import INDEX, Stored, read_headers
@@ -134,15 +135,9 @@ def _config(folder: Path, headers: Mapping[str, Stored], errors: list[str]) -> d
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a model folder; ConfigError when it is absent or not an object."""
     file = folder / "config.json"
-    if not file.is_file():
+    if not file.exists():
         raise ConfigError(f"{folder}: no config.json; this is not a model folder")
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{file.name} is not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file.name} must hold an object")
-    return config
+    return read_object(file, ConfigError)
 
 
 def save(

@@ -6,7 +6,6 @@ and without running the pickle's code (`jmi_models.pickled`).
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +16,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jmi.errors import CheckpointError
-from jmi_models import mxfp4, pickled
+from jmi_models import mxfp4, pickled, words
+from jmi_models.json_files import read_object
+from jmi_models.words import some
 
-INDEX = "model.safetensors.index.json"
+INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
 _SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"
-_SHOWN = 20
 
 Files = dict[Path, set[str] | None]
 Box = tuple[slice, ...]
@@ -73,7 +73,9 @@ def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:
         present = read(file)
         lost = sorted((names or set(present)) - set(present))
         if lost:
-            raise CheckpointError(f"{file.name}: the index promises tensors it does not hold: {some(lost)}")
+            raise CheckpointError(
+                f"{words.name(file.name)}: the index promises tensors it does not hold: {some(lost)}"
+            )
         headers |= {name: present[name] for name in sorted(names or present)}
     return headers
 
@@ -83,14 +85,16 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     # The kind of the index decides how its shards are read, not their names: one of safetensors that
     # names a pickle must not get it read.
     kinds = [(INDEX, _SINGLE, _safetensors), (_BIN_INDEX, _BIN, _pickled)]
+    # With a single file and an index, transformers reads the single file: the index is of an earlier save.
     for index, single, read in kinds if pytorch_bin else kinds[:1]:
-        if (folder / index).is_file():
-            return _shards(folder, folder / index), read
         if (folder / single).is_file():
             return {folder / single: None}, read
+        if (folder / index).is_file():
+            return _shards(folder, folder / index), read
     # Files of RWKV's author are named after the model, and stand alone.
     for pattern, read in (("*.safetensors", _safetensors), ("*.pth", _pickled))[: 2 if pytorch_bin else 1]:
-        if len(alone := sorted(folder.glob(pattern))) == 1:
+        alone = sorted(file for file in folder.glob(pattern) if file.name != ADAPTER)
+        if len(alone) == 1:
             return {alone[0]: None}, read
     usual = [_BIN for name in (_BIN, _BIN_INDEX) if (folder / name).is_file()]
     if pickles := [*usual, *sorted(file.name for file in folder.glob("*.pth"))]:
@@ -102,24 +106,34 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")
 
 
+def check_regular(folder: Path) -> None:
+    """Refuse pipes, devices and sockets among the files of a model: reading one may never end."""
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise CheckpointError(f"{words.name(file.name)} in {folder} is no regular file; refused")
+
+
 def _shards(folder: Path, index: Path) -> Files:
+    needs = f"{index.name} is not a valid index: it needs a 'weight_map'"
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        files: Files = {}
-        for name, file in weight_map.items():
-            files.setdefault(_inside(folder, file), set()).add(name)  # type: ignore[union-attr]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{index.name} is not a valid index: it needs a 'weight_map'") from None
-    return files
+        weight_map = read_object(index, CheckpointError).get("weight_map")
+    except CheckpointError as error:
+        raise CheckpointError(f"{needs} ({error})") from None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(needs)
+    files: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, set()).add(name)
+    return {_inside(folder, file): names for file, names in files.items()}
 
 
 def _inside(folder: Path, file: str) -> Path:
     path = folder / file
     # A name with a directory in it could point anywhere; shards always lie beside their index.
-    if Path(file).name != file or file in ("", ".", ".."):
-        raise CheckpointError(f"the index names {file!r}, outside the model folder; refused")
+    if Path(file).name != file or file in ("", ".", "..") or "\0" in file:
+        raise CheckpointError(f"the index names {words.value(file)}, outside the model folder; refused")
     if not path.is_file():
-        raise CheckpointError(f"shard {file} is missing from {folder}; download the model again")
+        raise CheckpointError(f"shard {words.name(file)} is missing from {folder}; download the model again")
     return path
 
 
@@ -128,7 +142,8 @@ def _safetensors(file: Path) -> dict[str, Stored]:
         tensors = safe_open(file, framework="np")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file.name}: not a readable safetensors file ({error}); download it again"
+            f"{words.name(file.name)}: not a readable safetensors file ({words.reason(error)}); download it "
+            "again"
         ) from None
     found = {}
     for name in tensors.keys():  # noqa: SIM118, not a dict
@@ -142,7 +157,8 @@ def _read_safetensor(tensors: Any, file: Path, name: str, box: Box | None = None
     try:
         return tensors.get_tensor(name) if box is None else tensors.get_slice(name)[box]
     except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{file.name}: {name} cannot be read ({error})") from None
+        where = f"{words.name(file.name)}: {words.name(name)}"
+        raise CheckpointError(f"{where} cannot be read ({words.reason(error)})") from None
 
 
 def _pickled(file: Path) -> dict[str, Stored]:
@@ -169,13 +185,15 @@ def decode_mxfp4(headers: Mapping[str, Stored], wanted: set[str]) -> dict[str, S
 def _mxfp4(name: str, blocks: Stored, scales: Stored) -> Stored:
     for part, stored in (("blocks", blocks), ("scales", scales)):
         if stored.dtype != "U8":
-            raise CheckpointError(f"{name}_{part} is {stored.dtype}; MXFP4 is stored as U8")
+            raise CheckpointError(f"{words.name(name)}_{part} is {stored.dtype}; MXFP4 is stored as U8")
     try:
         shape = mxfp4.decoded_shape(blocks.shape, scales.shape)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from None
+        raise CheckpointError(f"{words.name(name)}: {error}") from None
     if len(shape) < 2:
-        raise CheckpointError(f"{name}: MXFP4 scales {list(scales.shape)} are not those of a matrix")
+        raise CheckpointError(
+            f"{words.name(name)}: MXFP4 scales {list(scales.shape)} are not those of a matrix"
+        )
     return Stored(
         blocks.file,
         (*shape[:-2], shape[-1], shape[-2]),
@@ -190,8 +208,3 @@ def _decoded(blocks: jax.Array, scales: jax.Array) -> jax.Array:
     # Blocks run along the input axis, which the unquantised tensor has first. Swapping the axes in here
     # fuses with the decoding; a swap of the result would hold it twice.
     return jnp.swapaxes(mxfp4.decode(blocks, scales, jnp.bfloat16), -1, -2)
-
-
-def some(names: list[str]) -> str:
-    """The first of ``names`` in words."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -11,6 +11,7 @@ from typing import Any
 from jmi.errors import ConfigError
 from jmi_models.auto import scalars
 from jmi_models.auto.forms import EMBEDDINGS, PARTS, Form, Shapes, choose, first
+from jmi_models.auto.harmless import refuse_unread
 from jmi_models.auto.notes import Finding, Notes
 from jmi_models.auto.sizes import along, head_sizes, with_sizes
 from jmi_models.experts import Experts
@@ -86,8 +87,8 @@ def infer(config: Mapping[str, Any], shapes: Shapes) -> Inference:
     unnamed = sorted(set(flat(arch.param_tree())) - set(keys))
     if unnamed:
         raise ConfigError(f"no tensor name is known for {', '.join(unnamed)}")
-    scalars.refuse_unread(read)
     read.finish(decoded=("mxfp4",))
+    refuse_unread(read)
     return Inference(
         Family("auto", lambda config: arch, always(keys)),
         arch,
@@ -168,12 +169,13 @@ def _experts(
     limit = form.fields.get("limit")
     if limit is not None:
         read.only("swiglu_alpha", 1.702)
-        limit = read.number("swiglu_limit", limit)
+        limit = read.positive("swiglu_limit", limit)
         notes.assume(f"experts are units clamped at {limit} as in gpt-oss")
     many = next((name for name in _N_EXPERTS if read.config.get(name) is not None), _N_EXPERTS[0])
+    n_experts = read.count(many, along(keys["blocks.mlp.W_router"], shapes, "n_experts"))
     return Experts(
-        n_experts=read.count(many, along(keys["blocks.mlp.W_router"], shapes, "n_experts")),
-        top_k=notes.found("experts.top_k", read.count(top), f"config: {top}"),
+        n_experts=n_experts,
+        top_k=notes.found("experts.top_k", read.chosen(top, None, n_experts), f"config: {top}"),
         d_expert=along(keys["blocks.mlp.W_out"], shapes, "d_expert") or 1,
         normalise=normalise,
         bias="blocks.mlp.b_router" in keys,

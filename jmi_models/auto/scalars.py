@@ -1,12 +1,12 @@
 """What the config of an unknown family says about its forward pass, under the usual field names."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from jmi.errors import ConfigError
 from jmi_models import rope_config
+from jmi_models.auto.harmless import refuse_unread_rope
 from jmi_models.auto.notes import Notes
 from jmi_models.families.family import Reader
 from jmi_models.families.gemma3_text import ropes_by_kind
@@ -48,11 +48,9 @@ _ONLY: Mapping[str, Any] = {
 
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 
-_TELLING = r"scale|scaling|multiplier|cap(ping)?$|limit$|theta|alibi|mup|^clip|^rotary|^rope_(pct|interleave)"
-"""What is in the name of fields that change the forward pass."""
-
 # Known of these families and their kin by name alone (as implemented in Hugging Face transformers).
 _ONE_PLUS_W, _SCALED = "gemma|nemotron", "gemma"
+_SCALED_EVERYWHERE = "gpt_oss"
 _INTERLEAVED, _UNTURNED = "cohere|^glm4?$|helium|ernie4_5", "cohere2|exaone4"
 
 
@@ -63,7 +61,7 @@ def norm(read: Reader, gain: bool, bias: bool, notes: Notes) -> Norm:
       gain, bias: whether it has them in the checkpoint.
     """
     name = next((name for name in _EPSILONS if read.config.get(name) is not None), None)
-    eps, named = (read.number(name, 0.0), _EPSILONS[name]) if name else (1e-5, None)
+    eps, named = (read.eps(name, 1e-5), _EPSILONS[name]) if name else (1e-5, None)
     kind, source = ("layer", "tensors: a bias") if bias else (named, f"config: {name}")
     if name is None:
         notes.assume(f"the epsilon of norms is {eps}: the config names none")
@@ -100,8 +98,6 @@ def multipliers(read: Reader, notes: Notes) -> dict[str, float]:
         value = read.optional(name)
         if value is None:
             continue
-        if not 0 < value < math.inf:
-            raise ConfigError(f"config.json: '{name}' must be a positive number, got {value!r}")
         if field in fields:
             raise ConfigError(f"config.json: '{name}' and another field both give the {field}")
         fields[field] = notes.found(field, meaning(value), f"config: {name}")
@@ -136,6 +132,7 @@ def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Note
     """Rotary embedding of each layer, where the config says that layers differ in it."""
     config = read.config
     read.ignore("rope_local_base_freq", "partial_rotary_factor")
+    refuse_unread_rope(read)
     if config.get("no_rope_layers") is not None or config.get("no_rope_layer_interval") is not None:
         rope = rope_config.read(config, width, 1e4, 1.0)
         turns = turning_layers(read)
@@ -153,6 +150,11 @@ def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Note
         rope = rope_config.read(config, width, 1e4, 1.0)
         return tuple(rope if window else None for window in slides)
     if len(set(slides)) > 1:
+        if rope_config.scaled(config) and not _known(read, _SCALED_EVERYWHERE):
+            raise ConfigError(
+                "config.json: layers differ in their window, and it does not say whether the scaling of the "
+                "rotary embedding is that of all of them; give rope_parameters for each kind of layer"
+            )
         notes.assume("layers with and without a window have the same rotary embedding")
     return ()
 
@@ -185,17 +187,6 @@ def _slides(read: Reader, notes: Notes) -> tuple[int | None, ...]:
     share = "every layer" if len(found) == 1 else f"{len(some)} of {len(found)} layers"
     notes.found("windows", f"{some[0]} in {share}" if some else "none", f"config: {source}")
     return found
-
-
-def refuse_unread(read: Reader) -> None:
-    """Refuse fields that nobody read and that by their names change the forward pass."""
-    for name in read.unread():
-        value = read.config[name]
-        harmless = value is False or (value == 1 and value is not True)
-        if re.search(_TELLING, name) and not harmless:
-            raise ConfigError(
-                f"config.json: {name}={value!r} reads as if it changed the forward pass; how is not known"
-            )
 
 
 def _known(read: Reader, kin: str) -> bool:

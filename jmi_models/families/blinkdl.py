@@ -114,8 +114,8 @@ def describe(headers: Mapping[str, Stored], config: Mapping[str, Any]) -> tuple[
         d_mlp=_shape(headers, "blocks.0.ffn.key.weight")[0],
         d_vocab=d_vocab,
         ranks=tuple((rank, 1) for rank in VERSIONS[version].RANKS.values()),
-        norm=Norm("layer", read.positive("layer_norm_eps", 1e-5), bias=True),
-        group_eps=read.positive("group_norm_eps", 64e-5),
+        norm=Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True),
+        group_eps=read.eps("group_norm_eps", 64e-5),
     )
     said: dict[str, Any] = {"hidden_size": d_model, "num_hidden_layers": arch.n_layers, "vocab_size": d_vocab}
     said |= {"num_heads": n_heads, "head_size": d_head, "ffn_size": arch.d_mlp, "model_type": arch.family}

@@ -36,7 +36,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read.ignore("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "n_inner")
     arch = Transformer(
         family="bloom",
-        n_layers=read.count("n_layer", old="num_hidden_layers"),
+        n_layers=read.layers("n_layer", old="num_hidden_layers"),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_heads,
@@ -45,7 +45,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_vocab=read.count("vocab_size"),
         n_ctx=read.count("seq_length", 2048),
         act_fn="bloom_gelu",
-        norm=Norm("layer", read.number("layer_norm_epsilon", 1e-5), bias=True),
+        norm=Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
         alibi=Alibi(),
         attn_scale=(d_model // n_heads) ** -0.5,
         qkv_bias=True,

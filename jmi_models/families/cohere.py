@@ -19,7 +19,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read = Reader(config)
     fields = cohere_fields(read)
     qk_norm = HeadNorm(fields["norm"], axes="n_heads d_head") if read.flag("use_qk_norm", False) else None
-    arch = read_usual(read, "cohere", qk_norm=qk_norm, **fields)
+    arch = read_usual(read, "cohere", theta=5e5, qk_norm=qk_norm, **fields)
     read.finish()
     return arch
 
@@ -29,11 +29,11 @@ def cohere_fields(read: Reader) -> dict[str, Any]:
     bias = read.flag("attention_bias", False)
     return {
         "n_ctx": 8192,
-        "norm": Norm("layer", read.number("layer_norm_eps", 1e-5)),
+        "norm": Norm("layer", read.eps("layer_norm_eps", 1e-5)),
         "parallel": True,
         "shared_norm": True,
         "rope_interleaved": True,
-        "logit_scale": read.number("logit_scale", 0.0625),
+        "logit_scale": read.positive("logit_scale", 0.0625),
         "qkv_bias": bias,
         "out_bias": bias,
         "tied": True,

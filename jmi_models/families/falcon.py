@@ -51,7 +51,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     rope = None if alibi else rope_config.read(config, d_head)
     arch = Transformer(
         family="falcon",
-        n_layers=read.count("num_hidden_layers", old="n_layer"),
+        n_layers=read.layers(old="n_layer"),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
@@ -60,7 +60,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_vocab=read.count("vocab_size"),
         n_ctx=rope.scaling.reach(longest) if rope else longest,
         act_fn=read.activation("activation", "gelu"),
-        norm=Norm("layer", read.number("layer_norm_epsilon", 1e-5), bias=True),
+        norm=Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
         parallel=parallel,
         shared_norm=parallel and n_norms == 1,
         ropes=() if rope is None else (rope,),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models import rope_config
+from jmi_models import bounds, rope_config, words
 from jmi_models.layout import Key
 from jmi_models.ops import ACTIVATIONS
 from jmi_models.rwkv import Rwkv
@@ -64,7 +64,7 @@ class UnreadFields(UserWarning):
     """Fields of a config that nothing read, in ``names``."""
 
     def __init__(self, names: list[str]):
-        super().__init__(f"config.json: fields without effect here: {', '.join(names)}")
+        super().__init__(f"config.json: fields without effect here: {words.some(names)}")
         self.names = names
 
 
@@ -80,54 +80,50 @@ class Reader:
         if old is not None:
             self.read.update((name, old))
             name = old if self.config.get(name) is None and self.config.get(old) is not None else name
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ConfigError(f"config.json: '{name}' must be a positive integer, got {value!r}")
-        return value
+        return bounds.integer(name, self._get(name, default))
 
-    def number(self, name: str, default: float) -> float:
-        """A number."""
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"config.json: '{name}' must be a number, got {value!r}")
-        return float(value)
+    def layers(self, name: str = "num_hidden_layers", *, old: str | None = None) -> int:
+        """The number of layers."""
+        return bounds.integer(name, self.count(name, old=old), most=bounds.MOST_LAYERS)
+
+    def chosen(self, name: str, default: int | None, n_experts: int) -> int:
+        """How many of the experts a token is given."""
+        return bounds.integer(name, self._get(name, default), most=n_experts)
 
     def positive(self, name: str, default: float) -> float:
         """A number above zero."""
-        value = self.number(name, default)
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"config.json: '{name}' must be above zero, got {value!r}")
-        return value
+        return bounds.positive(name, self._get(name, default))
+
+    def eps(self, name: str, default: float) -> float:
+        """What a norm adds under its root."""
+        return bounds.positive(name, self._get(name, default), most=1.0)
 
     def index(self, name: str, default: int) -> int:
         """An integer from zero on."""
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"config.json: '{name}' must be an integer from 0 on, got {value!r}")
-        return value
+        return bounds.integer(name, self._get(name, default), least=0)
 
     def optional(self, name: str, default: float | None = None) -> float | None:
-        """A number, or None where the config says null."""
-        return None if self.config.get(name, default) is None else self.number(name, default or 0.0)
+        """A number above zero, or None where the config says null."""
+        return None if self.config.get(name, default) is None else self.positive(name, default or 0.0)
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean."""
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            raise ConfigError(f"config.json: '{name}' must be true or false, got {value!r}")
-        return value
+        return bounds.flag(name, self._get(name, default))
 
     def activation(self, name: str, default: str) -> str:
         """A known activation function."""
         value = self._get(name, default)
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise ConfigError(f"config.json: {name} '{value}' is unknown; known: {', '.join(ACTIVATIONS)}")
+            raise ConfigError(
+                f"config.json: {name} {words.value(value)} is unknown; known: {', '.join(ACTIVATIONS)}"
+            )
         return str(value)
 
     def only(self, name: str, value: Any) -> None:
         """Refuse any other value of a field that is implemented for one value only."""
         if self._get(name, value) != value:
-            raise ConfigError(f"config.json: {name}={self.config[name]!r} is not supported, only {value!r}")
+            given = words.value(self.config[name])
+            raise ConfigError(f"config.json: {name}={given} is not supported, only {value!r}")
 
     def divides(self, part_name: str, part: int, whole_name: str, whole: int) -> None:
         """Refuse head counts that do not divide."""
@@ -141,7 +137,8 @@ class Reader:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
         if method and method not in decoded:
             raise ConfigError(
-                f"weights quantised with '{method}' are not supported; use the full-precision model"
+                f"weights quantised with {words.value(method)} are not supported; use the full-precision "
+                "model"
             )
         if unread := self.unread():
             warnings.warn(UnreadFields(unread), stacklevel=2)

@@ -37,7 +37,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "gpt_neox",
-        Norm("layer", read.number("layer_norm_eps", 1e-5), bias=True),
+        Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True),
         n_kv_heads=read.count("num_attention_heads"),
         act="gelu",
         ropes=(rope,),

@@ -11,6 +11,15 @@ from jmi_models.transformer import Transformer
 
 _EXPERTS = LAYER + "mlp.experts."
 
+_SCALING = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
 
 def _paired(part: int) -> Fused:
     """Gates and linear units lie in turn."""
@@ -36,18 +45,19 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     Raises:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
-    read = Reader(config)
+    read = Reader(_with_scaling(config))
     bias = read.flag("attention_bias", True)
     read.only("swiglu_alpha", 1.702)
     # Names that some configs repeat.
     read.ignore("experts_per_token", "initial_context_length")
+    n_experts = read.count("num_local_experts", 128)
     experts = Experts(
-        n_experts=read.count("num_local_experts", 128),
-        top_k=read.count("num_experts_per_tok", 4),
+        n_experts=n_experts,
+        top_k=read.chosen("num_experts_per_tok", 4, n_experts),
         d_expert=read.count("intermediate_size"),
         normalise=True,
         bias=True,
-        limit=read.number("swiglu_limit", 7.0),
+        limit=read.positive("swiglu_limit", 7.0),
     )
     arch = read_usual(
         read,
@@ -65,6 +75,12 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     )
     read.finish(decoded=("mxfp4",))
     return arch
+
+
+def _with_scaling(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``config`` with the scaling of its rotary embedding, which the family has where none is named."""
+    named = config.get("rope_scaling") or config.get("rope_parameters") is not None
+    return config if named else {**config, "rope_parameters": _SCALING}
 
 
 GPT_OSS = Family(name="gpt_oss", from_config=from_config, keys=always({**KEYS, **EXPERT_KEYS}))

@@ -19,15 +19,25 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
+    n_experts = read.count("num_local_experts", 8)
     experts = Experts(
-        n_experts=read.count("num_local_experts", 8),
-        top_k=read.count("num_experts_per_tok", 2),
+        n_experts=n_experts,
+        top_k=read.chosen("num_experts_per_tok", 2, n_experts),
         d_expert=read.count("intermediate_size"),
         normalise=True,
     )
     windows = one_window(read, None)
     norm = rms(read, 1e-5)
-    arch = read_usual(read, "mixtral", norm, n_ctx=131072, n_kv_heads=8, windows=windows, experts=experts)
+    arch = read_usual(
+        read,
+        "mixtral",
+        norm,
+        n_ctx=131072,
+        n_kv_heads=8,
+        theta=1e6,
+        windows=windows,
+        experts=experts,
+    )
     read.finish()
     return arch
 

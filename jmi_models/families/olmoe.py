@@ -18,9 +18,10 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
+    n_experts = read.count("num_experts", 64)
     experts = Experts(
-        n_experts=read.count("num_experts", 64),
-        top_k=read.count("num_experts_per_tok", 8),
+        n_experts=n_experts,
+        top_k=read.chosen("num_experts_per_tok", 8, n_experts),
         d_expert=read.count("intermediate_size"),
         normalise=read.flag("norm_topk_prob", False),
     )

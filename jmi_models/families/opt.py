@@ -44,7 +44,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     d_embed = read.count("word_embed_proj_dim", d_model)
     arch = Transformer(
         family="opt",
-        n_layers=read.count("num_hidden_layers"),
+        n_layers=read.layers(),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_heads,

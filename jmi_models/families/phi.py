@@ -38,7 +38,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    norm = Norm("layer", read.number("layer_norm_eps", 1e-5), bias=True)
+    norm = Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True)
     arch = read_usual(
         read,
         "phi",

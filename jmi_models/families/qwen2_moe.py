@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models import words
 from jmi_models.experts import Experts
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, mlp_keys, read_usual, rms, windows
@@ -26,9 +27,10 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
+    n_experts = read.count("num_experts", 60)
     experts = Experts(
-        n_experts=read.count("num_experts", 60),
-        top_k=read.count("num_experts_per_tok", 4),
+        n_experts=n_experts,
+        top_k=read.chosen("num_experts_per_tok", 4, n_experts),
         d_expert=read.count("moe_intermediate_size", 1408),
         normalise=read.flag("norm_topk_prob", False),
         d_shared=read.count("shared_expert_intermediate_size", 5632),
@@ -53,8 +55,8 @@ def every_layer(read: Reader) -> None:
     read.ignore("mlp_only_layers")
     if dense or step != 1:
         raise ConfigError(
-            f"config.json: mlp_only_layers={dense}, decoder_sparse_step={step}: mixtures in some layers only "
-            "are not supported"
+            f"config.json: mlp_only_layers={words.value(dense)}, decoder_sparse_step={step}: mixtures in "
+            "some layers only are not supported"
         )
 
 

@@ -61,13 +61,13 @@ def from_config(config: Mapping[str, Any]) -> Rwkv:
     d_model, d_head = read.count("hidden_size"), read.count("head_size", 64, old="num_attention_heads")
     read.divides("head_size", d_head, "hidden_size", d_model)
     read.only("attention_hidden_size", d_model)
-    eps = read.positive("layer_norm_epsilon", 1e-5)
+    eps = read.eps("layer_norm_epsilon", 1e-5)
     # Sizes that shapes tell again, and a rescaling for float16 that leaves logits as they are.
     read.ignore("num_attention_heads", "rescale_every", "model_version", "context_length")
     wide = d_model >= 4096
     arch = Rwkv(
         version=6,
-        n_layers=read.count("num_hidden_layers"),
+        n_layers=read.layers(),
         d_model=d_model,
         n_heads=d_model // d_head,
         d_head=d_head,

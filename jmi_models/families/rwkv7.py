@@ -62,7 +62,7 @@ def from_config(config: Mapping[str, Any]) -> Rwkv:
     d_model, d_head = read.count("hidden_size"), read.count("head_dim", 64)
     read.divides("head_dim", d_head, "hidden_size", d_model)
     d_mlp = 32 * -(-int(d_model * read.positive("hidden_ratio", 4.0)) // 32)
-    eps = read.positive("norm_eps", 1e-5)
+    eps = read.eps("norm_eps", 1e-5)
     read.only("hidden_act", "sqrelu")
     read.only("norm_bias", True)
     read.only("norm_first", True)
@@ -79,7 +79,7 @@ def from_config(config: Mapping[str, Any]) -> Rwkv:
     wide = d_head / 64
     arch = Rwkv(
         version=7,
-        n_layers=read.count("num_hidden_layers"),
+        n_layers=read.layers(),
         d_model=d_model,
         n_heads=d_model // d_head,
         d_head=d_head,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models import rope_config
+from jmi_models import rope_config, words
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, per_layer, read_usual, rms, windows
 from jmi_models.transformer import Transformer
@@ -41,13 +41,14 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
 
 def turning_layers(read: Reader) -> list[bool]:
     """For each layer whether it has rotary embedding: despite its name, a 1 in ``no_rope_layers``."""
-    every, n_layers = read.count("no_rope_layer_interval", 4), read.count("num_hidden_layers")
+    every, n_layers = read.count("no_rope_layer_interval", 4), read.layers()
     given = read.config.get("no_rope_layers")
     read.ignore("no_rope_layers")
     if given is None:
         return [(layer + 1) % every != 0 for layer in range(n_layers)]
-    if not isinstance(given, list) or len(given) != n_layers or set(given) - {0, 1}:
-        raise ConfigError(f"config.json: no_rope_layers must be {n_layers} times 0 or 1, got {given!r}")
+    if not isinstance(given, list) or len(given) != n_layers or any(turn not in (0, 1) for turn in given):
+        shown = words.value(given)
+        raise ConfigError(f"config.json: no_rope_layers must be {n_layers} times 0 or 1, got {shown}")
     return [bool(turn) for turn in given]
 
 

@@ -17,7 +17,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    eps = read.number("layer_norm_eps", 1e-5)
+    eps = read.eps("layer_norm_eps", 1e-5)
     heads = HeadNorm(Norm("layer", eps), axes="n_heads d_head")
     parallel = read.flag("use_parallel_residual", False)
     arch = read_usual(

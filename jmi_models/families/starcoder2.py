@@ -20,7 +20,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "starcoder2",
-        Norm("layer", read.number("norm_epsilon", 1e-5), bias=True),
+        Norm("layer", read.eps("norm_epsilon", 1e-5), bias=True),
         n_ctx=4096,
         n_kv_heads=2,
         act="gelu_pytorch_tanh",

@@ -96,7 +96,7 @@ def gpt_fields(read: Reader, n_ctx: int) -> dict[str, Any]:
     d_model, n_heads = read.count("n_embd"), read.count("n_head")
     read.divides("n_head", n_heads, "n_embd", d_model)
     return {
-        "n_layers": read.count("n_layer"),
+        "n_layers": read.layers("n_layer"),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": n_heads,
@@ -105,7 +105,7 @@ def gpt_fields(read: Reader, n_ctx: int) -> dict[str, Any]:
         "d_vocab": read.count("vocab_size"),
         "n_ctx": read.count("n_positions", n_ctx),
         "act_fn": read.activation("activation_function", "gelu_new"),
-        "norm": Norm("layer", read.number("layer_norm_epsilon", 1e-5), bias=True),
+        "norm": Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
         "gated": False,
         "mlp_bias": True,
     }
@@ -154,7 +154,7 @@ def read_usual(
     return Transformer(
         **{
             "family": family,
-            "n_layers": read.count("num_hidden_layers"),
+            "n_layers": read.layers(),
             "d_model": d_model,
             "n_heads": n_heads,
             "n_kv_heads": groups,
@@ -171,42 +171,44 @@ def read_usual(
 
 def rms(read: Reader, eps: float = 1e-6, gain: Any = "w") -> Norm:
     """RMSNorm with the usual name of its epsilon."""
-    return Norm("rms", read.number("rms_norm_eps", eps), gain)
+    return Norm("rms", read.eps("rms_norm_eps", eps), gain)
 
 
 def one_window(read: Reader, default: int | None) -> tuple[int | None, ...]:
     """The window of a family whose layers are all alike."""
-    window = read.optional("sliding_window", default)
-    return () if window is None else (_window(window),)
+    window = _window(read, default)
+    return () if window is None else (window,)
 
 
 def windows(read: Reader, default: int | None, slides: Callable[[int], bool]) -> tuple[int | None, ...]:
     """Window of each layer: as ``layer_types`` says, else where ``slides(layer)``."""
-    n_layers, window = read.count("num_hidden_layers"), read.optional("sliding_window", default)
+    n_layers, window = read.layers(), _window(read, default)
     kinds = sliding_layers(read, slides)
     if window is None and any(kinds) and read.config.get("layer_types") is not None:
         raise ConfigError("config.json: layer_types has sliding layers, but sliding_window is null")
     if window is None or not any(kinds):
         return ()
-    return tuple(_window(window) if kinds[i] else None for i in range(n_layers))
+    return tuple(window if kinds[i] else None for i in range(n_layers))
+
+
+def _window(read: Reader, default: int | None) -> int | None:
+    """The number of keys that a query sees; None where the config says null."""
+    read.ignore("sliding_window")
+    if read.config.get("sliding_window", default) is None:
+        return None
+    return read.count("sliding_window", default)
 
 
 def sliding_layers(read: Reader, slides: Callable[[int], bool]) -> tuple[bool, ...]:
     """For each layer whether its attention is a sliding one."""
-    n_layers, kinds = read.count("num_hidden_layers"), read.config.get("layer_types")
+    n_layers, kinds = read.layers(), read.config.get("layer_types")
     read.ignore("layer_types")
     if kinds is None:
         return tuple(slides(i) for i in range(n_layers))
     known = ("sliding_attention", "full_attention")
-    if not isinstance(kinds, list) or len(kinds) != n_layers or set(kinds) - set(known):
+    if not isinstance(kinds, list) or len(kinds) != n_layers or any(kind not in known for kind in kinds):
         raise ConfigError(f"config.json: layer_types must name {n_layers} layers, each {' or '.join(known)}")
     return tuple(kind == known[0] for kind in kinds)
-
-
-def _window(value: float) -> int:
-    if value != int(value) or value < 1:
-        raise ConfigError(f"config.json: sliding_window must be a positive integer, got {value!r}")
-    return int(value)
 
 
 def per_layer(ropes: list[Rope | None]) -> tuple[Rope | None, ...]:

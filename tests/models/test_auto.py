@@ -73,6 +73,8 @@ def headers(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> dict[s
 
 
 def renamed(name: str, kind: Any = "someones_model", **changes: Any) -> dict[str, Any]:
+    # That its scaling is that of windowed layers, too, only its name tells.
+    kind = "someones_gpt_oss" if (name.split("/")[0], kind) == ("gpt_oss", "someones_model") else kind
     return {**grid.GRID[name], "model_type": kind, **changes}
 
 
@@ -342,8 +344,21 @@ def test_what_the_config_leaves_open_is_assumed_aloud() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scale_emb": 12}, "scale_emb=12 reads as if it changed the forward pass"),
+        ({"scale_emb": 12}, "what scale_emb=12 does to the forward pass is not known"),
+        ({"oddity": 3, "other": "x"}, "what oddity=3, other='x' does"),
         ({"mup_enabled": True}, "mup_enabled"),
+        ({"use_rope": False}, "use_rope=False"),
+        ({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}, "llama_4_scaling_beta"),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}}, "sliding_attention"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1, 2]}}, "mrope_section"),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+                "sliding_window": 4,
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+            "does not say whether the scaling",
+        ),
         ({"logits_scaling": 0}, "'logits_scaling' must be a positive number"),
         ({"logits_scaling": 2, "logit_scale": 2}, "both give the logit_scale"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
@@ -362,10 +377,10 @@ def test_what_is_known_not_to_be_implemented_is_refused(changes: Config, words: 
 
 
 def test_harmless_and_unread_fields_are_listed() -> None:
-    found = report("llama/grouped", residual_scale=1.0, mup_enabled=False, oddity=3)
-    assert found.supported
-    assert found.unread == ("mup_enabled", "oddity", "residual_scale")
-    assert "config fields without effect: mup_enabled; oddity; residual_scale" in found.caution()
+    found = report("llama/grouped", residual_scale=1.0, mup_enabled=False, mlp_dropout=0.1, sep_token_id=3)
+    assert found.supported, str(found)
+    assert found.unread == ("mlp_dropout", "mup_enabled", "residual_scale", "sep_token_id")
+    assert "config fields without effect: mlp_dropout; mup_enabled; residual_scale" in found.caution()
 
 
 def test_weights_in_mxfp4_are_recognised() -> None:
@@ -381,7 +396,9 @@ def test_weights_in_mxfp4_are_recognised() -> None:
         }
         stored |= headers(packed, "U8")
     found = examine(
-        "it", {**config, "model_type": "x", "quantization_config": {"quant_method": "mxfp4"}}, stored
+        "it",
+        {**config, "model_type": "some_gpt_oss", "quantization_config": {"quant_method": "mxfp4"}},
+        stored,
     )
     assert found.supported, str(found)
     assert differing(found.arch, arch) == set()

@@ -52,7 +52,7 @@ def test_flag_that_is_no_boolean_is_refused(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["1e-5", True, [1e-5]])
 def test_number_of_a_wrong_type_is_refused(value: Any) -> None:
-    assert f"'rms_norm_eps' must be a number, got {value!r}" in refused(rms_norm_eps=value)
+    assert f"'rms_norm_eps' must be a positive number, got {value!r}" in refused(rms_norm_eps=value)
 
 
 @pytest.mark.parametrize("value", ["ten", [10000.0], True])
@@ -63,7 +63,7 @@ def test_rope_theta_of_a_wrong_type_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("value", ["silly", "SiLU", 3, ["silu"]])
 def test_unknown_activation_is_refused_and_the_known_are_named(value: Any) -> None:
     message = refused(hidden_act=value)
-    assert f"hidden_act '{value}' is unknown" in message
+    assert f"hidden_act {value!r} is unknown" in message
     assert "silu" in message
     assert "gelu_pytorch_tanh" in message
 

@@ -1,0 +1,95 @@
+"""Every field of every config made absurd: a clear error or a model that works, and soon.
+
+The values are those that a slip of the hand, another program or malice put into a file. Each stands in
+for each field of a config of each family, once. Reading costs a fraction of a millisecond, so all of them
+are tried; of the models that then fit their tensors, a seeded few are traced.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jmi.errors import JmiError
+from jmi_models.checkpoint import problems
+from jmi_models.families import FAMILIES, described
+from jmi_models.rope import Rope
+from tests.models.config_data import headers_of, small
+
+NESTED: Any = 1
+for _ in range(50):
+    NESTED = {"rope_type": NESTED}
+
+ABSURD: tuple[Any, ...] = (
+    *(0, -1, 1, 2, 3, 10**6, 10**9, 2**63, 10**400),
+    *(0.0, -0.0, -1.0, 0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf),
+    *("", "1", "x", "\x1b[31m", "default", "float32"),
+    *(True, False, None, [], [1], [None], ["full_attention"], [[]], {}, {"a": 1}, NESTED),
+)
+"""What stands in for a value: wrong type, wrong sign, nothing, far too much, no number, nested."""
+
+
+def variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``config`` with each field, and each field of a nested object, left out or made absurd."""
+    for name, value in config.items():
+        yield f"without {name}", {key: value for key, value in config.items() if key != name}
+        for absurd in ABSURD:
+            yield f"{name}={absurd!r:.60}", {**config, name: absurd}
+        if isinstance(value, dict):
+            for label, inner in variants(value):
+                yield f"{name}: {label}", {**config, name: inner}
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in an architecture, the inverse frequencies of its rotary embeddings included."""
+    if isinstance(value, Rope):
+        yield from np.ravel(np.asarray(value.scaling.inv_freq(value.theta, value.dim, jnp.asarray([9]))))
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from numbers(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def outcome(config: Mapping[str, Any], headers: Any) -> Any:
+    """The architecture, if its tensors fit; the JmiError that refuses it; or a fault in words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            family, arch = described(config, headers)
+            found = problems(arch, family, headers)
+        except JmiError as error:
+            message = str(error)
+            return error if message.isprintable() and len(message) < 2000 else f"message {message!r:.200}"
+        except Exception as error:
+            return f"{type(error).__name__}: {str(error)[:100]}"
+    if found:
+        return found
+    with np.errstate(all="ignore"):
+        try:
+            odd = [number for number in numbers(arch) if not math.isfinite(float(np.float32(number)))]
+        except Exception as error:
+            return f"afterwards {type(error).__name__}: {str(error)[:100]}"
+    return f"loads with {odd[:3]}" if odd else arch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_value_of_a_field_ends_in_anything_but_an_error_or_a_model(family: str) -> None:
+    faults, seen = [], 0
+    for config in small(family):
+        headers = headers_of(config)
+        for label, changed in variants(config):
+            seen += 1
+            got = outcome(changed, headers)
+            if isinstance(got, str):
+                faults.append(f"{label}: {got}")
+    assert seen > 300
+    assert not faults, f"{len(faults)} of {seen}:\n" + "\n".join(faults[:400])
