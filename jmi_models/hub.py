@@ -29,6 +29,8 @@ _FILES = (
     "vocab.json",
     "merges.txt",
     VOCABULARIES,
+    "adapter_config.json",
+    "adapter_model.safetensors",
 )
 _LONE_FILES = ("*.safetensors", "*.pth")
 _BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")

@@ -1,9 +1,11 @@
 """`load` and `save`: a model folder to a LanguageModel and back."""
 
+import dataclasses
+import functools
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from jmi.artefacts import replacing
 from jmi.errors import CheckpointError, ConfigError
 from jmi.lm import LanguageModel
 from jmi.tokenizers import Tokenizer
-from jmi_models import families, hub
+from jmi_models import adapters, families, hub, words
 from jmi_models.auto import CompatibilityReport, examine
 from jmi_models.auto.remote import headers_of
 from jmi_models.checkpoint import load_params, plan_reads
@@ -26,7 +28,7 @@ from jmi_models.families.family import AnyArch, Family
 from jmi_models.json_files import read_object
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
-from jmi_models.stored import INDEX, Stored, read_headers
+from jmi_models.stored import ADAPTER, INDEX, Stored, read_headers
 
 
 def load(
@@ -36,6 +38,7 @@ def load(
     revision: str | None = None,
     mesh: Mesh | None = None,
     pytorch_bin: bool = False,
+    adapter: bool = True,
     progress: bool | None = None,
 ) -> LanguageModel:
     """Load a model ready to run.
@@ -49,6 +52,8 @@ def load(
         ``model``, the residual axis over ``fsdp``.
       pytorch_bin: read ``pytorch_model.bin`` where a model has no safetensors. The pickle in it is
         read for its tensors only; no code in it can run.
+      adapter: merge the LoRA adapter that lies beside the weights, if one does (`jmi_models.adapters`).
+        A folder that holds an adapter alone is loaded where its base model is a folder, too.
       progress: show progress bars; by default only on a terminal.
 
     Raises:
@@ -62,14 +67,20 @@ def load(
     """
     dtype = _check_dtype(dtype)
     source = hub.find(str(name), revision, pytorch_bin=pytorch_bin)
+    change, given = _adapter(source) if adapter else None, source
+    if change is not None and not (source.folder / "config.json").exists():
+        source = _base_of(source, change)
     headers, errors = _headers(source.folder, pytorch_bin)
+    if change is not None and not errors:
+        headers = adapters.merged(headers, change)
     family, arch = _describe(source, headers, errors)
     if errors:
         raise CheckpointError(errors[0])
     tokenizer = Tokenizer.from_folder(source.folder)
     shown = sys.stderr.isatty() if progress is None else progress
     arch, params = load_params(headers, arch, family, dtype, mesh, shown)
-    return LanguageModel(arch, params, tokenizer, source.name, source.identity)
+    identity = functools.partial(_identity, dict.fromkeys([source, given]), change)
+    return LanguageModel(arch, params, tokenizer, source.name, identity)
 
 
 def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: bool = False) -> AnyArch:
@@ -101,6 +112,37 @@ def inspect(
     except CheckpointError as error:
         headers, errors = {}, [str(error)]
     return examine(source.name, _config(source.folder, headers, errors), headers, errors)
+
+
+def _adapter(source: hub.Source) -> adapters.Adapter | None:
+    """The adapter beside the weights, announced."""
+    config = adapters.find(source.folder)
+    if config is None:
+        return None
+    found = adapters.read(source.folder, config)
+    warnings.warn(
+        f"{source.name}: the LoRA adapter in it is merged into {len(found.pairs)} matrices; adapter=False "
+        "leaves it out",
+        stacklevel=3,
+    )
+    return found
+
+
+def _base_of(source: hub.Source, change: adapters.Adapter) -> hub.Source:
+    """The model of an adapter that stands alone."""
+    if change.base is None or not Path(change.base).expanduser().is_dir():
+        raise ConfigError(
+            f"{source.name} holds an adapter alone, of the model {words.value(change.base)}: download that "
+            f"model and put {adapters.CONFIG} and {ADAPTER} beside its weights"
+        )
+    folder = Path(change.base).expanduser()
+    return dataclasses.replace(source, folder=folder)
+
+
+def _identity(sources: Iterable[hub.Source], change: adapters.Adapter | None) -> str:
+    """Of the files that were read; an adapter among them says nothing where it was left out."""
+    left_out = change is None and any((source.folder / adapters.CONFIG).exists() for source in sources)
+    return " + ".join(source.identity() for source in sources) + ", without its adapter" * left_out
 
 
 def _headers(folder: Path, pytorch_bin: bool = False) -> tuple[dict[str, Stored], list[str]]:

@@ -18,7 +18,11 @@ _ANY = ("rope_theta", "partial_rotary_factor", "rope_type", "type", "original_ma
 
 
 def read(
-    config: Mapping[str, Any], d_head: int, default_theta: float = 1e4, default_partial: float | None = None
+    config: Mapping[str, Any],
+    d_head: int,
+    default_theta: float = 1e4,
+    default_partial: float | None = None,
+    default_length: int = 2048,
 ) -> Rope:
     """Rope of heads of width ``d_head``.
 
@@ -26,6 +30,7 @@ def read(
       default_theta: base when the config names none.
       default_partial: share of a head that is rotated when the config does not say
         (``partial_rotary_factor``); None for families that rotate whole heads only.
+      default_length: ``max_position_embeddings`` when the config does not say.
 
     Raises:
       ConfigError: an unknown scaling type, parameters that are missing, ill-typed, out of bounds or
@@ -38,7 +43,9 @@ def read(
         raise ConfigError(f"config.json: 'rope_theta' must be above 1, got {theta!r}")
     dim = _rotated(given.get("partial_rotary_factor"), config, d_head, default_partial)
     kind = _kind(given)
-    longest = bounds.integer("max_position_embeddings", _first(config.get("max_position_embeddings"), 2048))
+    longest = bounds.integer(
+        "max_position_embeddings", _first(config.get("max_position_embeddings"), default_length)
+    )
     name = "original_max_position_embeddings"
     original = bounds.integer(name, _whole(_first(config.get(name), given.get(name), longest)))
     reader, _ = _READERS[kind]

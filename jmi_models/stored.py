@@ -67,6 +67,7 @@ def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:
     Raises:
       CheckpointError: no weights, or a file that is damaged, missing or outside the folder.
     """
+    _check_regular(folder)
     files, read = _files(folder, pytorch_bin)
     headers: dict[str, Stored] = {}
     for file, names in files.items():
@@ -84,7 +85,7 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     """Weight files, each with the tensors to take from it (None: all), and what reads their headers."""
     # The kind of the index decides how its shards are read, not their names: one of safetensors that
     # names a pickle must not get it read.
-    kinds = [(INDEX, _SINGLE, _safetensors), (_BIN_INDEX, _BIN, _pickled)]
+    kinds = [(INDEX, _SINGLE, read_safetensors), (_BIN_INDEX, _BIN, _pickled)]
     # With a single file and an index, transformers reads the single file: the index is of an earlier save.
     for index, single, read in kinds if pytorch_bin else kinds[:1]:
         if (folder / single).is_file():
@@ -92,7 +93,9 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
         if (folder / index).is_file():
             return _shards(folder, folder / index), read
     # Files of RWKV's author are named after the model, and stand alone.
-    for pattern, read in (("*.safetensors", _safetensors), ("*.pth", _pickled))[: 2 if pytorch_bin else 1]:
+    for pattern, read in (("*.safetensors", read_safetensors), ("*.pth", _pickled))[
+        : 2 if pytorch_bin else 1
+    ]:
         alone = sorted(file for file in folder.glob(pattern) if file.name != ADAPTER)
         if len(alone) == 1:
             return {alone[0]: None}, read
@@ -106,7 +109,7 @@ def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dic
     raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")
 
 
-def check_regular(folder: Path) -> None:
+def _check_regular(folder: Path) -> None:
     """Refuse pipes, devices and sockets among the files of a model: reading one may never end."""
     for file in sorted(folder.iterdir()):
         if file.exists() and not file.is_file() and not file.is_dir():
@@ -137,7 +140,8 @@ def _inside(folder: Path, file: str) -> Path:
     return path
 
 
-def _safetensors(file: Path) -> dict[str, Stored]:
+def read_safetensors(file: Path) -> dict[str, Stored]:
+    """Every tensor of one file; CheckpointError where it is damaged."""
     try:
         tensors = safe_open(file, framework="np")
     except (SafetensorError, OSError) as error:

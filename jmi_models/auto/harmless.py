@@ -10,6 +10,7 @@ from typing import Any
 from jmi.errors import ConfigError
 from jmi_models import rope_config, words
 from jmi_models.families.family import Reader
+from jmi_models.families.gemma3_text import by_kind
 
 _FIELDS = (
     # Tokens and text.
@@ -59,10 +60,9 @@ def refuse_unread(read: Reader) -> None:
 
 def refuse_unread_rope(read: Reader) -> None:
     """The same of what the config says about rotary embedding."""
-    given = read.config.get("rope_parameters")
     parts: list[Any] = [read.config]
-    if isinstance(given, dict) and "full_attention" in given:
-        parts = [{"rope_parameters": part} for part in given.values() if isinstance(part, dict)]
+    if by_kind(read.config):
+        parts = [{"rope_parameters": part} for part in read.config["rope_parameters"].values()]
     unknown = sorted({name for part in parts for name in rope_config.unread(part)})
     if unknown:
         raise ConfigError(

@@ -9,7 +9,7 @@ from jmi_models import rope_config
 from jmi_models.auto.harmless import refuse_unread_rope
 from jmi_models.auto.notes import Notes
 from jmi_models.families.family import Reader
-from jmi_models.families.gemma3_text import ropes_by_kind
+from jmi_models.families.gemma3_text import by_kind, ropes_by_kind
 from jmi_models.families.smollm3 import turning_layers
 from jmi_models.families.usual import one_window, per_layer, sliding_layers, windows
 from jmi_models.norms import Norm
@@ -138,11 +138,9 @@ def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Note
         turns = turning_layers(read)
         notes.found("ropes", f"in {sum(turns)} of {len(turns)} layers", "config: no_rope_layers")
         return per_layer([rope if turn else None for turn in turns])
-    given = config.get("rope_parameters")
-    by_kind = isinstance(given, Mapping) and "full_attention" in given
-    if config.get("rope_local_base_freq") is not None or by_kind:
-        far, near = ropes_by_kind(config, width, 1e4)
-        source = "rope_parameters" if by_kind else "rope_local_base_freq"
+    if config.get("rope_local_base_freq") is not None or by_kind(config):
+        far, near = ropes_by_kind(config, width, 1e4, 2048)
+        source = "rope_parameters" if by_kind(config) else "rope_local_base_freq"
         notes.found("ropes", "one for windowed layers, one for the others", f"config: {source}")
         return per_layer([near if window else far for window in slides or (None,)])
     if len(set(slides)) > 1 and _known(read, _UNTURNED):

@@ -30,7 +30,7 @@ def with_sizes(
         elif size is not None and size > 0:
             known[name] = notes.found(name, size, f"shape of {first(key)}")
 
-    layers = [int(m[1]) for name in shapes if (m := re.match(LAYER.replace("{i}", r"(\d+)"), name))]
+    layers = [int(m[1]) for name in shapes if (m := re.match(LAYER.replace("{i}", r"(\d{1,9})"), name))]
     embed, out, down = (keys[p] for p in ("embed.W_E", "blocks.attn.W_O", "blocks.mlp.W_out"))
     inner = "d_expert" if "d_expert" in down.layout else "d_mlp"
     take("vocab_size", along(embed, shapes, "d_vocab"), embed)

@@ -103,7 +103,7 @@ def describe(headers: Mapping[str, Stored], config: Mapping[str, Any]) -> tuple[
         )
     n_heads, d_head = _shape(headers, next(name for name, v in _HEADS.items() if v == version))
     d_vocab, d_model = _shape(headers, "emb.weight")
-    layers = {int(found[1]) for name in headers if (found := re.match(r"blocks\.(\d+)\.", name))}
+    layers = {int(found[1]) for name in headers if (found := re.match(r"blocks\.(\d{1,9})\.", name))}
     read = Reader(config)
     arch = Rwkv(
         version=version,  # type: ignore[arg-type]
@@ -129,6 +129,6 @@ def describe(headers: Mapping[str, Stored], config: Mapping[str, Any]) -> tuple[
 
 
 def _shape(headers: Mapping[str, Stored], name: str) -> tuple[int, ...]:
-    if name not in headers or len(headers[name].shape) != 2:
-        raise CheckpointError(f"{name} is missing or no matrix: the sizes of this model are not known")
+    if name not in headers or len(headers[name].shape) != 2 or 0 in headers[name].shape:
+        raise CheckpointError(f"{name} is missing, empty or no matrix: the sizes of this model are not known")
     return headers[name].shape

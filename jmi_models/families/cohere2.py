@@ -19,7 +19,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read = Reader(config)
     every = read.count("sliding_window_pattern", 4)
     slides = sliding_layers(read, lambda layer: (layer + 1) % every != 0)
-    rope = rope_config.read(config, read.count("hidden_size") // read.count("num_attention_heads"))
+    d_head = read.count("hidden_size") // read.count("num_attention_heads")
+    rope = rope_config.read(config, d_head, default_length=8192)
     # Written by some configs; Hugging Face reads neither.
     read.ignore(
         "head_dim", "use_qk_norm", "rotary_pct", "order_of_interleaved_layers", "position_embedding_type"
@@ -27,7 +28,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "cohere2",
-        windows=windows(read, 4096, lambda layer: slides[layer]),
+        windows=windows(read, 4096, lambda layer: slides[layer], optional=False),
         ropes=per_layer([rope if slide else None for slide in slides]),
         **cohere_fields(read),
     )

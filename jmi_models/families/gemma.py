@@ -25,6 +25,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         "gemma",
         rms(read, gain="1 + w"),
         n_ctx=8192,
+        n_kv_heads=16,
         d_head=256,
         act_fn="gelu_pytorch_tanh" if act == "gelu" else act,
         embed_scale=read.count("hidden_size") ** 0.5,

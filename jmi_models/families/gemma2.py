@@ -28,7 +28,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         "gemma2",
         n_ctx=8192,
         n_kv_heads=4,
-        windows=windows(read, 4096, lambda layer: layer % 2 == 0),
+        windows=windows(read, 4096, lambda layer: layer % 2 == 0, optional=False),
         attn_softcap=read.optional("attn_logit_softcapping", 50.0),
         logit_softcap=read.optional("final_logit_softcapping", 30.0),
         **gemma_fields(read),

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models import rope_config
+from jmi.errors import ConfigError
+from jmi_models import rope_config, words
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.gemma2 import KEYS_WITH_POST_NORMS, gemma_fields
 from jmi_models.families.usual import HEAD_NORMS, always, per_layer, read_usual, sliding_layers, windows
 from jmi_models.norms import HeadNorm
 from jmi_models.rope import Rope
 from jmi_models.transformer import Transformer
+
+_KINDS = {"full_attention", "sliding_attention"}
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:
@@ -24,13 +27,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     # The cap of attention that some configs carry has no effect in this family.
     read.ignore("attn_logit_softcapping", "rope_local_base_freq")
     fields = gemma_fields(read)
-    far, near = ropes_by_kind(config, read.count("head_dim", 256), 1e6)
+    far, near = ropes_by_kind(config, read.count("head_dim", 256), 1e6, 131072)
     arch = read_usual(
         read,
         "gemma3_text",
         n_ctx=131072,
         n_kv_heads=4,
-        windows=windows(read, 4096, lambda layer: slides[layer]),
+        windows=windows(read, 4096, lambda layer: slides[layer], optional=False),
         ropes=per_layer([near if slide else far for slide in slides]),
         qk_norm=HeadNorm(fields["norm"]),
         logit_softcap=read.optional("final_logit_softcapping"),
@@ -40,17 +43,28 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     return arch
 
 
-def ropes_by_kind(config: Mapping[str, Any], d_head: int, theta: float) -> tuple[Rope, Rope]:
+def by_kind(config: Mapping[str, Any]) -> bool:
+    """Whether the config has rotary parameters for each kind of layer."""
+    given = config.get("rope_parameters")
+    return isinstance(given, Mapping) and not _KINDS.isdisjoint(given)
+
+
+def ropes_by_kind(config: Mapping[str, Any], d_head: int, theta: float, length: int) -> tuple[Rope, Rope]:
     """Rotary embeddings of the layers that see all (by default of base ``theta``), and of windowed ones."""
-    by_kind = config.get("rope_parameters") or {}
-    if isinstance(by_kind, Mapping) and "full_attention" in by_kind:
+    if by_kind(config):
+        if surplus := sorted(set(config["rope_parameters"]) - _KINDS):
+            raise ConfigError(f"config.json: rope_parameters of no kind of layer: {words.some(surplus)}")
         rest = {"max_position_embeddings": config.get("max_position_embeddings")}
         far, near = (
-            {**rest, "rope_parameters": by_kind.get(kind)} for kind in ("full_attention", "sliding_attention")
+            {**rest, "rope_parameters": config["rope_parameters"].get(kind)}
+            for kind in ("full_attention", "sliding_attention")
         )
     else:
         far, near = dict(config), {"rope_theta": config.get("rope_local_base_freq")}
-    return rope_config.read(far, d_head, theta), rope_config.read(near, d_head, 1e4)
+    return (
+        rope_config.read(far, d_head, theta, default_length=length),
+        rope_config.read(near, d_head, 1e4, default_length=length),
+    )
 
 
 GEMMA3_TEXT = Family(

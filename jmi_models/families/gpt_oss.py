@@ -67,7 +67,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         n_kv_heads=8,
         d_head=64,
         theta=150000.0,
-        windows=windows(read, 128, lambda layer: layer % 2 == 0),
+        windows=windows(read, 128, lambda layer: layer % 2 == 0, optional=False),
         sinks=True,
         qkv_bias=bias,
         out_bias=bias,

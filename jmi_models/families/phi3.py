@@ -34,7 +34,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     Raises:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
-    read = Reader(config)
+    name = "original_max_position_embeddings"
+    read = Reader({**config, name: 4096} if config.get(name) is None else config)
     windows = one_window(read, None)
     arch = read_usual(read, "phi3", rms(read, 1e-5), n_ctx=4096, partial=1.0, windows=windows)
     read.finish()

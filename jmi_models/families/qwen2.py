@@ -15,7 +15,9 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    arch = read_usual(read, "qwen2", rms(read), n_ctx=32768, windows=late_windows(read), qkv_bias=True)
+    arch = read_usual(
+        read, "qwen2", rms(read), n_ctx=32768, n_kv_heads=32, windows=late_windows(read), qkv_bias=True
+    )
     read.finish()
     return arch
 

@@ -41,6 +41,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         "qwen2_moe",
         rms(read),
         n_ctx=32768,
+        n_kv_heads=16,
         windows=_windows(read),
         qkv_bias=read.flag("qkv_bias", True),
         experts=experts,

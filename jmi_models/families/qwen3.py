@@ -23,7 +23,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         "qwen3",
         norm,
         n_ctx=32768,
-        n_kv_heads=read.count("num_attention_heads"),
+        n_kv_heads=32,
         d_head=128,
         windows=late_windows(read),
         qk_norm=HeadNorm(norm),

@@ -18,7 +18,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     """
     read = Reader(config)
     d_head = read.count("head_dim", read.count("hidden_size") // read.count("num_attention_heads"))
-    rope, turns = rope_config.read(config, d_head, 2e6), turning_layers(read)
+    rope, turns = rope_config.read(config, d_head, 2e6, default_length=32768), turning_layers(read)
     bias = read.flag("attention_bias", False)
     sliding = read.flag("use_sliding_window", False)
     read.ignore("sliding_window", "layer_types")

@@ -25,6 +25,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         "stablelm",
         Norm("layer", eps, bias=True),
         n_ctx=4096,
+        n_kv_heads=32,
         partial=0.25,
         parallel=parallel,
         shared_norm=parallel,

@@ -138,14 +138,16 @@ def read_usual(
       fields: fields of `Transformer` that the family decides otherwise.
     """
     d_model, n_heads = read.count("hidden_size"), read.count("num_attention_heads")
-    groups = read.count("num_key_value_heads", n_kv_heads or n_heads)
+    # The class has a number for a field that is absent; null says that each query head has its own.
+    absent = "num_key_value_heads" not in read.config
+    groups = read.count("num_key_value_heads", n_kv_heads if absent and n_kv_heads else n_heads)
     if d_head is None and read.config.get("head_dim") is None:
         read.divides("num_attention_heads", n_heads, "hidden_size", d_model)
     width = read.count("head_dim", d_head or d_model // n_heads)
     read.divides("num_key_value_heads", groups, "num_attention_heads", n_heads)
     longest = read.count("max_position_embeddings", n_ctx)
     if "ropes" not in fields:
-        rope = rope_config.read(read.config, width, theta, partial)
+        rope = rope_config.read(read.config, width, theta, partial, n_ctx)
         read.ignore("partial_rotary_factor")
         fields["ropes"], longest = (rope,), rope.scaling.reach(longest)
     fields.setdefault("attn_scale", width**-0.5)
@@ -180,12 +182,19 @@ def one_window(read: Reader, default: int | None) -> tuple[int | None, ...]:
     return () if window is None else (window,)
 
 
-def windows(read: Reader, default: int | None, slides: Callable[[int], bool]) -> tuple[int | None, ...]:
-    """Window of each layer: as ``layer_types`` says, else where ``slides(layer)``."""
+def windows(
+    read: Reader, default: int | None, slides: Callable[[int], bool], *, optional: bool = True
+) -> tuple[int | None, ...]:
+    """Window of each layer: as ``layer_types`` says, else where ``slides(layer)``.
+
+    Args:
+      optional: a window of null means that no layer has one.
+    """
     n_layers, window = read.layers(), _window(read, default)
     kinds = sliding_layers(read, slides)
-    if window is None and any(kinds) and read.config.get("layer_types") is not None:
-        raise ConfigError("config.json: layer_types has sliding layers, but sliding_window is null")
+    told = read.config.get("layer_types") is not None
+    if window is None and any(kinds) and (told or not optional):
+        raise ConfigError("config.json: this model has sliding layers, but sliding_window is null")
     if window is None or not any(kinds):
         return ()
     return tuple(window if kinds[i] else None for i in range(n_layers))

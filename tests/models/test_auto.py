@@ -349,7 +349,7 @@ def test_what_the_config_leaves_open_is_assumed_aloud() -> None:
         ({"mup_enabled": True}, "mup_enabled"),
         ({"use_rope": False}, "use_rope=False"),
         ({"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}, "llama_4_scaling_beta"),
-        ({"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}}, "sliding_attention"),
+        ({"rope_parameters": {"full_attention": {}, "other_attention": {}}}, "other_attention"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1, 2]}}, "mrope_section"),
         (
             {
