@@ -133,7 +133,7 @@ def _shards(folder: Path, index: Path) -> Files:
 def _inside(folder: Path, file: str) -> Path:
     path = folder / file
     # A name with a directory in it could point anywhere; shards always lie beside their index.
-    if Path(file).name != file or file in ("", ".", "..") or "\0" in file:
+    if Path(file).name != file or file in ("", ".", "..") or "\0" in file or len(file) > 200:
         raise CheckpointError(f"the index names {words.value(file)}, outside the model folder; refused")
     if not path.is_file():
         raise CheckpointError(f"shard {words.name(file)} is missing from {folder}; download the model again")

@@ -93,7 +93,7 @@ def _hopeless(report: CompatibilityReport, headers: Headers) -> str | None:
         close = nearest(expected, headers)
         return (
             f"its tensors are named as in no known family: {some(sorted(headers)[:5])}, ...; expected names "
-            f"such as {expected}" + (f"; nearest: {', '.join(close)}" if close else "")
+            f"such as {expected}" + (f"; nearest: {some(close)}" if close else "")
         )
     if report.naming != "usual":
         return (

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models import words
 from jmi_models.auto.notes import Finding
 from jmi_models.families.family import AnyArch, Family
 
@@ -29,8 +30,8 @@ class Gap:
 
     def __str__(self) -> str:
         more = f", and {self.count - 1} more such" if self.count > 1 else ""
-        near = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
-        return f"{self.name} {self.detail}{more}{near}"
+        near = f"; nearest: {words.some(self.nearest)}" if self.nearest else ""
+        return f"{words.name(self.name)} {self.detail}{more}{near}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +91,15 @@ class CompatibilityReport:
         lists: dict[str, Iterable[Any]] = {
             **{f"{kind} tensors": getattr(self, kind) for kind in GAPS},
             "assumed": self.assumptions,
-            "config fields without effect": [", ".join(self.unread)] if self.unread else [],
+            "config fields without effect": [words.some(self.unread)] if self.unread else [],
             "remarks": self.remarks,
         }
         return {title: list(map(str, items)) for title, items in lists.items() if items}
 
     def caution(self) -> str:
         """What to know before trusting an inferred architecture, in one line."""
-        lists = {"assumed": self.assumptions, "config fields without effect": self.unread, "": self.remarks}
+        unread = tuple(map(words.name, self.unread))
+        lists = {"assumed": self.assumptions, "config fields without effect": unread, "": self.remarks}
         parts = [f"{title}: {'; '.join(items)}".removeprefix(": ") for title, items in lists.items() if items]
         return f"{self.name}: architecture inferred; {'. '.join(parts)}"
 

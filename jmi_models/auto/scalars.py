@@ -161,6 +161,7 @@ def _slides(read: Reader, notes: Notes) -> tuple[int | None, ...]:
     """Window of each layer, as `jmi_models.Transformer.windows`."""
     config = read.config
     read.ignore("sliding_window", "sliding_window_pattern", "max_window_layers", "layer_types")
+    read.ignore("_sliding_window_pattern")
     if not read.flag("use_sliding_window", True):
         notes.found("windows", "none", "config: use_sliding_window")
         return ()
@@ -169,8 +170,8 @@ def _slides(read: Reader, notes: Notes) -> tuple[int | None, ...]:
         found, source = windows(read, None, lambda layer: False), "layer_types"
     elif config.get("sliding_window") is None:
         return ()
-    elif config.get("sliding_window_pattern") is not None:
-        every = read.count("sliding_window_pattern")
+    elif any(config.get(name) is not None for name in ("sliding_window_pattern", "_sliding_window_pattern")):
+        every = read.count("sliding_window_pattern", old="_sliding_window_pattern")
         found, source = windows(read, None, lambda layer: (layer + 1) % every != 0), "sliding_window_pattern"
     elif config.get("max_window_layers") is not None:
         late = read.count("max_window_layers")

@@ -106,19 +106,22 @@ def outcome(config: Mapping[str, Any], headers: Any) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_value_of_a_field_ends_in_anything_but_an_error_or_a_model(family: str) -> None:
     config = small(family)
-    judge(config, headers_of(config), list(variants(config)))
+    judge(headers_of(config), share(config, 0.4))
 
 
 @pytest.mark.parametrize("family", INFERRED)
 def test_nor_does_one_of_a_family_that_is_inferred(family: str) -> None:
-    """Of each field a seeded half: an inference takes a few milliseconds."""
-    config, rng = small(family), random.Random(0)
-    unknown = {**config, "model_type": f"some_{family}"}
-    tried = [variant for variant in variants(unknown) if rng.random() < 0.5]
-    judge(unknown, headers_of(config), tried)
+    config = small(family)
+    judge(headers_of(config), share({**config, "model_type": f"some_{family}"}, 0.2))
 
 
-def judge(config: Mapping[str, Any], headers: Any, tried: list[tuple[str, dict[str, Any]]]) -> None:
+def share(config: Mapping[str, Any], part: float) -> list[tuple[str, dict[str, Any]]]:
+    """A seeded part of the variants of ``config``, other ones for each family."""
+    rng = random.Random(str(config["model_type"]))
+    return [variant for variant in variants(config) if rng.random() < part]
+
+
+def judge(headers: Any, tried: list[tuple[str, dict[str, Any]]]) -> None:
     """Fail on every fault among the configs ``tried``, and where they are not of both kinds."""
     kinds, faults, slow = collections.Counter[str](), [], []
     for label, changed in tried:
@@ -131,21 +134,21 @@ def judge(config: Mapping[str, Any], headers: Any, tried: list[tuple[str, dict[s
             faults.append(f"{label}: {got}")
     assert not faults, f"{len(faults)} of {len(tried)}:\n" + "\n".join(faults)
     assert not slow, slow
-    assert kinds["ConfigError"] > 50
-    assert kinds["Transformer"] + kinds["Rwkv"] > 50
+    assert kinds["ConfigError"] > 20, kinds
+    assert kinds["Transformer"] + kinds["Rwkv"] > 5, kinds
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt_oss", "gemma2"])
 def test_a_model_of_an_absurd_config_that_loads_can_be_run(family: str) -> None:
     config = small(family)
     headers, rng = headers_of(config), random.Random(1)
     plain, found = outcome(config, headers), []
-    for _, changed in variants(config):
+    for _, changed in share(config, 0.3):
         arch = outcome(changed, headers)
         if isinstance(arch, Transformer) and arch != plain and arch not in found:
             found.append(arch)
-    assert len(found) > 5
-    for arch in rng.sample(found, 4):
+    assert len(found) > 3
+    for arch in rng.sample(found, 2):
         params = jmi_models.params.init(arch, 0)
         logits = np.asarray(jmi.forward(arch, params, np.arange(8, dtype=np.int32)[None]).logits)
         assert np.isfinite(logits).all(), arch
