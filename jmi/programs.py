@@ -29,7 +29,7 @@ def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]],
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        jitted = jax.jit(function, static_argnums=static)
+        jitted: Any = jax.jit(function, static_argnums=static)
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:

@@ -11,6 +11,9 @@ from jmi.errors import JmiError, printable
 LARGEST_FILE = 2**27
 """Bytes of the largest file that is read whole, 128 MiB; the largest published tokenizers have about 35."""
 
+DEEPEST = 40
+"""Levels of objects and lists within each other; what comes back can be walked by recursion."""
+
 
 def read_bytes(path: Path, refusal: type[JmiError]) -> bytes:
     """Content of a regular file of at most `LARGEST_FILE` bytes.
@@ -51,11 +54,13 @@ def parse_object(text: str, name: str, refusal: type[JmiError]) -> dict[str, Any
     """The JSON object in the text of the file ``name``.
 
     Raises:
-      refusal: the text is no JSON, nested too deeply, or no object.
+      refusal: the text is no JSON, nested deeper than `DEEPEST`, or no object, or a number in it is NaN,
+        infinite or becomes so.
     """
     name = printable(name)
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        _check_depth(found)
     except ValueError as error:
         raise refusal(f"{name} is not valid JSON: {printable(error)}; mend it") from None
     except RecursionError:
@@ -68,3 +73,29 @@ def parse_object(text: str, name: str, refusal: type[JmiError]) -> dict[str, Any
 def read_if_there(path: Path, refusal: type[JmiError]) -> dict[str, Any]:
     """As `read_object`; empty where there is nothing of that name (a dangling link is something)."""
     return read_object(path, refusal) if os.path.lexists(path) else {}
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"it holds {constant}, which is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"it holds {text[:40]}, which is beyond every number")
+    return number
+
+
+def _check_depth(found: Any) -> None:
+    """Raise RecursionError for what is nested deeper than a description of a model is."""
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, (dict, list))
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise RecursionError

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from jmi.errors import CheckpointError, ConfigError
+from jmi.reading import read_object
 from jmi_models import words
-from jmi_models.json_files import read_object
 from jmi_models.stored import ADAPTER, Box, Stored, read_safetensors
 
 CONFIG = "adapter_config.json"

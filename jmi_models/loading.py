@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from jmi.artefacts import replacing
 from jmi.errors import CheckpointError, ConfigError
 from jmi.lm import LanguageModel
+from jmi.reading import read_object
 from jmi.tokenizers import Tokenizer
 from jmi_models import adapters, families, hub, words
 from jmi_models.auto import CompatibilityReport, examine
@@ -25,7 +26,6 @@ from jmi_models.auto.remote import headers_of
 from jmi_models.checkpoint import load_params, plan_reads
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
-from jmi_models.json_files import read_object
 from jmi_models.layout import to_disk
 from jmi_models.params import flat
 from jmi_models.stored import ADAPTER, INDEX, Stored, read_headers
@@ -39,6 +39,7 @@ def load(
     mesh: Mesh | None = None,
     pytorch_bin: bool = False,
     adapter: bool = True,
+    tokenizer: bool = True,
     progress: bool | None = None,
 ) -> LanguageModel:
     """Load a model ready to run.
@@ -54,10 +55,12 @@ def load(
         read for its tensors only; no code in it can run.
       adapter: merge the LoRA adapter that lies beside the weights, if one does (`jmi_models.adapters`).
         A folder that holds an adapter alone is loaded where its base model is a folder, too.
+      tokenizer: False leaves it out; the model then runs on token ids alone.
       progress: show progress bars; by default only on a terminal.
 
     Raises:
-      DownloadError, ConfigError, CheckpointError: before weights are read where that is possible.
+      DownloadError, ConfigError, CheckpointError, TokenizerError: before weights are read where that is
+        possible.
 
     Example:
       >>> import jmi_models
@@ -76,11 +79,11 @@ def load(
     family, arch = _describe(source, headers, errors)
     if errors:
         raise CheckpointError(errors[0])
-    tokenizer = Tokenizer.from_folder(source.folder)
+    words_of = Tokenizer.from_folder(source.folder) if tokenizer else None
     shown = sys.stderr.isatty() if progress is None else progress
     arch, params = load_params(headers, arch, family, dtype, mesh, shown)
     identity = functools.partial(_identity, dict.fromkeys([source, given]), change)
-    return LanguageModel(arch, params, tokenizer, source.name, identity)
+    return LanguageModel(arch, params, words_of, source.name, identity)
 
 
 def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: bool = False) -> AnyArch:

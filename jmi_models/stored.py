@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jmi.errors import CheckpointError
+from jmi.errors import CheckpointError, printable
+from jmi.reading import read_object
 from jmi_models import mxfp4, pickled, words
-from jmi_models.json_files import read_object
 from jmi_models.words import some
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
@@ -146,8 +146,8 @@ def read_safetensors(file: Path) -> dict[str, Stored]:
         tensors = safe_open(file, framework="np")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{words.name(file.name)}: not a readable safetensors file ({words.reason(error)}); download it "
-            "again"
+            f"{words.name(file.name)}: not a readable safetensors file ({printable(error, 500)}); "
+            "download it again"
         ) from None
     found = {}
     for name in tensors.keys():  # noqa: SIM118, not a dict
@@ -162,7 +162,7 @@ def _read_safetensor(tensors: Any, file: Path, name: str, box: Box | None = None
         return tensors.get_tensor(name) if box is None else tensors.get_slice(name)[box]
     except (SafetensorError, ValueError, OSError) as error:
         where = f"{words.name(file.name)}: {words.name(name)}"
-        raise CheckpointError(f"{where} cannot be read ({words.reason(error)})") from None
+        raise CheckpointError(f"{where} cannot be read ({printable(error, 500)})") from None
 
 
 def _pickled(file: Path) -> dict[str, Stored]:

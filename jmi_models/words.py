@@ -28,9 +28,3 @@ def some(names: Iterable[Any]) -> str:
     all_of = list(names)
     more = f" and {len(all_of) - _SHOWN} more" if len(all_of) > _SHOWN else ""
     return ", ".join(map(name, all_of[:_SHOWN])) + more
-
-
-def reason(error: BaseException) -> str:
-    """What another library says of a file, which may quote it: on one line, control characters escaped."""
-    text = str(error).strip()[:500] or type(error).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

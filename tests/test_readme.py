@@ -15,7 +15,7 @@ def test_the_tour_runs_and_shows_what_it_says():
         exec(compile(block, "README.md", "exec"), names)
     lm = names["lm"]
     assert names["grid"].shape == (lm.arch.n_layers, names["tokens"].shape[1])
-    assert names["logits"].shape == (len(names["grid"]),)
+    assert names["logits"].shape == names["grid"].shape
     assert np.isfinite(names["logits"]).all()
     assert np.abs(names["steer"]).max() > 0
     assert "Tokyo" in names["texts"][0]

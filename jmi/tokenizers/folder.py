@@ -41,7 +41,8 @@ def read(folder: Path) -> tuple[Backend, dict[str, int]] | None:
     if others := sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern)):
         raise TokenizerError(
             f"a tokenizer in {printable(', '.join(others))} alone is none that jmi reads; load it with "
-            "transformers' AutoTokenizer, save it there, and put the tokenizer.json it writes into the folder"
+            "transformers' AutoTokenizer and put the tokenizer.json that it saves into the folder, or "
+            "run the model on token ids: jmi_models.load(..., tokenizer=False)"
         )
     return None
 
