@@ -15,7 +15,7 @@ import numpy as np
 
 from jmi.architecture import Tap
 from jmi.numerics import wide
-from jmi_models import ops
+from jmi_models import ops, rounding
 from jmi_models.context import Context, of_layer, tables_of
 from jmi_models.norms import normalise_heads
 from jmi_models.rope import rotate
@@ -78,10 +78,14 @@ def attend(
     z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, places, context, layer, tap))
     out = tap.where_wanted(
         ("attn.hook_result",),
-        lambda tap: tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"])).sum(2),
-        lambda: jnp.einsum("bshk,hkd->bsd", z, p["W_O"]),
+        lambda tap: _summed(p, tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"]))),
+        lambda: rounding.project("bshk,hkd->bsd", z, p, "W_O", "b_O"),
     )
-    return tap("attn.hook_out", ops.add_bias(out, p, "b_O"))
+    return tap("attn.hook_out", out)
+
+
+def _summed(p: Any, results: jax.Array) -> jax.Array:
+    return rounding.biased(rounding.widened(results).sum(2), p, "b_O", results.dtype)
 
 
 def _mixed(
@@ -130,14 +134,13 @@ def _queries_keys_values(
     arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, context: Context, tap: Tap
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     def project(name: str, x: jax.Array) -> jax.Array:
-        weight = p[f"W_{name}"]
-        point = f"hook_{name.lower()}_input"
-        y = tap.where_wanted(
+        point, weight, bias = f"hook_{name.lower()}_input", f"W_{name}", f"b_{name}"
+        heads = p[weight].shape[1]
+        return tap.where_wanted(
             (point,),
-            lambda tap: jnp.einsum("bshd,dhk->bshk", own(point, weight.shape[1], x, tap), weight),
-            lambda: jnp.einsum("bsd,dhk->bshk", x, weight),
+            lambda tap: rounding.project("bshd,dhk->bshk", own(point, heads, x, tap), p, weight, bias),
+            lambda: rounding.project("bsd,dhk->bshk", x, p, weight, bias),
         )
-        return ops.add_bias(y, p, f"b_{name}")
 
     q, k, v = project("Q", context.wanted(x)), project("K", x), project("V", x)
     if arch.qk_norm is not None:
@@ -153,17 +156,17 @@ def _scores(
     arch: "Transformer", q: jax.Array, k: jax.Array, places: jax.Array, context: Context, layer: Any
 ) -> jax.Array:
     """Scaled, capped, biased, masked scores ``[b, h, q, t]`` of queries at ``places`` ``[1 or b, q]``."""
-    scale = jnp.asarray(arch.attn_scale, q.dtype)
+    scale = jnp.asarray(arch.attn_scale, wide(q.dtype))
     if arch.scale_by_layer:
-        scale = scale / (jnp.asarray(layer) + 1).astype(q.dtype)
+        scale = scale / (jnp.asarray(layer) + 1).astype(scale.dtype)
     scores = ops.attention_scores(q, k, scale)
     if arch.attn_softcap is not None:
         scores = ops.softcap(scores, arch.attn_softcap)
     if arch.alibi is not None:
-        bias = arch.alibi.bias(arch.n_heads, context.positions, wide(scores.dtype)).astype(scores.dtype)
+        bias = arch.alibi.bias(arch.n_heads, context.positions, scores.dtype)
         scores = scores + (bias * scale if arch.alibi.scaled else bias)
     window = None
     if any(arch.windows):
         window = of_layer(tuple(width or _UNLIMITED for width in arch.windows), layer)
     visible = ops.causal_mask(places, k.shape[1], context.key_mask, window)
-    return jnp.where(visible, scores, -jnp.inf)
+    return jnp.where(visible, scores, -jnp.inf).astype(q.dtype)

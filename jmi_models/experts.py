@@ -7,14 +7,15 @@ switch any expert on or off. Each expert then runs on every token, one after ano
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jmi.architecture import Tap
-from jmi.numerics import wide
 from jmi_models import ops
+from jmi_models.rounding import once, product, project, widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +47,21 @@ def mixture(spec: Experts, act_fn: str, p: Any, x: jax.Array, tap: Tap) -> jax.A
 
     def add(total: jax.Array, expert: Any) -> tuple[jax.Array, None]:
         params, weight = expert
-        return total + weight[..., None] * _expert(spec, act_fn, params, x), None
+        return total + widened(weight)[..., None] * widened(_expert(spec, act_fn, params, x)), None
 
     names = [n for n in ("W_gate", "W_in", "W_out", "b_gate", "b_in", "b_out") if n in p]
     experts = ({name: p[name] for name in names}, jnp.moveaxis(weights, -1, 0))
-    out, _ = jax.lax.scan(add, jnp.zeros_like(x), experts)
+    out, _ = jax.lax.scan(add, jnp.zeros_like(widened(x)), experts)
     if spec.d_shared is not None:
-        gate = jax.nn.sigmoid(jnp.einsum("bsd,do->bso", x, p["shared"]["W_sigmoid"]))
-        out = out + gate * _expert(spec, act_fn, p["shared"], x)
-    return out
+        gate = jax.nn.sigmoid(product("bsd,do->bso", x, p["shared"]["W_sigmoid"]))
+        out = out + gate * widened(_expert(spec, act_fn, p["shared"], x))
+    return out.astype(x.dtype)
 
 
 def route(spec: Experts, p: Any, x: jax.Array, tap: Tap) -> jax.Array:
     """Weight of every expert for every token, ``[b, s, e]``, zero where not chosen."""
-    logits = ops.add_bias(jnp.einsum("bsd,de->bse", x, p["W_router"]), p, "b_router")
-    logits = tap("mlp.hook_router_logits", logits)
-    probs = jax.nn.softmax(logits.astype(wide(logits.dtype)), axis=-1)
+    logits = tap("mlp.hook_router_logits", project("bsd,de->bse", x, p, "W_router", "b_router"))
+    probs = jax.nn.softmax(widened(logits), axis=-1)
     chosen, index = jax.lax.top_k(probs, spec.top_k)
     if spec.normalise:
         chosen = chosen / chosen.sum(-1, keepdims=True)
@@ -70,14 +70,17 @@ def route(spec: Experts, p: Any, x: jax.Array, tap: Tap) -> jax.Array:
 
 
 def _expert(spec: Experts, act_fn: str, p: Any, x: jax.Array) -> jax.Array:
-    gate = ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_gate"]), p, "b_gate")
-    linear = ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in")
-    return ops.add_bias(jnp.einsum("bsm,md->bsd", _unit(spec, act_fn, gate, linear), p["W_out"]), p, "b_out")
+    gate = project("bsd,dm->bsm", x, p, "W_gate", "b_gate")
+    linear = project("bsd,dm->bsm", x, p, "W_in", "b_in")
+    unit = (
+        ops.activated(act_fn, gate, linear)
+        if spec.limit is None
+        else once(partial(_clamped, spec.limit), gate, linear)
+    )
+    return project("bsm,md->bsd", unit, p, "W_out", "b_out")
 
 
-def _unit(spec: Experts, act_fn: str, gate: jax.Array, linear: jax.Array) -> jax.Array:
-    if spec.limit is None:
-        return ops.ACTIVATIONS[act_fn](gate) * linear
-    limit = jnp.asarray(spec.limit, gate.dtype)
+def _clamped(bound: float, gate: jax.Array, linear: jax.Array) -> jax.Array:
+    limit = jnp.asarray(bound, gate.dtype)
     gate, linear = jnp.minimum(gate, limit), jnp.clip(linear, -limit, limit)
     return (linear + 1) * gate * jax.nn.sigmoid(gate * jnp.asarray(1.702, gate.dtype))

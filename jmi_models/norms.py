@@ -51,20 +51,22 @@ class HeadNorm:
 
 
 def normalise(norm: Norm, p: Any, x: jax.Array, tap: Tap, name: str) -> jax.Array:
-    """``x`` ``[b, s, d]`` normalised, with its points under ``name`` (``"ln1"``)."""
+    """``x`` ``[b, s, d]`` normalised, with its points under ``name`` (``"ln1"``).
+
+    All of it is computed in at least float32, and so are its points; what comes out has the dtype of ``x``.
+    """
     centred = _centred(norm, x, -1)
-    scale = tap(f"{name}.hook_scale", _scale(norm, centred, -1))
-    normed = (centred / scale).astype(x.dtype)
+    normed = centred / tap(f"{name}.hook_scale", _scale(norm, centred, -1))
     if name != "ln_final":
         normed = tap(f"{name}.hook_normalized", normed)
-    return _gained(norm, p, normed)
+    return _gained(norm, p, normed).astype(x.dtype)
 
 
 def normalise_heads(spec: HeadNorm, p: Any, x: jax.Array) -> jax.Array:
     """Queries or keys ``[b, s, h, k]`` normalised."""
     over = (-2, -1) if spec.joint else -1
     centred = _centred(spec.norm, x, over)
-    return _gained(spec.norm, p, (centred / _scale(spec.norm, centred, over)).astype(x.dtype))
+    return _gained(spec.norm, p, centred / _scale(spec.norm, centred, over)).astype(x.dtype)
 
 
 def _centred(norm: Norm, x: jax.Array, over: Any) -> jax.Array:
@@ -78,12 +80,9 @@ def _scale(norm: Norm, centred: jax.Array, over: Any) -> jax.Array:
 
 
 def _gained(norm: Norm, p: Any, x: jax.Array) -> jax.Array:
-    """Gain and bias of shape ``[d]``, ``[k]`` or ``[h, k]``, multiplied in at least float32."""
-    dtype, out = wide(x.dtype), x.astype(wide(x.dtype))
+    """``x`` times the gain, plus the bias; they have the shape ``[d]``, ``[k]`` or ``[h, k]``."""
     lead = (None,) * (x.ndim - next(iter(p.values())).ndim) if norm.inits() else ()
     if norm.gain != "none":
-        gain = p["w"].astype(dtype)[lead]
-        out = out * (1 + gain if norm.gain == "1 + w" else gain)
-    if norm.bias:
-        out = out + p["b"].astype(dtype)[lead]
-    return out.astype(x.dtype)
+        gain = p["w"].astype(x.dtype)[lead]
+        x = x * (1 + gain if norm.gain == "1 + w" else gain)
+    return x + p["b"].astype(x.dtype)[lead] if norm.bias else x

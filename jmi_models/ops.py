@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jmi.numerics import wide
+from jmi_models.rounding import once, product
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -28,9 +29,10 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 """Hugging Face activation names."""
 
 
-def add_bias(x: jax.Array, p: Any, name: str) -> jax.Array:
-    """``x`` plus the bias ``p[name]`` over its last axes, where the parameters have one."""
-    return x + p[name][(None,) * (x.ndim - p[name].ndim)] if name in p else x
+def activated(act_fn: str, gate: jax.Array, linear: jax.Array | None = None) -> jax.Array:
+    """The activation of ``gate``, times a ``linear`` branch where there is one."""
+    act = ACTIVATIONS[act_fn]
+    return once(act, gate) if linear is None else once(lambda g, x: act(g) * x, gate, linear)
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:
@@ -40,12 +42,12 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
 
 
 def attention_scores(q: jax.Array, k: jax.Array, scale: jax.Array) -> jax.Array:
-    """Scaled products ``[b, h, q, t]`` of ``q`` ``[b, q, h, k]`` and ``k`` ``[b, t, g, k]``."""
+    """Scaled products ``[b, h, q, t]`` of ``q`` ``[b, q, h, k]`` and ``k`` ``[b, t, g, k]``, in float32."""
     b, s, h, width = q.shape
     groups = k.shape[2]
     grouped = q.reshape(b, s, groups, h // groups, width)
     # Grouped, so that shared keys are never copied out to every query head.
-    scores = jnp.einsum("bqgrk,btgk->bgrqt", grouped, k) * scale
+    scores = product("bqgrk,btgk->bgrqt", grouped, k) * scale
     return scores.reshape(b, h, s, k.shape[1])
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jmi.architecture import Tap
 from jmi.errors import ConfigError
 from jmi.sites import TRANSFORMER_AXES, Site, sites_of
-from jmi_models import attention, ops, param_tree, residual
+from jmi_models import attention, ops, param_tree, residual, rounding
 from jmi_models.attention import Alibi
 from jmi_models.context import Context, context_of
 from jmi_models.experts import Experts, mixture
@@ -189,8 +189,7 @@ class Transformer:
         x = jnp.take(p["W_E"], tokens, axis=0)
         if self.d_embed is not None:
             x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
-        if self.embed_scale != 1:
-            x = x * jnp.asarray(self.embed_scale, x.dtype)
+        x = rounding.times(x, self.embed_scale)
         if self.embed_norm:
             x = normalise(self.norm, p["ln"], x, Tap.silent(), "")
         x = tap("hook_embed", x)
@@ -215,7 +214,8 @@ class Transformer:
             elif tap.wants("hook_mlp_in"):
                 normed = normed + self._moved(p, read, x)
             mlp_out = tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
-            return tap("hook_resid_post", x + attn_out + mlp_out)
+            total = rounding.once(lambda x, attn, mlp: x + attn + mlp, x, attn_out, mlp_out)
+            return tap("hook_resid_post", total)
         x = tap("hook_resid_mid", x + attn_out)
         if self.norms == "stream":
             x = normalise(self.norm, p.get("ln1"), x, tap, "ln1")
@@ -237,15 +237,11 @@ class Transformer:
         x, p = tap("hook_final_norm", x), params.get("unembed", {})
         if self.d_embed is not None:
             x = jnp.einsum("bsd,de->bse", x, p["W_out"])
-        if self.tied:
-            logits = jnp.einsum("bsd,vd->bsv", x, params["embed"]["W_E"])
-        else:
-            logits = jnp.einsum("bsd,dv->bsv", x, p["W_U"])
-        logits = ops.add_bias(logits, p, "b_U")
-        if self.logit_scale != 1:
-            logits = logits * jnp.asarray(self.logit_scale, logits.dtype)
+        p, weight = (params["embed"] | p, "W_E") if self.tied else (p, "W_U")
+        logits = rounding.project("bsd,vd->bsv" if self.tied else "bsd,dv->bsv", x, p, weight, "b_U")
+        logits = rounding.times(logits, self.logit_scale)
         if self.logit_softcap is not None:
-            logits = ops.softcap(logits, self.logit_softcap)
+            logits = rounding.once(functools.partial(ops.softcap, cap=self.logit_softcap), logits)
         return tap("hook_logits", logits)
 
     def _read(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
@@ -273,21 +269,20 @@ class Transformer:
         """What a module's output adds to the stream."""
         if self.norms in ("post", "both"):
             x = normalise(self.norm, p.get(name), x, tap, name)
-        return x if self.residual_scale == 1 else x * jnp.asarray(self.residual_scale, x.dtype)
+        return rounding.times(x, self.residual_scale)
 
     def _mlp(self, layer_params: Any, x: jax.Array, tap: Tap) -> jax.Array:
         p, x = layer_params["mlp"], tap("mlp.hook_in", x)
         if self.experts is not None:
             return tap("mlp.hook_out", mixture(self.experts, self.act_fn, p, x, tap))
-        act = ops.ACTIVATIONS[self.act_fn]
+        linear = rounding.project("bsd,dm->bsm", x, p, "W_in", "b_in")
         if self.gated:
-            gate = tap("mlp.hook_pre", ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_gate"]), p, "b_gate"))
-            linear = ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in")
-            post = act(gate) * tap("mlp.hook_pre_linear", linear)
+            gate = tap("mlp.hook_pre", rounding.project("bsd,dm->bsm", x, p, "W_gate", "b_gate"))
+            post = ops.activated(self.act_fn, gate, tap("mlp.hook_pre_linear", linear))
         else:
-            post = act(tap("mlp.hook_pre", ops.add_bias(jnp.einsum("bsd,dm->bsm", x, p["W_in"]), p, "b_in")))
-        out = jnp.einsum("bsm,md->bsd", tap("mlp.hook_post", post), p["W_out"])
-        return tap("mlp.hook_out", ops.add_bias(out, p, "b_out"))
+            post = ops.activated(self.act_fn, tap("mlp.hook_pre", linear))
+        post = tap("mlp.hook_post", post)
+        return tap("mlp.hook_out", rounding.project("bsm,md->bsd", post, p, "W_out", "b_out"))
 
     # What each part adds to the stream and how logits read it, given the denominators of a run.
     head_outputs = residual.head_outputs

@@ -185,7 +185,8 @@ def test_gradients_have_the_dtype_of_their_site(tokens):
     arch = tiny()
     shapes = jax.eval_shape(lambda p: found(arch, p, tokens, "*"), lively(arch, jnp.bfloat16))
     dtypes = {point: grad.dtype for point, grad in shapes.grads.captures.items()}
-    assert {p for p, d in dtypes.items() if d != jnp.bfloat16} == {p for p in dtypes if "hook_scale" in p}
+    inside = {p for p in dtypes if p.endswith(("hook_scale", "hook_normalized"))}
+    assert {p for p, d in dtypes.items() if d != jnp.bfloat16} == inside
 
 
 def compiled(n_layers: int, sites: Any) -> Any:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -208,17 +207,6 @@ def test_each_token_is_given_its_experts(name: str) -> None:
     assert (np.take_along_axis(weights, chosen, -1) > 0).all()
     if experts.normalise:
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
-
-
-@each(grid.COMMITTED)
-def test_bfloat16_models_compute_in_bfloat16_and_stay_close(name: str) -> None:
-    exact, rounded = every_site(name, "float32"), run(load(name, "bfloat16"), grid.committed(name).tokens)
-    scales = {site for site in exact if site.endswith("hook_scale")}
-    assert {site for site, value in rounded.items() if value.dtype == np.float32} == scales
-    assert all(rounded[site].dtype == jnp.bfloat16 for site in set(rounded) - scales)
-    # In the first layer: later ones add up the rounding, and it may give a token other experts.
-    for site in ("attn.hook_in", "attn.hook_pattern", "hook_attn_out", "mlp.hook_in"):
-        assert relative(rounded[f"blocks.*.{site}"][0], exact[f"blocks.*.{site}"][0]) <= 0.04, site
 
 
 @each(grid.COMMITTED)

@@ -113,9 +113,9 @@ _EXPERTS_UP = re.compile(r"mlp\.experts\.gate_up_proj$")
 """Three times as large, so that the clamps of gpt-oss bite."""
 
 
-def weight(name: str, shape: tuple[int, ...], family: str = "") -> np.ndarray:
+def weight(name: str, shape: tuple[int, ...], family: str = "", seed: int = 0) -> np.ndarray:
     """The tensor called ``name``, float32, scaled so that attention, routing and logits are lively."""
-    values = np.random.default_rng([0, zlib.crc32(name.encode())]).standard_normal(shape)
+    values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
     if name.endswith("bias"):
         return (0.3 * values).astype(np.float32)
     if "norm" in name or re.search(r"\bln_", name):
@@ -136,9 +136,9 @@ def _inputs(name: str, shape: tuple[int, ...]) -> int:
     return shape[-2] if _INPUTS_FIRST.search(name) else shape[-1]
 
 
-def tensors(shapes: Mapping[str, tuple[int, ...]], family: str) -> dict[str, np.ndarray]:
+def tensors(shapes: Mapping[str, tuple[int, ...]], family: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of a checkpoint of ``family`` with these names and shapes."""
-    return {name: weight(name, tuple(shape), family) for name, shape in shapes.items()}
+    return {name: weight(name, tuple(shape), family, seed) for name, shape in shapes.items()}
 
 
 def write_folder(folder: Path, config: Config, weights: Mapping[str, np.ndarray]) -> Path:

@@ -44,7 +44,7 @@ with warnings.catch_warnings():
     from torch.utils._python_dispatch import TorchDispatchMode
     from transformers import modeling_rope_utils
 
-    from tests.oracles.tapping import Seen, recording, stacked
+    from tests.oracles.tapping import Seen, recording, repaired, stacked
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -75,7 +75,7 @@ def run(config: Config, dtype: str) -> Run:
         stack.enter_context(torch.no_grad())
         if double:
             stack.enter_context(true_float64(config))
-        model = _load(config, tensors, getattr(torch, dtype))
+        model = load(config, tensors, getattr(torch, dtype))
         seen: Seen = {}
         stack.enter_context(recording(model, seen))
         if double:
@@ -84,10 +84,17 @@ def run(config: Config, dtype: str) -> Run:
     return Run(tensors, stacked(model.config, seen))
 
 
+def logits(config: Config, tensors: dict[str, np.ndarray], tokens: np.ndarray, dtype: str) -> np.ndarray:
+    """Logits ``[b, s, vocab]`` of a model run in ``dtype``, as float32."""
+    model = load(config, tensors, getattr(torch, dtype))
+    with torch.no_grad(), repaired(model):
+        return model(torch.from_numpy(tokens).long(), use_cache=False).logits.float().numpy()
+
+
 def save(config: Config, folder: Path) -> None:
     """Write the model as Hugging Face itself saves it."""
     tensors = grid.tensors(shapes(config), config["model_type"])
-    _load(config, tensors, torch.float32).save_pretrained(folder)
+    load(config, tensors, torch.float32).save_pretrained(folder)
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -105,7 +112,7 @@ def _shapes(config: str) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def _load(config: Config, tensors: dict[str, np.ndarray], dtype: torch.dtype) -> Any:
+def load(config: Config, tensors: dict[str, np.ndarray], dtype: torch.dtype) -> Any:
     """The model that Hugging Face reads from a folder of ``tensors``."""
     with tempfile.TemporaryDirectory() as folder:
         grid.write_folder(Path(folder), config, tensors)
@@ -171,7 +178,7 @@ def write(family: str) -> None:
     The tensors themselves are left out, they follow from their names. Sites equal to another are stored
     once; ``twins`` says which.
     """
-    arrays: dict[str, np.ndarray] = {"versions": np.array(json.dumps(_versions()))}
+    arrays: dict[str, np.ndarray] = {"versions": np.array(json.dumps(versions()))}
     for name in grid.COMMITTED:
         if name.startswith(f"{family}/"):
             variant, config = name.split("/")[1], grid.GRID[name]
@@ -198,7 +205,7 @@ def _twins(sites: dict[str, np.ndarray]) -> dict[str, str]:
     return twins
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     libraries = {"torch": torch, "transformers": transformers, "numpy": np}
     return {name: module.__version__ for name, module in libraries.items()} | {
         "python": platform.python_version()

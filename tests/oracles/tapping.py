@@ -23,8 +23,7 @@ def recording(model: Any, seen: Seen) -> Iterator[None]:
     family = RECORDINGS[model.config.model_type]
     table = family.resolved(model.config)
     with contextlib.ExitStack() as stack:
-        for repair in family.repairs:
-            stack.enter_context(_repaired(model, repair))
+        stack.enter_context(repaired(model))
         for site, taps in table.items():
             if not isinstance(taps, Difference):
                 for tap in taps if isinstance(taps, tuple) else (taps,):
@@ -34,6 +33,15 @@ def recording(model: Any, seen: Seen) -> Iterator[None]:
         if isinstance(taps, Difference):
             larger, smaller = seen[taps.larger], seen[taps.smaller]
             seen[site] = {layer: larger[layer] - smaller[layer] for layer in larger}
+
+
+@contextlib.contextmanager
+def repaired(model: Any) -> Iterator[None]:
+    """Mend what Hugging Face is known to get wrong in the model's family."""
+    with contextlib.ExitStack() as stack:
+        for repair in RECORDINGS[model.config.model_type].repairs:
+            stack.enter_context(_repaired(model, repair))
+        yield
 
 
 def _tapped(model: Any, tap: Tap, site: str, seen: Seen) -> contextlib.AbstractContextManager[Any]:
