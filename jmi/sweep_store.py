@@ -1,104 +1,121 @@
 """Finished chunks of a sweep in a folder, so that a sweep that was stopped goes on where it was."""
 
+import contextlib
 import hashlib
+import io
 import json
-import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jmi.artefacts import environment, replacing
-from jmi.errors import ConfigError
+from jmi.errors import OutputError
 
 _NAME = "sweep.json"
+_SEAL = hashlib.sha256().digest_size
 
 
 class Store:
     """Chunk results in ``folder``, each file written whole or not at all.
 
+    A piece is an ``.npz`` file with a seal behind it: a hash of the sweep, of its number and of all bytes
+    before, so that a damaged piece, or that of another chunk or sweep, is known before it is looked into.
+
+    Args:
+      fingerprint: hashes of what decides the results, by what they are of.
+
     Raises:
-      ConfigError: the folder holds another sweep, or something else, or cannot be made.
+      OutputError: the folder holds another sweep, or something else, or cannot be made or read.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+    def __init__(self, folder: str | Path, fingerprint: Mapping[str, str]) -> None:
         self.folder = Path(folder)
-        manifest = {"fingerprint": fingerprint, "environment": environment()}
-        known = self.folder / _NAME
-        if known.exists():
-            found = json.loads(known.read_text())
-            if found.get("fingerprint") != fingerprint:
-                raise ConfigError(
-                    f"{folder} holds another sweep (other model, tokens, hooks, readout, memory= or jax): "
+        self._sweep = json.dumps(fingerprint, sort_keys=True).encode()
+        with _told(self.folder):
+            self._open(fingerprint)
+
+    def _open(self, fingerprint: Mapping[str, str]) -> None:
+        manifest = self.folder / _NAME
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputError(f"{self.folder} exists and is no folder: give the name of a new one as output=")
+        # Hidden names may be what another process of this sweep is writing. It may finish at any moment,
+        # so they are looked at before the manifest.
+        strangers = self.folder.exists() and any(
+            not path.name.startswith(".") for path in self.folder.iterdir()
+        )
+        if manifest.exists():
+            other = [part for part, digest in fingerprint.items() if _read(manifest).get(part) != digest]
+            if other:
+                raise OutputError(
+                    f"{self.folder} holds another sweep, with other {'; other '.join(other)}: "
                     "give another output=, or delete it"
                 )
             return
-        # Hidden names may be what another process of this sweep is writing.
-        if self.folder.exists() and (
-            not self.folder.is_dir() or any(not path.name.startswith(".") for path in self.folder.iterdir())
-        ):
-            raise ConfigError(f"{folder} exists and holds no sweep: give the name of a new folder as output=")
+        if strangers:
+            raise OutputError(f"{self.folder} exists and holds no sweep: give a new folder as output=")
         try:
             self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"output={folder}: {error.strerror}; create the folder around it first"
-            ) from None
-        with replacing(known) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+        except FileNotFoundError:
+            raise OutputError(f"output={self.folder}: create the folder around it first") from None
+        with replacing(manifest) as temporary:
+            found = {"fingerprint": fingerprint, "environment": environment()}
+            temporary.write_text(json.dumps(found, indent=2) + "\n")
 
     def read(self, chunk: int) -> list[np.ndarray] | None:
-        """Arrays of a chunk, or None when it is not finished."""
+        """Arrays of a chunk, or None when it is not finished or, with a warning, not what it should be."""
         path = self._path(chunk)
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as held:
+        with _told(path):
+            content = path.read_bytes()
+        arrays, seal = content[:-_SEAL], content[-_SEAL:]
+        if seal != self._seal(chunk, arrays):
+            warnings.warn(
+                f"{path} is damaged, or not piece {chunk} of this sweep: it is computed again", stacklevel=2
+            )
+            return None
+        with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
             return [held[f"arr_{i}"] for i in range(len(held.files))]
 
     def write(self, chunk: int, arrays: list[np.ndarray]) -> None:
-        """Keep the arrays of a finished chunk."""
-        with replacing(self._path(chunk)) as temporary, temporary.open("wb") as file:
-            np.savez(file, *arrays)
+        """Keep the arrays of a finished chunk.
+
+        Raises:
+          OutputError: they cannot be written (a full disk); the pieces before are kept.
+        """
+        file = io.BytesIO()
+        np.savez(file, *arrays)
+        content = file.getvalue()
+        path = self._path(chunk)
+        with _told(path), replacing(path) as temporary:
+            temporary.write_bytes(content + self._seal(chunk, content))
 
     def _path(self, chunk: int) -> Path:
         return self.folder / f"{chunk:06d}.npz"
 
-
-def fingerprint(programs: Any, params: Any, arrays: Any) -> str:
-    """What a sweep computes: its programs (jaxprs), weights and other arrays, and the version of jax."""
-    digest = hashlib.sha256(jax.__version__.encode())
-    for program in programs:
-        # Functions inside a jaxpr are printed with their addresses.
-        digest.update(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())
-        for constant in program.consts:
-            digest.update(np.asarray(constant).tobytes())
-    for leaf in _bytes_of(arrays):
-        digest.update(leaf)
-    digest.update(np.asarray(jax.device_get(_checksums(params))).tobytes())
-    return digest.hexdigest()
+    def _seal(self, chunk: int, content: bytes) -> bytes:
+        digest = hashlib.sha256(self._sweep + chunk.to_bytes(8, "little"))
+        digest.update(content)
+        return digest.digest()
 
 
-def _bytes_of(tree: Any) -> Iterator[bytes]:
-    for x in jax.tree.leaves(tree):
-        value = np.asarray(x)
-        yield f"{value.dtype}{value.shape}".encode()
-        yield value.tobytes()
+def _read(manifest: Path) -> dict[str, str]:
+    """The fingerprint in a manifest."""
+    try:
+        return dict(json.loads(manifest.read_bytes())["fingerprint"])
+    except (ValueError, KeyError, TypeError):
+        raise OutputError(
+            f"{manifest} is damaged, or of another version of jmi: give another output=, or delete "
+            f"{manifest.parent}"
+        ) from None
 
 
-@jax.jit
-def _checksums(params: Any) -> list[jax.Array]:
-    """One number for each tensor, made where the weights are; each bit of them counts."""
-
-    def checksum(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, jnp.uint8) if x.dtype.itemsize == 1 else _words(x)
-        place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | jnp.uint32(1)
-        return (bits.reshape(-1).astype(jnp.uint32) * place).sum(dtype=jnp.uint32)
-
-    return [checksum(x) for x in jax.tree.leaves(params)]
-
-
-def _words(x: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize])
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An error of the file system as one of jmi that says where."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"output=: {path}: {error.strerror or error}") from None

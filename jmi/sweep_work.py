@@ -20,8 +20,9 @@ from jmi.hooks import Hooks, as_data
 from jmi.lm import check_tokens
 from jmi.past import past_points
 from jmi.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
+from jmi.sweep_fingerprint import fingerprint
 from jmi.sweep_plan import Chunk, Kind, chunks_of, fitting, groups_of
-from jmi.sweep_store import Store, fingerprint
+from jmi.sweep_store import Store
 
 AXIS = "cells"
 """Name of the mesh axis that a sweep spreads over."""
@@ -30,7 +31,7 @@ AXIS = "cells"
 class Compiled(NamedTuple):
     """What runs the chunks of one kind."""
 
-    jaxpr: Any
+    lowered: jax.stages.Lowered
     program: Any
 
 
@@ -78,8 +79,10 @@ class Work:
 
     def _compile(self, kind: Kind, count: int) -> Compiled:
         args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first, kind.narrow))
-        leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
-        return _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))
+        abstract = jax.tree.map(functools.partial(_abstract, self.mesh), args)
+        # JAX keeps what it traced and compiled, by shapes and by settings such as the precision of products.
+        lowered = _program(self.fixed, kind, self.cells.structure, self.mesh).trace(*abstract).lower()
+        return Compiled(lowered, lowered.compile())
 
     def arguments(self, chunk: Chunk) -> tuple[Any, ...]:
         """What a chunk's program is called with."""
@@ -94,11 +97,14 @@ class Work:
             [chunk.cells.astype(np.int32), *(x[chunk.cells] for x in self.cells.swept)],
         )
 
-    def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> str:
+    def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> dict[str, str]:
         """Of everything that decides the results, their order included."""
-        layout = [(c.cells, c.layer, c.first) for c in chunks]
-        arrays = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
-        return fingerprint([compiled.jaxpr for compiled in programs.values()], self.params, arrays)
+        base = run_base.trace(self.fixed, self.params, self.data).lower()
+        cells = [programs[kind].lowered for kind in sorted(programs)]
+        layout = [dataclasses.astuple(chunk) for chunk in chunks]
+        inputs = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
+        (device, *_) = self.base.logits.devices()
+        return fingerprint([base, *cells], self.params, inputs, device)
 
 
 def prepare(
@@ -154,16 +160,13 @@ def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> boo
 
 
 @functools.lru_cache(maxsize=64)
-def _program(
-    fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
-) -> Compiled:
-    """A chunk's program, compiled once for each structure and shape of its arguments."""
+def _program(fixed: Fixed, kind: Kind, structure: Structure, mesh: Any) -> Any:
+    """What runs a chunk, one for each structure: jitted, not yet traced."""
     run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)
     if mesh is not None:
         where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
         run = jax.shard_map(run, mesh=mesh, in_specs=(*[jax.P()] * 7, jax.P(AXIS)), out_specs=where)
-    traced = jax.jit(run).trace(*jax.tree.unflatten(tree, leaves))
-    return Compiled(traced.jaxpr, traced.lower().compile())
+    return jax.jit(run)
 
 
 def _abstract(mesh: Any, x: Any) -> jax.ShapeDtypeStruct:

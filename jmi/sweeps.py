@@ -96,7 +96,8 @@ def sweep(
       mesh: a mesh of one axis, ``jax.make_mesh((n,), ("cells",))``, over which cells are spread;
         nothing is exchanged between its devices. Several processes share the cells by themselves.
       output: a folder to keep finished chunks in. A sweep that was stopped goes on from there, and ends
-        with the same bits.
+        with the same bits; one that differs in anything that decides them is refused. A damaged file is
+        named in a warning and computed again.
       progress: show a bar, if standard error is a terminal.
 
     Returns:
@@ -104,7 +105,9 @@ def sweep(
 
     Raises:
       HookError, InterventionError: a cell whose hooks are wrong, before anything runs.
-      ConfigError: arguments that contradict each other, too little memory, a folder of another sweep.
+      ConfigError: arguments that contradict each other, too little memory.
+      ArgumentError: with ``output``, a program that calls Python: nobody could tell it from another.
+      OutputError: a folder of another sweep, or one that cannot be used; a full disk.
 
     Example:
       >>> import jmi, jmi_models

@@ -1,0 +1,397 @@
+"""Sweeps that differ from each other in one thing, each built anew: what a kept sweep must tell apart.
+
+``VARIANTS`` maps what differs to a function of 0 or 1, which returns arguments of `jmi.sweep` other than the
+usual ones. `fingerprint` is that of the sweep; nothing is compiled for it, and nothing of it is run.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jmi
+from jmi import sweep_work
+from tests.core.conftest import lively, tiny
+
+LENGTH = 6
+D = 16
+VOCAB = 29
+ARCH = tiny(2)
+EMBED, OUT = "hook_embed", "blocks.*.hook_mlp_out"
+
+
+_WEIGHTS = jax.tree.map(np.asarray, lively(ARCH))
+
+
+def weights():
+    return jax.tree.map(jnp.array, _WEIGHTS)
+
+
+def array(i, *shape):
+    """Another one for another ``i``."""
+    return np.random.default_rng([7, i]).normal(size=shape or (1, VOCAB)).astype(np.float32)
+
+
+def bits(i, one, other):
+    """``one`` or ``other``, which differ in little."""
+    return (one, other)[i]
+
+
+def last(out):
+    return out.logits[:, VOCAB // 2]
+
+
+def reading(of):
+    """A readout that puts ``of(i)`` behind the logits."""
+
+    def variant(i):
+        function = of(i)
+        return {"readout": lambda out: function(out.logits)}
+
+    return variant
+
+
+def matrix_behind(wrap):
+    """A readout with a matrix that ``wrap`` hides."""
+    return reading(lambda i: wrap(array(i, VOCAB, 3)))
+
+
+def constant(one, other):
+    """A readout with an array that is ``one`` or ``other``."""
+    inner = lambda array: jax.jit(lambda y: (y.max() * jnp.asarray(array).astype(y.dtype)).sum())
+    return reading(lambda i: lambda x: x + inner(bits(i, one, other))(x))
+
+
+def nudged():
+    """Two large arrays that differ in the last bit of one number in their middle."""
+    other = array(0, 300, 400)
+    one = other.copy()
+    other[150, 200] = np.nextafter(other[150, 200], 9, dtype=np.float32)
+    return one, other
+
+
+def custom_jvp(w):
+    @jax.custom_jvp
+    def function(x):
+        return x @ w
+
+    function.defjvp(lambda x, dx: (x[0] @ w, dx[0] @ w))
+    return jax.jit(function)
+
+
+def custom_vjp(w):
+    @jax.custom_vjp
+    def function(x):
+        return x @ w
+
+    function.defvjp(lambda x: (x @ w, None), lambda _, g: (g @ w.T,))
+    return jax.jit(function)
+
+
+def derivative(w):
+    """What only the derivative of a function knows."""
+
+    @jax.custom_jvp
+    def function(x):
+        return x.sum()
+
+    function.defjvp(lambda x, dx: (x[0].sum(), (dx[0] @ w).sum()))
+    return jax.grad(function)
+
+
+def within(hook):
+    """``hook`` of arrays behind a jitted function, in the base run at the embedding."""
+    return lambda i: {"base": {EMBED: hook(i)}}
+
+
+def jitted_hook(i):
+    add = jax.jit(lambda value: value + jax.jit(lambda: jnp.asarray(array(i, 1, 1, D)))())
+    return lambda value, site: add(value)
+
+
+def default_argument(i):
+    def hook(value, site, factor=0.5 + i):
+        return value * factor
+
+    return hook
+
+
+@jmi.pytrees.dataclass
+class Static:
+    """An intervention with a static number."""
+
+    factor: float = jmi.interventions.struct.field(pytree_node=False)
+
+    def __call__(self, value, site):
+        return value * self.factor
+
+
+def capturing(name, reduce):
+    def variant(i):
+        function = reduce(i)
+        return {
+            "capture": [jmi.Capture(name, reduce=function, label="seen")],
+            "readout": lambda out: out.captures["seen"],
+        }
+
+    return variant
+
+
+def jitted_reducer(i):
+    project = jax.jit(lambda value: value @ array(i, D))
+    return lambda value, site: project(value)
+
+
+def hooks(**of):
+    """Hooks of the cells: `jmi.Scale` of two factors in one layer, with ``of`` in place of what is usual."""
+    made = {"layers": [0, 0], "factor": [0.5, 2.0], "positions": 1, "point": OUT} | of
+    hook = jmi.At(made["layers"], jmi.Scale(made["factor"], positions=made["positions"]))
+    return {"hooks": {made["point"]: hook}}
+
+
+def embedded(hook):
+    """The hooks of two cells, at the embedding."""
+    return {"hooks": {EMBED: hook}}
+
+
+def changed(change):
+    """Weights of which one tensor is changed in the second sweep."""
+
+    def variant(i):
+        params = weights()
+        w = np.array(params["embed"]["W_E"])
+        if i:
+            change(w)
+        return {"params": {**params, "embed": {"W_E": jnp.asarray(w)}}}
+
+    return variant
+
+
+def one_bit(w):
+    w.view(np.uint32)[3, 5] ^= 1
+
+
+def two_signs(w):
+    w[2, 3] *= -1
+    w[7, 1] *= -1
+
+
+def two_rows(w):
+    w[[2, 3]] = w[[3, 2]]
+
+
+def two_neighbours(w):
+    flat = w.reshape(-1)
+    flat[[4, 5]] = flat[[5, 4]]
+
+
+def zero(w):
+    w[0, 0] = 0.0
+
+
+def negative_zero(w):
+    w[0, 0] = -0.0
+
+
+def setting(context):
+    return lambda i: {"context": context(i)}
+
+
+def environment(name, *values):
+    return setting(lambda i: mock.patch.dict(os.environ, {name: values[i]}))
+
+
+KNOWN = np.ones((1, LENGTH), bool)
+VARIANTS = {
+    # The base run.
+    "a static field": within(lambda i: jmi.Project(array(0, D), keep=bool(i))),
+    "a static number": within(lambda i: Static(0.5 + i)),
+    "an array": within(lambda i: jmi.Add(array(i, D))),
+    "positions": within(lambda i: jmi.Add(array(0, D), positions=i)),
+    "integers or booleans": within(
+        lambda i: jmi.Scale(0.5, positions=bits(i, np.eye(LENGTH, dtype=bool)[1], [1]))
+    ),
+    "an array in the layers": lambda i: {"base": {OUT: jmi.Add(array(i, D))}},
+    "the layer of a hook": lambda i: {"base": {OUT: jmi.At([i], jmi.Scale(0.5))}},
+    "a plain function": within(
+        lambda i: bits(i, lambda value, site: value * 2, lambda value, site: value * 3)
+    ),
+    "a default argument": within(default_argument),
+    "a jitted hook": within(jitted_hook),
+    "a Partial": within(lambda i: jax.tree_util.Partial(lambda w, value, site: value + w, array(i, 1, 1, D))),
+    "a partial": within(lambda i: functools.partial(lambda w, value, site: value + w, array(i, 1, 1, D))),
+    "the order of hooks": within(lambda i: [jmi.Scale(2.0), jmi.Add(array(0, D))][:: 1 - 2 * i]),
+    "any base": lambda i: {"base": bits(i, None, {EMBED: jmi.Scale(0.5)})},
+    "the point of a base": lambda i: {"base": {bits(i, OUT, "blocks.*.hook_attn_out"): jmi.Scale(0.5)}},
+    # The readout.
+    "a matrix": matrix_behind(lambda w: lambda x: x @ w),
+    "a matrix on the device": matrix_behind(lambda w: (lambda v: lambda x: x @ v)(jnp.asarray(w))),
+    "in jit": matrix_behind(lambda w: jax.jit(lambda x: x @ w)),
+    "in jit of jit": matrix_behind(lambda w: jax.jit(lambda x: jax.jit(lambda y: y @ w)(x))),
+    "in a branch": matrix_behind(
+        lambda w: lambda x: jax.lax.cond(x[0, 0] > 0, lambda y: y @ w, lambda y: y[:, :3], x)
+    ),
+    "in a scan": matrix_behind(
+        lambda w: lambda x: jax.lax.scan(lambda c, _: (c + x @ w, None), jnp.zeros((1, 3)), length=2)[0]
+    ),
+    "in a loop": matrix_behind(
+        lambda w: (
+            lambda x: jax.lax.while_loop(
+                lambda c: jnp.asarray(w).sum() + c.sum() < 0, lambda c: c + x @ w + 9, jnp.zeros((1, 3))
+            )
+        )
+    ),
+    "in jit in a scan": matrix_behind(
+        lambda w: (
+            lambda x: jax.lax.scan(
+                lambda c, _: (jax.jit(lambda y: y + x @ w)(c), None), jnp.zeros((1, 3)), length=2
+            )[0]
+        )
+    ),
+    "in custom_jvp": matrix_behind(custom_jvp),
+    "in custom_vjp": matrix_behind(custom_vjp),
+    "in a derivative": matrix_behind(derivative),
+    "in checkpoint": matrix_behind(lambda w: jax.checkpoint(lambda x: x @ w)),
+    "in vmap": matrix_behind(lambda w: jax.vmap(jax.jit(lambda x: x @ w))),
+    "in map": matrix_behind(lambda w: lambda x: jax.lax.map(lambda row: row @ w, x)),
+    "in grad of jit": matrix_behind(lambda w: jax.grad(lambda x: jax.jit(lambda y: jnp.sin(y @ w).sum())(x))),
+    "in a Partial": lambda i: {"readout": jax.tree_util.Partial(lambda w, out: out.logits * w, array(i))},
+    "a static argument": reading(lambda i: lambda x: jax.jit(lambda y, n: y * n, static_argnums=1)(x, 2 + i)),
+    "a default": reading(lambda i: lambda x, n=2 + i: x * n),
+    "the last bit of one number of many": constant(*nudged()),
+    "two numbers swapped": constant(array(0, 500), array(0, 500)[np.r_[:400, 401, 400, 402:500]]),
+    "the sign of zero": constant(np.zeros(3, np.float32), -np.zeros(3, np.float32)),
+    "the sign of one zero": reading(lambda i: lambda x: jnp.where(x > 0, bits(i, 0.0, -0.0), x)),
+    "a shape": constant(np.ones((2, 1), np.float32), np.ones((1, 1), np.float32)),
+    "a dtype": constant(np.ones(3, np.float16), np.ones(3, np.float32)),
+    "what is computed": reading(lambda i: bits(i, jnp.max, jnp.min)),
+    "an axis": reading(lambda i: lambda x: jnp.sort(x[:, :1] + jnp.ones((1, 2)), axis=i)),
+    "a random seed": reading(lambda i: lambda x: x + jax.random.normal(jax.random.key(i), (1, VOCAB))),
+    # Captures.
+    "what is captured": lambda i: {
+        "capture": [bits(i, "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")],
+        "readout": lambda out: out.captures["blocks.*.hook_mlp_out"],
+    },
+    "when it is captured": lambda i: {
+        "capture": [jmi.Capture(OUT, when=bits(i, "before", "after"), label="seen")],
+        "readout": lambda out: out.captures["seen"],
+    },
+    "a reducer in the layers": capturing(OUT, jitted_reducer),
+    "a reducer at the embedding": capturing(EMBED, jitted_reducer),
+    "an array of a reducer": capturing(EMBED, lambda i: jmi.captures.Dot(array(i, D))),
+    "an index of a reducer": capturing(EMBED, lambda i: jmi.Select(position=i)),
+    # The cells.
+    "values": lambda i: hooks(factor=[0.5, 2.0 + i]),
+    "the order of cells": lambda i: hooks(factor=[[0.5, 2.0], [2.0, 0.5]][i]),
+    "a layer": lambda i: hooks(layers=[0, i]),
+    "layers": lambda i: hooks(layers=[i, 1 - i]),
+    "a position": lambda i: hooks(positions=jmi.Shared(np.int32(i))),
+    "a position of each": lambda i: hooks(positions=[1, 2 + i]),
+    "the point": lambda i: hooks(point=bits(i, OUT, "blocks.*.hook_attn_out")),
+    "a shared array": lambda i: embedded(jmi.Add(jmi.Shared(array(i, D)), [1.0, 2.0])),
+    "a static field of cells": lambda i: embedded(jmi.Project(array(0, 2, D), keep=bool(i))),
+    "a function of cells": lambda i: embedded(
+        jax.tree_util.Partial(
+            lambda w, value, site: value + w * jax.jit(lambda: array(i, 1, 1, D))(), array(0, 2)
+        )
+    ),
+    "how many": lambda i: hooks(layers=[0, 1, 1][: 2 + i], factor=[0.5, 2.0, 3.0][: 2 + i]),
+    # The run.
+    "tokens": lambda i: {"tokens": jnp.asarray([[1, 2, 3, 4, 5, 6 + i]], jnp.int32)},
+    "a mask": lambda i: {"mask": bits(i, KNOWN, np.arange(LENGTH)[None] > 0)},
+    "any mask": lambda i: {"mask": bits(i, None, KNOWN)},
+    "the positions of tokens": lambda i: {"positions": np.arange(LENGTH)[None] + i},
+    "whose logits": lambda i: {"logits_at": -1 - i},
+    "sharing": lambda i: {"share": bool(i)},
+    "how cells are divided": lambda i: {**hooks(layers=[0] * 4, factor=np.arange(4.0)), "memory": 2 + 2 * i},
+    "several models": lambda i: {
+        "models": True,
+        "params": jax.tree.map(lambda x: jnp.stack([x, x * (2 + i)]), weights()),
+    },
+    "a mesh": lambda i: {
+        "mesh": bits(i, None, jax.make_mesh((1,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,)))
+    },
+    # The model.
+    "the architecture": lambda i: {
+        "arch": dataclasses.replace(ARCH, norm=dataclasses.replace(ARCH.norm, eps=bits(i, 1e-5, 1e-6)))
+    },
+    "its precision": lambda i: {
+        "params": jax.tree.map(lambda x: x.astype(bits(i, jnp.bfloat16, jnp.float32)), weights())
+    },
+    "one bit of a weight": changed(one_bit),
+    "the signs of two weights": changed(two_signs),
+    "two rows of weights": changed(two_rows),
+    "two neighbouring weights": changed(two_neighbours),
+    "the sign of a weight that is zero": lambda i: changed(bits(i, zero, negative_zero))(1),
+    # Settings of JAX and of what it runs on.
+    "the precision of products": setting(
+        lambda i: jax.default_matmul_precision(bits(i, "default", "highest"))
+    ),
+    "64 bits": lambda i: {
+        "context": jax.enable_x64(bool(i)),
+        "readout": lambda out: out.logits * jnp.asarray(0.1),
+    },
+    "the generator of random numbers": lambda i: {
+        "context": jax.default_prng_impl(bits(i, "threefry2x32", "rbg")),
+        "readout": lambda out: out.logits + jax.random.normal(jax.random.key(0), (1, VOCAB)),
+    },
+    "options of the compiler": environment("XLA_FLAGS", "", "--xla_cpu_enable_fast_math=true"),
+}
+
+
+def _settled(build, largest, tokens, devices, memory):
+    """As many cells at once as ``memory``, the size of a program being unknown."""
+    build(min(largest, memory))
+    return min(largest, memory)
+
+
+class _Unrun:
+    """The base run, of zeros."""
+
+    trace = staticmethod(sweep_work.run_base.trace)
+
+    def __call__(self, fixed, params, data):
+        shapes = self.trace(fixed, params, data).out_info
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+@contextlib.contextmanager
+def uncompiled():
+    """Programs are made here, and neither compiled nor run."""
+    with (
+        mock.patch.object(jax.stages.Lowered, "compile", return_value=None),
+        mock.patch.object(sweep_work, "fitting", _settled),
+        mock.patch.object(sweep_work, "run_base", _Unrun()),
+    ):
+        yield
+
+
+def usual(given):
+    """All arguments of a sweep, ``given`` among them; ``context`` is what it is made in."""
+    return {
+        "arch": ARCH,
+        "params": weights(),
+        "tokens": jnp.asarray([[1, 2, 3, 4, 5, 6]], jnp.int32),
+        "readout": last,
+        "logits_at": -1,
+        "memory": 100,
+        "context": contextlib.nullcontext(),
+        **hooks(),
+        **given,
+    }
+
+
+def fingerprint(variant, i):
+    """Of the sweep that ``variant``, or its name, describes for ``i``."""
+    given = VARIANTS[variant](i) if isinstance(variant, str) else variant(i)
+    arguments = usual(given)
+    memory, context = arguments.pop("memory"), arguments.pop("context")
+    with uncompiled(), context:
+        work = sweep_work.prepare(**arguments)
+        chunks, programs = work.compiled(memory)
+        return work.fingerprint(programs, chunks)
