@@ -147,11 +147,18 @@ def jitted_reducer(i):
     return lambda value, site: project(value)
 
 
-def hooks(**of):
+def cells(*columns):
+    """Columns with one entry for each cell, as values of one grid."""
+    grid = jmi.Grid(cell=range(len(columns[0])))
+    return [grid.take("cell", column) for column in columns]
+
+
+def hooks(point=OUT, **of):
     """Hooks of the cells: `jmi.Scale` of two factors in one layer, with ``of`` in place of what is usual."""
-    made = {"layers": [0, 0], "factor": [0.5, 2.0], "positions": 1, "point": OUT} | of
-    hook = jmi.At(made["layers"], jmi.Scale(made["factor"], positions=made["positions"]))
-    return {"hooks": {made["point"]: hook}}
+    made = {"layers": 0, "factor": [0.5, 2.0], "positions": 1} | of
+    lists = {name: value for name, value in made.items() if np.ndim(value)}
+    made |= dict(zip(lists, cells(*lists.values()), strict=True))
+    return {"hooks": {point: jmi.At(made["layers"], jmi.Scale(made["factor"], positions=made["positions"]))}}
 
 
 def embedded(hook):
@@ -290,14 +297,14 @@ VARIANTS = {
     "the order of cells": lambda i: hooks(factor=[[0.5, 2.0], [2.0, 0.5]][i]),
     "a layer": lambda i: hooks(layers=[0, i]),
     "layers": lambda i: hooks(layers=[i, 1 - i]),
-    "a position": lambda i: hooks(positions=jmi.Shared(np.int32(i))),
+    "a position": lambda i: embedded(jmi.Scale(*cells([0.5, 2.0]), positions=i)),
     "a position of each": lambda i: hooks(positions=[1, 2 + i]),
     "the point": lambda i: hooks(point=bits(i, OUT, "blocks.*.hook_attn_out")),
-    "a shared array": lambda i: embedded(jmi.Add(jmi.Shared(array(i, D)), [1.0, 2.0])),
-    "a static field of cells": lambda i: embedded(jmi.Project(array(0, 2, D), keep=bool(i))),
+    "a shared array": lambda i: embedded(jmi.Add(array(i, D), *cells([1.0, 2.0]))),
+    "a static field of cells": lambda i: embedded(jmi.Project(*cells(array(0, 2, D)), keep=bool(i))),
     "a function of cells": lambda i: embedded(
         jax.tree_util.Partial(
-            lambda w, value, site: value + w * jax.jit(lambda: array(i, 1, 1, D))(), array(0, 2)
+            lambda w, value, site: value + w * jax.jit(lambda: array(i, 1, 1, D))(), *cells(array(0, 2))
         )
     ),
     "how many": lambda i: hooks(layers=[0, 1, 1][: 2 + i], factor=[0.5, 2.0, 3.0][: 2 + i]),
@@ -308,7 +315,7 @@ VARIANTS = {
     "the positions of tokens": lambda i: {"positions": np.arange(LENGTH)[None] + i},
     "whose logits": lambda i: {"logits_at": -1 - i},
     "sharing": lambda i: {"share": bool(i)},
-    "how cells are divided": lambda i: {**hooks(layers=[0] * 4, factor=np.arange(4.0)), "memory": 2 + 2 * i},
+    "how cells are divided": lambda i: {**hooks(factor=np.arange(4.0)), "memory": 2 + 2 * i},
     "several models": lambda i: {
         "models": True,
         "params": jax.tree.map(lambda x: jnp.stack([x, x * (2 + i)]), weights()),

@@ -12,8 +12,8 @@ import jmi
 import jmi_models
 from jmi import sweep_plan, sweep_store, sweep_work
 from jmi.cells import cells_of
-from jmi.grid import Swept
 from jmi.errors import ConfigError, HookError, InterventionError, OutputError
+from jmi.grid import Swept
 from jmi.sweep_plan import groups_of
 from jmi_models.experts import Experts
 from jmi_models.rwkv import Rwkv
