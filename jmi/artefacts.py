@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, ConfigError, OutputError
+
+if sys.platform != "win32":
+    import fcntl
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("jmi", "jax", "jaxlib", "numpy", "tokenizers", "safetensors")
@@ -23,43 +28,145 @@ _PACKAGES = ("jmi", "jax", "jaxlib", "numpy", "tokenizers", "safetensors")
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block succeeds, else vanishes.
+    """A temporary file that takes the place of ``path`` when the block succeeds, else vanishes.
+
+    A link is followed: the file it points to is replaced, in its own folder, and keeps its mode. What
+    a killed write of this file left behind is removed. Write to the temporary file, do not rename it.
 
     Raises:
-      ConfigError: the folder does not exist or cannot be written to.
+      OutputError: as `check_writable`; or writing failed (a full disk): the old file is as it was.
     """
-    path = Path(path)
-    check_writable(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    target = _target(path)
     try:
-        yield temporary
-        # mkstemp makes private files; a result is as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with _temporary(target) as temporary:
+            yield temporary
+            temporary.chmod(_mode(target))
+            os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written: {error.strerror or error}; {target.name} is as it was"
+        ) from None
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise ConfigError when ``path`` cannot become a file: before the work, not after it."""
-    path = Path(path)
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path}: the folder {path.parent} cannot be written to")
+    """Raise OutputError when ``path`` cannot become a file: before the work, not after it.
+
+    It is refused when it exists and is no regular file (a folder, a device, a pipe), is read-only,
+    or no file can be made in its folder.
+    """
+    target = _target(path)
+    try:
+        with _temporary(target):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: no file can be made in {target.parent}: {error.strerror}") from None
 
 
 def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Write a result as JSON, atomically. Arrays become lists; NaN and infinity become null."""
-    text = json.dumps(_plain(result), indent=2, allow_nan=False)
+    """Write a result as JSON, atomically. Arrays become lists; NaN and infinity become null.
+
+    Raises:
+      ArgumentError: something JSON has no form for.
+      OutputError: as `replacing`.
+    """
+    try:
+        text = json.dumps(_plain(result), indent=2, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"{path}: the result cannot be written as JSON: {error}") from None
     with replacing(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ConfigError: no regular file, or broken or too deeply nested JSON.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: cannot be read as JSON: it is no file")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ConfigError(f"{path}: cannot be read as JSON: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read as JSON: {reason}") from None
+
+
+def _target(path: str | Path) -> Path:
+    """The file behind ``path``, all links followed; OutputError when it cannot be one."""
+    if not os.path.basename(path):
+        raise OutputError(f"{str(path)!r} names no file")
+    try:
+        # Of the path as given: what stands in /proc and /dev is not where its links say.
+        found = os.stat(path)
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    target = Path(os.path.realpath(path))
+    if found is None and not target.parent.is_dir():
+        raise OutputError(f"{path}: the folder {target.parent} does not exist; create it first")
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise OutputError(f"{path} is {kind}; give the name of a file")
+    if found is not None and not os.access(target, os.W_OK):
+        raise OutputError(f"{path} is read-only; give another name, or make it writable")
+    return target
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """An empty file beside ``target``, after removing those that killed writers of it left there."""
+    begin, end = f".{target.name[:40]}.", f".partial{target.suffix[:10]}"
+    for path in target.parent.iterdir():
+        if path.name.startswith(begin) and path.name.endswith(end):
+            _remove_if_left(path)
+    path, lock = _locked(target.parent, begin, end)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path, begin: str, end: str) -> tuple[Path, int | None]:
+    """A new file, and the handle that locks it: the system drops a lock with its process."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=begin, suffix=end, dir=folder)
+        if sys.platform == "win32":  # does not rename open files; what is left behind stays
+            os.close(handle)
+            return Path(name), None
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return Path(name), handle
+        os.close(handle)  # Another writer took it for a leftover before it was locked.
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove a temporary file that no process has locked."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(handle)
+
+
+def _mode(target: Path) -> int:
+    """The mode of a file that is replaced; a new one is as readable as any other new file."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def environment() -> dict[str, Any]:

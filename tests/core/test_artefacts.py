@@ -1,4 +1,16 @@
+"""Files are written whole or not at all, and nothing but the named file changes."""
+
+import contextlib
 import json
+import os
+import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +18,7 @@ import pytest
 
 import jmi
 from jmi import artefacts
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, ConfigError, OutputError
 
 
 def test_a_file_is_written_whole(tmp_path):
@@ -27,15 +39,152 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_link_is_followed_and_stays(tmp_path):
+    file, link, far = tmp_path / "there" / "result.json", tmp_path / "link.json", tmp_path / "far.json"
+    file.parent.mkdir()
+    file.write_text("old")
+    link.symlink_to("there/result.json")
+    far.symlink_to(link)
+    for path, value in ((link, 1), (far, 2)):
+        artefacts.write_json(path, {"x": value})
+        assert path.is_symlink()
+        assert not file.is_symlink()
+        assert json.loads(file.read_text()) == {"x": value}
+    assert [p.name for p in file.parent.iterdir()] == ["result.json"]
+    (new := tmp_path / "new.json").symlink_to("there/new.json")
+    artefacts.write_json(new, {})
+    assert new.is_symlink()
+    assert json.loads((file.parent / "new.json").read_text()) == {}
+
+
+def test_the_mode_of_a_file_stays_and_a_new_one_is_as_readable_as_others(tmp_path):
+    (private := tmp_path / "private.json").write_text("old")
+    private.chmod(0o600)
+    (other := tmp_path / "other").write_text("")
+    artefacts.write_json(private, {})
+    artefacts.write_json(tmp_path / "new.json", {})
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert (tmp_path / "new.json").stat().st_mode == other.stat().st_mode
+
+
+def not_files(folder: Path) -> list[Path]:
+    """Paths that exist, or cannot, and must stay as they are."""
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket"))
+    (folder / "folder").mkdir()
+    (folder / "file").write_text("kept")
+    for name, target in (("loop", "loop"), ("to_pipe", "pipe"), ("astray", "no/x")):
+        (folder / name).symlink_to(target)
+    names = ["pipe", "socket", "folder", "loop", "to_pipe", "astray", "no/x", "file/x", "x" * 300, "a\0b"]
+    return [folder / name for name in names]
+
+
+def test_what_is_no_regular_file_is_refused_before_the_work_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = not_files(tmp_path)
+    before = {p: os.lstat(tmp_path / p).st_mode for p in os.listdir()}
+    for path in (*paths, "", ".", "folder/"):
+        for write in (artefacts.check_writable, lambda p: artefacts.write_json(p, {})):
+            with pytest.raises(OutputError) as error:
+                write(path)
+            assert len(str(error.value).splitlines()) == 1
+    for path in ("/dev/null", "/proc/x.json"):  # not to be tried: root would lose them
+        with pytest.raises(OutputError):
+            artefacts.check_writable(path)
+    assert {p: os.lstat(tmp_path / p).st_mode for p in os.listdir()} == before
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_long_name_can_be_written(tmp_path):
+    file = tmp_path / ("é" * 120 + ".json")
+    artefacts.write_json(file, {})
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_one_error_and_the_old_file_stays(tmp_path):
+    """A limit on the size of files fails as a full disk does: in the middle of a write."""
+    file = tmp_path / "result.json"
+    file.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"could not be written.*result.json is as it was"):
+            artefacts.write_json(file, {"x": list(range(1000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+WRITER = """
+import sys, time
+from jmi.artefacts import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of a write."""
+    command = [sys.executable, "-c", WRITER, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_leftovers_of_killed_writes_go_and_what_another_process_writes_stays(tmp_path):
+    file, other = tmp_path / "result.json", tmp_path / ".result.json.notes.json"
+    other.write_text("not ours")
+    with contextlib.ExitStack() as running:
+        dead, _ = (running.enter_context(writing(file)) for _ in range(2))
+        dead.kill()
+        dead.wait()
+        assert len(list(tmp_path.iterdir())) == 3
+        with artefacts.replacing(file) as mine:
+            mine.write_text("whole")
+            artefacts.check_writable(file)
+            (half,) = set(tmp_path.iterdir()) - {other, mine}
+        assert half.read_text() == "half"
+    assert file.read_text() == "whole"
+    artefacts.write_json(file, {})
+    assert set(tmp_path.iterdir()) == {file, other}
+
+
 def test_bfloat16_arrays_are_numbers_in_json(tmp_path):
     artefacts.write_json(tmp_path / "x.json", {"x": jnp.ones(2, jnp.bfloat16)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"x": [1.0, 1.0]}
 
 
-@pytest.mark.parametrize("name", ["missing/x.json", "."])
-def test_an_impossible_path_is_refused_before_the_work(tmp_path, name):
-    with pytest.raises(ConfigError):
-        artefacts.check_writable(tmp_path / name)
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1 + 2j, np.ones(2, complex)])
+def test_what_json_has_no_form_for_is_one_error_and_no_file(tmp_path, value):
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    for given in (value, [value], nested):
+        with pytest.raises(ArgumentError, match=r"x.json.*JSON"):
+            artefacts.write_json(tmp_path / "x.json", {"x": given})
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 10_000, b"[1,]", b"{'a': 1}"]
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_json_that_is_broken_is_one_error(tmp_path, text):
+    (tmp_path / "x.json").write_bytes(text)
+    with pytest.raises(ConfigError, match=r"x.json: cannot be read as JSON") as error:
+        artefacts.read_json(tmp_path / "x.json")
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
 
 
 def test_hooks_are_described_in_full():
