@@ -5,16 +5,18 @@ The layout knows no shared keys and values: an edge into those of a group stands
 head of the group, each time with its whole score, and is kept or removed in all of them.
 """
 
-import json
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jmi.artefacts import write_json
+from jmi.artefacts import read_json, write_json
 from jmi.errors import ConfigError
 from jmi.interp.eap import EdgeScores
 from jmi.interp.edges import EdgeGraph
+from jmi.printable import printable
 
 
 class StoredCircuit(NamedTuple):
@@ -35,7 +37,8 @@ def save_circuit(path: str | Path, scores: EdgeScores, kept: Any) -> None:
     A head or MLP counts as in the graph when edges into it and out of it are kept.
 
     Raises:
-      ConfigError: scores or kept edges of another shape, scores that are not finite, an unwritable path.
+      ConfigError: scores or kept edges of another shape, scores that are not finite.
+      OutputError: an unwritable path.
     """
     graph, kept = scores.graph, np.asarray(kept)
     values = np.asarray(scores.values, np.float64)
@@ -65,19 +68,19 @@ def load_circuit(path: str | Path, graph: EdgeGraph) -> StoredCircuit:
       ConfigError: no such layout, another model, edges that are missing or surplus, or query heads that
         share keys and disagree about an edge into them.
     """
-    try:
-        stored = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    stored = read_json(path)
     if not isinstance(stored, dict) or not all(isinstance(stored.get(k), dict) for k in ("cfg", "edges")):
         raise ConfigError(f"{path}: a circuit has cfg and edges, see {__name__}")
     sizes = {name: stored["cfg"].get(name) for name in _sizes(graph)}
     if sizes != _sizes(graph):
-        raise ConfigError(f"{path}: the circuit is of a model with {sizes}; this one has {_sizes(graph)}")
+        raise ConfigError(
+            f"{path}: the circuit is of a model with {reprlib.repr(sizes)}; this one has {_sizes(graph)}"
+        )
     places, edges = _stored_edges(graph), stored["edges"]
     wrong = [*(f"no {name}" for name in places.keys() - edges.keys()), *(edges.keys() - places.keys())]
     if wrong:
-        raise ConfigError(f"{path}: {len(wrong)} edges missing or unknown: {', '.join(sorted(wrong)[:5])}")
+        shown = printable(", ".join(sorted(wrong)[:5]))
+        raise ConfigError(f"{path}: {len(wrong)} edges missing or unknown: {shown}")
     values, kept = np.full(graph.exists.shape, np.nan), np.zeros(graph.exists.shape, bool)
     for name, place in places.items():
         score, held = _entry(path, name, edges[name])
@@ -88,11 +91,13 @@ def load_circuit(path: str | Path, graph: EdgeGraph) -> StoredCircuit:
 
 
 def _entry(path: str | Path, name: str, entry: Any) -> tuple[float, bool]:
+    score: Any
     score, held = (entry.get("score"), entry.get("in_graph")) if isinstance(entry, dict) else (None, None)
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not isinstance(held, bool):
-        raise ConfigError(
-            f"{path}: {name}: needs a score (a number) and in_graph (true or false); got {entry}"
-        )
+    # NaN is not smaller than any float, and a whole number may be larger.
+    number = isinstance(score, (int, float)) and abs(score) <= sys.float_info.max
+    if not number or isinstance(score, bool) or not isinstance(held, bool):
+        got = reprlib.repr(entry)
+        raise ConfigError(f"{path}: {name}: needs a score (finite) and in_graph (true or false); got {got}")
     return float(score), held
 
 

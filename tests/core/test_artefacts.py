@@ -1,6 +1,5 @@
 """Files are written whole or not at all, and nothing but the named file changes."""
 
-import contextlib
 import json
 import os
 import resource
@@ -9,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -129,34 +127,20 @@ with replacing(sys.argv[1]) as temporary:
 """
 
 
-@contextlib.contextmanager
-def writing(file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the middle of a write."""
-    command = [sys.executable, "-c", WRITER, str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"writing\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def test_leftovers_of_killed_writes_go_and_what_another_process_writes_stays(tmp_path):
     file, other = tmp_path / "result.json", tmp_path / ".result.json.notes.json"
     other.write_text("not ours")
-    with contextlib.ExitStack() as running:
-        dead, _ = (running.enter_context(writing(file)) for _ in range(2))
-        dead.kill()
-        dead.wait()
-        assert len(list(tmp_path.iterdir())) == 3
-        with artefacts.replacing(file) as mine:
-            mine.write_text("whole")
-            artefacts.check_writable(file)
-            (half,) = set(tmp_path.iterdir()) - {other, mine}
-        assert half.read_text() == "half"
-    assert file.read_text() == "whole"
-    artefacts.write_json(file, {})
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == b"writing\n"
+        with artefacts.replacing(file) as slower:
+            slower.write_text("written last")
+            assert len(list(tmp_path.iterdir())) == 3  # the process is alive
+            killed.kill()
+            killed.wait()
+            artefacts.write_json(file, {})
+            assert set(tmp_path.iterdir()) == {file, other, slower}
+    assert file.read_text() == "written last"
     assert set(tmp_path.iterdir()) == {file, other}
 
 

@@ -217,8 +217,8 @@ def rename(stored):
     stored["edges"]["input->a7.h0<q>"] = stored["edges"].pop("input->m0")
 
 
-def unscored(stored):
-    stored["edges"]["input->m0"]["score"] = None
+def scored(value):
+    return lambda stored: stored["edges"]["input->m0"].update(score=value)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def unscored(stored):
     [
         (remove, "1 edges missing or unknown: no input->m0"),
         (rename, "2 edges missing or unknown: input->a7.h0<q>, no input->m0"),
-        (unscored, "input->m0: needs a score"),
+        *((scored(x), "input->m0: needs a score") for x in (None, True, "1", np.nan, np.inf, 10**400, [[]])),
         (lambda stored: stored["edges"].update({"input->m0": {"score": 1.0}}), "input->m0: needs a score"),
         (lambda stored: stored["cfg"].update(n_heads=3), "'n_heads': 3"),
         (lambda stored: stored.pop("cfg"), "has cfg and edges"),
@@ -240,6 +240,23 @@ def test_spoilt_files_are_refused(spoil, message, tmp_path):
     path.write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_circuit(path, graph)
+
+
+def test_files_with_bytes_changed_are_a_circuit_or_one_error(tmp_path):
+    graph, path, rng = EdgeGraph(1, 1, 1, 2), tmp_path / "circuit.json", np.random.default_rng(0)
+    save_circuit(path, random_scores(graph), graph.exists)
+    whole, refused = path.read_bytes(), []
+    for _ in range(300):
+        text = bytearray(whole)
+        at, n = rng.integers(0, len(text), 2)
+        text[at : at + n % 4] = rng.bytes(rng.integers(0, 4)) if rng.random() < 0.5 else b"[" * 3000
+        path.write_bytes(text)
+        try:
+            assert np.isfinite(load_circuit(path, graph).scores.values).all()
+        except ConfigError as error:
+            refused.append(str(error))
+    assert all(len(words.splitlines()) == 1 for words in refused)
+    assert len(refused) > 200
 
 
 def test_what_is_no_circuit_is_neither_read_nor_written(tmp_path):
