@@ -1,17 +1,19 @@
 """Statistics over examples: intervals and tests for the mean of each cell of an experiment.
 
 Values have the examples as last axis, ``[..., n]``; every cell before it is treated by itself. Results
-are numpy float64. A NaN among the values makes the results of its cell NaN.
+are numpy float64. A NaN among the values makes the results of its cell NaN; infinite values are refused,
+for they have no mean to compare.
 """
 
 import dataclasses
 import itertools
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 
 _BLOCK = 2**24
 """Entries of the arrays that are made at once."""
@@ -57,7 +59,7 @@ def bootstrap(values: Any, *, level: float = 0.95, resamples: int = 2000, seed: 
       level: of confidence.
 
     Raises:
-      ConfigError: a single example, or a level outside (0, 1).
+      ArgumentError: a single example, values that are no finite numbers (or NaN), a level outside (0, 1).
 
     Example:
       >>> low, high = bootstrap([1.0, 2.0, 4.0, 3.0, 2.5])
@@ -66,15 +68,17 @@ def bootstrap(values: Any, *, level: float = 0.95, resamples: int = 2000, seed: 
     """
     flat, shape = _cells(values)
     if flat.shape[1] < 2:
-        raise ConfigError("a bootstrap needs two examples or more")
+        raise ArgumentError("a bootstrap needs two examples or more")
     if not 0 < level < 1:
-        raise ConfigError(f"level={level}: give a share between 0 and 1, such as 0.95")
+        raise ArgumentError(f"level={level}: give a share between 0 and 1, such as 0.95")
+    resamples, seed = _whole("resamples", resamples, 1), _whole("seed", seed, 0)
     n = flat.shape[1]
     chosen = np.random.default_rng(seed).integers(0, n, (resamples, n))
     weights = np.stack([np.bincount(row, minlength=n) for row in chosen], axis=1) / n
     step = max(1, _BLOCK // resamples)
-    bounds = [_bca(flat[i : i + step], weights, level) for i in range(0, len(flat), step)]
-    low, high = np.concatenate(bounds, axis=1) if bounds else np.zeros((2, 0))
+    values, exponent = _scaled(flat)
+    bounds = [_bca(values[i : i + step], weights, level) for i in range(0, len(flat), step)]
+    low, high = np.ldexp(np.concatenate(bounds, axis=1) if bounds else np.zeros((2, 0)), exponent)
     return Interval(low.reshape(shape), high.reshape(shape))
 
 
@@ -120,11 +124,16 @@ def sign_flip(values: Any, *, permutations: int = 10_000, seed: int = 0) -> np.n
     Returns:
       ``[...]``. With ``n`` examples no p is below ``2 / 2**n``.
 
+    Raises:
+      ArgumentError: values that are no finite numbers (or NaN), no example.
+
     Example:
       >>> float(sign_flip([1.0, 2.0, 3.0]))
       0.25
     """
-    flat, shape = _cells(values)
+    given, shape = _cells(values)
+    flat, _ = _scaled(given)
+    permutations, seed = _whole("permutations", permutations, 1), _whole("seed", seed, 0)
     n = flat.shape[1]
     exact = n < 63 and 2**n <= permutations
     if exact:
@@ -154,22 +163,22 @@ def summary(
       level, resamples, seed: as `bootstrap`.
 
     Raises:
-      ConfigError: a single example, or a placebo of other cells or examples.
+      ArgumentError: as `bootstrap`, or a placebo of other cells or examples, or of no seed.
 
     Example:
       >>> found = summary([[1.0, 1.2, 0.9, 1.1, 1.3, 0.8], [0.1, -0.2, 0.1, 0.0, -0.1, 0.2]])
       >>> (found.p < 0.05).tolist()
       [True, False]
     """
-    given = np.asarray(values, float)
+    given = _numbers("values", values)
+    other = None if placebo is None else _numbers("placebo", placebo)
+    if other is not None and (other.shape[1:] != given.shape or not len(other)):
+        raise ArgumentError(f"placebo= has shape {other.shape}; it must be [seeds, *{given.shape}]")
     low, high = bootstrap(given, level=level, resamples=resamples, seed=seed)
     p = sign_flip(given, seed=seed)
     found = Summary(given.mean(-1), low, high, p, _adjusted(p))
-    if placebo is None:
+    if other is None:
         return found
-    other = np.asarray(placebo, float)
-    if other.shape[1:] != given.shape:
-        raise ConfigError(f"placebo has shape {other.shape}; it must be [seeds, *{given.shape}]")
     other = other.mean(0)
     return dataclasses.replace(found, placebo=other.mean(-1), placebo_p=sign_flip(given - other, seed=seed))
 
@@ -184,7 +193,39 @@ def _adjusted(p: np.ndarray) -> np.ndarray:
 
 def _cells(values: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """Values as ``[cells, n]``, and the shape of the cells."""
-    given = np.asarray(values, float)
+    given = _numbers("values", values)
     if given.ndim == 0 or not given.shape[-1]:
-        raise ConfigError("values= needs a last axis with the examples")
+        raise ArgumentError("values= needs a last axis with the examples")
     return given.reshape(-1, given.shape[-1]), given.shape[:-1]
+
+
+def _numbers(name: str, given: Any) -> np.ndarray:
+    """``given`` as float64."""
+    try:
+        values = np.asarray(given)
+        found = values.astype(float) if values.dtype.kind not in "SUMmc" else None
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        raise ArgumentError(f"{name}= must be an array of real numbers, the examples along its last axis")
+    if np.isinf(found).any():
+        raise ArgumentError(
+            f"{name}= holds {np.isinf(found).sum()} infinite numbers: leave those examples out"
+        )
+    return found
+
+
+def _scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row over a power of two, so that neither its squares nor its sums leave the floats; the powers."""
+    _, exponent = np.frexp(np.fmax.reduce(np.abs(values), axis=-1))
+    return np.ldexp(values, -exponent[:, None]), exponent
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if found < least:
+        raise ArgumentError(f"{name}={value!r}: must be a whole number, {least} or more")
+    return found

@@ -1,12 +1,13 @@
 """Intervals and tests against scipy, and against counting by hand."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.stats import bootstrap, sign_flip, summary
 
 
@@ -97,12 +98,83 @@ def test_summary_corrects_for_the_number_of_cells_and_compares_with_a_placebo() 
     assert np.argmin(found.placebo_p) == 7
 
 
+@pytest.mark.parametrize("power", [-1000, -600, -300, 300, 600, 1000])
+def test_the_unit_of_the_values_does_not_matter(power: int) -> None:
+    """A power of two rounds nothing; squares of such values would be zero or infinite."""
+    given = np.concatenate([values(8, 4), np.zeros((1, 8))])
+    scaled = np.ldexp(given, power)
+    np.testing.assert_array_equal(sign_flip(scaled), sign_flip(given))
+    np.testing.assert_array_equal(bootstrap(scaled), np.ldexp(bootstrap(given), power))
+
+
+FUNCTIONS = {"bootstrap": bootstrap, "sign_flip": sign_flip, "summary": summary}
+each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@each_function
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_infinite_values_are_refused_wherever_they_are(function: Any, n: int) -> None:
+    """They once had p = 0: the sum of infinite values is as large as any."""
+    rng = np.random.default_rng(n)
+    for _ in range(20):
+        given = rng.normal(size=(3, n))
+        where = rng.random(given.shape) < rng.random()
+        where[rng.integers(3), rng.integers(n)] = True
+        given[where] = rng.choice([np.inf, -np.inf], where.sum())
+        given[~where & (rng.random(given.shape) < 0.1)] = np.nan
+        with pytest.raises(ArgumentError, match="infinite"):
+            function(given)
+
+
+NO_NUMBERS = {
+    "none": None,
+    "text": "text",
+    "texts": ["1", "2"],
+    "ragged": [[1.0, 2.0], [3.0]],
+    "complex": [1 + 2j, 2],
+    "mapping": {"a": 1.0},
+    "empty": [],
+    "no examples": np.zeros((3, 0)),
+    "number": 3.0,
+    "objects": [object(), object()],
+    "dates": np.array(["2020-01-01"] * 2, "datetime64[D]"),
+}
+
+
+@each_function
+@pytest.mark.parametrize("given", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_what_is_no_array_of_numbers_is_refused(function: Any, given: Any) -> None:
+    with pytest.raises(ArgumentError, match="values="):
+        function(given)
+
+
+def test_no_cells_have_no_results_and_integers_are_numbers() -> None:
+    none, found = np.zeros((0, 2, 5)), summary(np.zeros((0, 2, 5)))
+    for result in (*bootstrap(none), sign_flip(none), found.mean, found.low, found.high, found.p, found.q):
+        assert result.shape == (0, 2)
+    assert summary([3, 1, 2]) == summary([3.0, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "3", None, np.nan])
+def test_counts_and_seeds_are_whole_numbers(bad: Any) -> None:
+    for function, name in ((bootstrap, "resamples"), (sign_flip, "permutations")):
+        with pytest.raises(ArgumentError, match=f"{name}=.* whole number, 1 or more"):
+            function([1.0, 2.0], **{name: bad})
+        if bad != 0:
+            with pytest.raises(ArgumentError, match=r"seed=.* whole number, 0 or more"):
+                function([1.0, 2.0], seed=bad)
+
+
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ConfigError, match="two examples"):
-        bootstrap([1.0])
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        bootstrap([1.0, 2.0], level=95)
-    with pytest.raises(ConfigError, match="last axis"):
-        sign_flip(3.0)
-    with pytest.raises(ConfigError, match="placebo has shape"):
-        summary(np.zeros((3, 4)), np.zeros((3, 4)))
+    for function in (bootstrap, summary):
+        with pytest.raises(ArgumentError, match="two examples"):
+            function([1.0])
+        for level in (95, 0, 1, -0.5, np.nan):
+            with pytest.raises(ArgumentError, match="between 0 and 1"):
+                function([1.0, 2.0], level=level)
+    for placebo in (np.zeros((3, 4)), np.zeros((0, 3, 4)), np.zeros((2, 3, 5)), 1.0):
+        with pytest.raises(ArgumentError, match="placebo= has shape"):
+            summary(np.zeros((3, 4)), placebo)
+    for placebo in (np.full((2, 3, 4), np.inf), "text"):
+        with pytest.raises(ArgumentError, match="placebo="):
+            summary(np.zeros((3, 4)), placebo)
