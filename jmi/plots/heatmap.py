@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LABELLED, _WRITTEN = 48, 12
+FAINT = 1e-3
+"""A share of an effect that is none: it may be what rounding leaves."""
 
 
 def plot_heatmap(
@@ -20,16 +22,21 @@ def plot_heatmap(
     title: str,
     label: str,
 ) -> "Figure":
-    """``values`` ``[rows, columns]`` in colours around zero; small maps have their numbers written in.
+    """Shares ``[rows, columns]`` in colours around zero; small maps have their numbers written in.
+
+    Full colour is the largest of them, or 1 when all are fainter than `FAINT`: a map of nothing is pale.
 
     Args:
       rows, columns: name of the axis, and of each of its entries.
       label: what the values are.
     """
     n_rows, n_columns = values.shape
-    figure = new_figure(min(14, max(6.5, 3.2 + 0.45 * n_columns)), min(12, 2.2 + 0.4 * n_rows))
+    width, height = min(14, max(6.5, 3.2 + 0.45 * n_columns)), min(12, 2.2 + 0.4 * n_rows)
+    figure = new_figure(width, height, title)
     axes = figure.subplots()
-    largest = np.nanmax(np.abs(values), initial=0) or 1
+    largest = np.nan_to_num(np.abs(values)).max(initial=0)
+    if largest < FAINT:
+        largest = 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
     for axis, (name, entries) in ((axes.yaxis, rows), (axes.xaxis, columns)):
         axis.set_label_text(name)
@@ -49,6 +56,5 @@ def plot_heatmap(
                 fontsize=7,
                 color="w" if dark else "k",
             )
-    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
     figure.colorbar(image, ax=axes, label=label)
     return figure

@@ -25,11 +25,10 @@ def plot_knockout(
       words: strings of ``result.top.tokens``.
     """
     size = len(tokens)
-    figure = new_figure(11.5, 4.8 if size <= _LABELLED else 6.0)
+    figure = new_figure(11.5, 4.8 if size <= _LABELLED else 6.0, title)
     left, right = figure.subplots(1, 2, width_ratios=[1.1, 1])
     _attention(left, result, [shown(t) for t in tokens])
     _changes(right, result, [shown(w) for w in words])
-    figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     return figure
 
 
@@ -41,8 +40,9 @@ def _attention(axes: Any, result: KnockoutResult, tokens: list[str]) -> None:
     if len(tokens) <= _LABELLED:
         axes.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right", fontsize=8)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=8)
-    layers = ", ".join(map(str, result.layers))
-    axes.set_title(f"attention before, layer {layers}, mean of {heads.sum()} heads", fontsize=9)
+    first, last = result.layers[0], result.layers[-1]
+    some = f"layer {first}" if first == last else f"{len(result.layers)} layers from {first} to {last}"
+    axes.set_title(f"attention before, {some}, mean of {heads.sum()} heads", fontsize=9)
     axes.set_xlabel("key (× = edge cut)")
     axes.set_ylabel("query")
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label="attention weight")
@@ -55,6 +55,7 @@ def _changes(axes: Any, result: KnockoutResult, words: list[str]) -> None:
     axes.set_yticks(rows, words, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("probability of the next token")
-    axes.set_title(f"KL(before || after) = {result.kl:.4g} nats", fontsize=9)
+    found = f"KL(before || after) = {result.kl:.4g} nats" if result.changed else "nothing changed"
+    axes.set_title(found, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
