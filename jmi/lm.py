@@ -12,7 +12,7 @@ import numpy as np
 from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
 from jmi.engine import forward, plan_run, run_compiled
-from jmi.errors import ConfigError, TokenizerError
+from jmi.errors import ArgumentError, ConfigError, TokenizerError
 from jmi.generation import Generated, generate
 from jmi.hooks import Hooks, prepare
 from jmi.output import Output, wrap
@@ -242,3 +242,12 @@ def check_tokens(arch: Architecture, tokens: Any) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= d_vocab:
         raise ConfigError(f"token ids must be 0 to {d_vocab - 1}; found {low if low < 0 else high}")
+
+
+def check_logits(lm: LanguageModel, logits: Any) -> None:
+    """Raise ArgumentError when ``logits`` are no numbers to compare."""
+    if jnp.isnan(logits).any() or (logits == jnp.inf).any():
+        raise ArgumentError(
+            f"{lm.name} gives NaN or infinite logits on this prompt (in {lm.dtype.name}): try float32, "
+            "and look at its weights"
+        )

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jmi import metrics
 from jmi.attention_edits import PATTERN, SCORES, Knockout
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
 from jmi.interventions import At, Zero
-from jmi.lm import LanguageModel
+from jmi.lm import LanguageModel, check_logits, check_tokens
 from jmi.output import Output
 from jmi.sites import layer_name, table_of
 
@@ -37,7 +38,9 @@ class KnockoutResult:
       kl: KL(baseline || ablated) of the next-token distribution, in nats.
       target_logit_drop: logit of the target before minus after; positive when the edges supported it.
       target_probs: probability of the target before and after.
-      top: tokens whose probability changed most, with both probabilities; ``[k]`` each.
+      top: tokens whose probability changed most, with both probabilities, ``[k]`` each; the likeliest
+        ones when nothing changed.
+      changed: whether any log-probability changed by more than rounding.
       attention: pattern ``[layers, heads, s, s]`` of the cut layers in the baseline; of a recurrent
         model the effective one.
       cut: bool ``[heads, s, s]``, the edges that were cut.
@@ -54,6 +57,7 @@ class KnockoutResult:
     target_logit_drop: float
     target_probs: tuple[float, float]
     top: metrics.Changes
+    changed: bool
     attention: np.ndarray
     cut: np.ndarray
     seconds: Mapping[str, float]
@@ -65,19 +69,20 @@ def knockout(
     *,
     layer: int | Sequence[int] | None = None,
     queries: Any = -1,
-    keys: Any = 0,
+    keys: Any = -2,
     heads: Any = None,
     target: str | int | None = None,
     top: int = 10,
 ) -> KnockoutResult:
     """Cut attention from ``queries`` to ``keys`` and compare the next-token prediction.
 
-    In a recurrent model ``keys`` are not written into the state and so hidden from every later token;
-    ``queries`` are left at their default.
+    By default the last token no longer sees the one before it, in every layer and head. In a recurrent
+    model ``keys`` are not written into the state and so hidden from every later token; ``queries`` are
+    left at their default.
 
     Args:
       prompt: a text, or tokens ``[1, s]``.
-      layer: one or several layers; by default the middle one, ``n_layers // 2``.
+      layer: one or several layers, None for all.
       queries: positions that look; negative counts from the end; None means every one.
       keys: positions looked at, likewise.
       heads: heads to cut, None for all.
@@ -85,25 +90,27 @@ def knockout(
       top: how many changed tokens to list.
 
     Raises:
-      ConfigError: an empty or too long prompt, or a cut that no query could have used.
+      ArgumentError: not one prompt, a cut that no query could have used, or a model that gives NaN.
+      ConfigError: an empty or too long prompt.
       HookError, InterventionError, TokenizerError: a layer, position, head or word that is not there.
 
     Example:
       >>> import jmi.interp, jmi_models
       >>> lm = jmi_models.load("atlas")
-      >>> result = jmi.interp.knockout(lm, "The capital of France is", layer=0, keys=4)
-      >>> result.kl > 0
+      >>> result = jmi.interp.knockout(lm, "The capital of France is")
+      >>> result.kl > 1
       True
     """
     tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else prompt
     if len(getattr(tokens, "shape", ())) != 2 or tokens.shape[0] != 1:
-        raise ConfigError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
+        raise ArgumentError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
     if top < 1:
-        raise ConfigError(f"top={top}: list at least one token")
+        raise ArgumentError(f"top={top}: list at least one token")
+    check_tokens(lm.arch, tokens)  # before anything as large as its square is made
     goal = lm.token_id(target) if isinstance(target, str) else target
-    layers = lm.arch.n_layers // 2 if layer is None else layer
+    layers = range(lm.arch.n_layers) if layer is None else layer
     if np.size(layers) == 0:
-        raise ConfigError("layer=[]: name at least one layer")
+        raise ArgumentError("layer=[]: name at least one layer")
     means = _means(lm, Knockout(queries=queries, keys=keys, heads=heads))
     hooks = {means.point: At(layers, means.hook)}
 
@@ -114,8 +121,10 @@ def knockout(
     ablated, ablated_times = _timed(lm, tokens, hooks, [])
     baseline, baseline_times = _timed(lm, tokens, None, [layer_name(means.pattern, i) for i in chosen])
     before, after = baseline.logits[0, -1], ablated.logits[0, -1]
+    for logits in (before, after):
+        check_logits(lm, logits)
     goal = int(before.argmax()) if goal is None else goal
-    changes = metrics.top_changes(before, after, min(top, before.shape[-1]))
+    changed, changes = _changes(before, after, top)
     attention = np.asarray(baseline.stack(means.pattern)[:, 0], np.float32)
     return KnockoutResult(
         tokens=np.asarray(tokens[0]),
@@ -127,7 +136,8 @@ def knockout(
         kl=float(metrics.kl_divergence(before, after)),
         target_logit_drop=float(before[goal] - after[goal]),
         target_probs=(float(metrics.prob(before, goal)), float(metrics.prob(after, goal))),
-        top=metrics.Changes(*(np.asarray(x) for x in changes)),
+        top=changes,
+        changed=changed,
         attention=attention,
         cut=cut,
         seconds={
@@ -136,6 +146,16 @@ def knockout(
             "ablated": ablated_times[1],
         },
     )
+
+
+def _changes(before: jax.Array, after: jax.Array, top: int) -> tuple[bool, metrics.Changes]:
+    """Whether the prediction changed by more than rounding, and the tokens whose probability changed most."""
+    a, b = (np.asarray(jax.nn.log_softmax(x.astype(jnp.float32))) for x in (before, after))
+    p, q = np.exp(a), np.exp(b)
+    rounding = 4 * float(jnp.finfo(before.dtype).eps) * float(jnp.abs(before).max())
+    changed = bool((np.abs(np.nan_to_num(a) - np.nan_to_num(b)) > rounding).any())
+    chosen = np.lexsort((-p, -np.abs(p - q) * changed))[:top].astype(np.int32)
+    return changed, metrics.Changes(chosen, p[chosen], q[chosen])
 
 
 def _timed(
@@ -157,7 +177,7 @@ def _chosen_layers(layers: int | Sequence[int], n_layers: int) -> tuple[int, ...
 def _check_goal(goal: int | None, lm: LanguageModel) -> None:
     n_vocab = getattr(lm.arch, "d_vocab", None)
     if goal is not None and n_vocab is not None and not 0 <= goal < n_vocab:
-        raise ConfigError(f"target={goal}: token ids are 0 to {n_vocab - 1}")
+        raise ArgumentError(f"target={goal}: token ids are 0 to {n_vocab - 1}")
 
 
 class _Means(NamedTuple):
@@ -184,7 +204,7 @@ def _means(lm: LanguageModel, edges: Knockout) -> _Means:
     if WRITE not in table:
         raise HookError(f"{lm.name} has neither attention scores nor a recurrent state to knock out")
     if np.ravel(edges.queries).tolist() != [-1]:
-        raise ConfigError("queries=: a recurrent model hides a token from every later one; leave it out")
+        raise ArgumentError("queries=: a recurrent model hides a token from every later one; leave it out")
     hook, every = Zero(positions=edges.keys, heads=edges.heads), dataclasses.replace(edges, queries=None)
     return _Means(WRITE, hook, EFFECTIVE, every, sees_itself=False)
 
@@ -192,12 +212,12 @@ def _means(lm: LanguageModel, edges: Knockout) -> _Means:
 def _cut_edges(means: _Means, lm: LanguageModel, n_tokens: int) -> np.ndarray:
     """Edges the knockout names among those that exist: a query never sees later keys."""
     site = table_of(lm.arch)[means.pattern]
-    value = jax.numpy.zeros(site.shape(1, n_tokens))
+    value = jnp.zeros(site.shape(1, n_tokens))
     exist = np.tri(n_tokens, k=0 if means.sees_itself else -1, dtype=bool)
     cut = np.asarray(means.edges.edge_mask(value, site))[0] & exist
     if not cut.any():
         reach = (
             "itself and earlier tokens" if means.sees_itself else "earlier tokens: the last has no later one"
         )
-        raise ConfigError(f"no such edge: a query attends only to {reach}")
+        raise ArgumentError(f"no such edge: a query attends only to {reach}")
     return cut

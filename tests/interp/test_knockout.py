@@ -1,10 +1,13 @@
+import sys
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
 
 import jmi_models
-from jmi.errors import ConfigError, HookError, InterventionError, TokenizerError
+from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError, TokenizerError
 from jmi.interp import knockout
 
 PROMPT = "The capital of France is"
@@ -45,13 +48,40 @@ def test_result_equals_the_same_cut_written_by_hand(lm):
     assert set(result.top.tokens) == set(np.argsort(-np.abs(p - q))[:4])
 
 
-def test_default_edge_is_last_to_first_in_all_heads_of_the_middle_layer(lm):
+def test_by_default_the_last_token_no_longer_sees_the_one_before_and_that_has_an_effect(lm):
     result = knockout(lm, PROMPT)
-    assert result.layers == (lm.arch.n_layers // 2,)
-    assert np.argwhere(result.cut.all(0)).tolist() == [[len(result.tokens) - 1, 0]]
+    last = len(result.tokens) - 1
+    assert result.layers == tuple(range(lm.arch.n_layers))
+    assert np.argwhere(result.cut.all(0)).tolist() == [[last, last - 1]]
     assert result.target == result.baseline_logits.argmax()
-    expected = by_hand(lm, lm.encode(PROMPT), lm.arch.n_layers // 2, -1, 0, slice(None))
+    expected = by_hand(lm, lm.encode(PROMPT), "*", -1, -2, slice(None))
     np.testing.assert_allclose(result.ablated_logits, expected, atol=1e-5)
+    assert result.changed
+    assert result.kl > 1
+    assert result.top.tokens[0] == result.target
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cut_without_effect_says_so_and_lists_the_likeliest_tokens(dtype):
+    """Layer 2 of this model attends to nothing from there; a list of changes would be tokens 0, 1, 2."""
+    result = knockout(jmi_models.load("atlas", dtype=dtype), PROMPT, layer=2, keys=[0, 1, 2], top=5)
+    assert not result.changed
+    likeliest = np.argsort(-result.baseline_logits.astype(np.float32), kind="stable")[:5]
+    assert result.top.tokens.tolist() == likeliest.tolist()
+    np.testing.assert_allclose(result.top.baseline, result.top.other, rtol=1e-5)
+
+
+def test_a_model_that_gives_nan_is_an_error(lm):
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), lm.params)
+    with pytest.raises(ArgumentError, match=r"atlas, broken gives NaN .*in float32"):
+        knockout(lm.derived(lm.arch, broken, "broken"), PROMPT)
+
+
+def test_the_context_is_checked_before_edges_are_made(lm, monkeypatch):
+    """A million tokens have 10**12 edges."""
+    monkeypatch.setattr(sys.modules[knockout.__module__], "_cut_edges", lambda *_: pytest.fail("edges"))
+    with pytest.raises(ConfigError, match="context"):
+        knockout(lm, np.zeros((1, 1_000_000), np.int32), queries=None, keys=None)
 
 
 def test_cutting_the_subject_everywhere_loses_the_fact(lm):
@@ -78,10 +108,10 @@ def test_several_layers_and_negative_layers(lm):
         ({"layer": 99}, HookError, "layers 0 to"),
         ({"heads": 99}, InterventionError, "heads"),
         ({"queries": 99}, InterventionError, "queries"),
-        ({"queries": 0, "keys": 3}, ConfigError, "only to itself and earlier"),
+        ({"queries": 0, "keys": 3}, ArgumentError, "only to itself and earlier"),
         ({"target": "Llanfairpwllgwyngyll"}, TokenizerError, "not one token"),
-        ({"target": -3}, ConfigError, "token ids"),
-        ({"top": 0}, ConfigError, "at least one"),
+        ({"target": -3}, ArgumentError, "token ids"),
+        ({"top": 0}, ArgumentError, "at least one"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(lm, arguments, error, words):
@@ -90,5 +120,5 @@ def test_what_cannot_be_cut_is_refused(lm, arguments, error, words):
 
 
 def test_one_prompt_at_a_time(lm):
-    with pytest.raises(ConfigError, match="one prompt"):
+    with pytest.raises(ArgumentError, match="one prompt"):
         knockout(lm, np.zeros((2, 3), np.int32))
