@@ -213,7 +213,7 @@ def _plain(value: Any) -> Any:
             if value.dtype == "bfloat16"
             else np.asarray(value).tolist()
         )
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None

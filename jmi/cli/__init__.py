@@ -3,17 +3,17 @@
 The only part of the core that imports the other packages: nothing imports it.
 """
 
+import io
 import sys
 import warnings
 
 import typer
 
-from jmi.cli import attribute, inspect, knockout, patch, sites
-from jmi.errors import JmiError
+from jmi.cli import attribute, failures, inspect, knockout, patch, sites
+from jmi.printable import printable
 
 app = typer.Typer(
     help="Mechanistic interpretability for language models in JAX.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -25,10 +25,19 @@ app.command("sites")(sites.command)
 
 
 def main() -> None:
-    """Run the command line; a jmi error becomes one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)
+    """Run the command line; whatever goes wrong ends in one sentence on stderr and an exit code."""
+    warnings.showwarning = lambda message, *args, **kwargs: print(
+        f"warning: {printable(str(message))}", file=sys.stderr
+    )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # tokens that a terminal's encoding lacks
+    code = 0
     try:
-        app()
-    except JmiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        # Not app(), which would end for some failures in its own words.
+        command = typer.main.get_command(app)
+        with command.make_context("jmi", sys.argv[1:] or ["--help"]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code = failures.ended(error)
+    sys.exit(code)

@@ -6,28 +6,26 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import jmi_models
-from jmi.artefacts import check_writable, write_json
+from jmi.artefacts import write_json
 from jmi.cli import pair as pairs
 from jmi.cli.common import PytorchBin, check_files, draw, record
-from jmi.cli.effects import axes_of, figure_of, print_effects, print_pair
-from jmi.errors import ConfigError
+from jmi.cli.console import say, show_table
+from jmi.cli.effects import axes_of, figure_of, point_of, print_effects, print_pair
+from jmi.errors import ArgumentError
 from jmi.interp.attribution import attribution_patching
 from jmi.interp.circuit_files import save_circuit
 from jmi.interp.eap import EdgeScores, eap
 from jmi.interp.edge_selection import top_edges
 from jmi.interp.edges import edge_graph
 from jmi.interp.faithfulness import faithfulness
-from jmi.metrics import Metric
 from jmi.sites import full_name
 
 
 def command(
-    clean: pairs.Clean = pairs.CLEAN,
-    corrupted: pairs.Corrupted = pairs.CORRUPTED,
+    clean: pairs.Clean = None,
+    corrupted: pairs.Corrupted = None,
     model: Annotated[str, typer.Option(help="Embedded name, folder or Hugging Face id.")] = "atlas",
     site: Annotated[str, typer.Option(help="Point inside the layers: attn.hook_z, ...")] = "attn.hook_z",
     edges: Annotated[
@@ -38,8 +36,8 @@ def command(
         int | None, typer.Option(min=1, help="Average gradients over so many inputs (integrated gradients).")
     ] = None,
     metric: Annotated[
-        pairs.Metric, typer.Option(help="What is followed at the last token; logit-diff or prob.")
-    ] = pairs.Metric.LOGIT_DIFF,
+        pairs.SmoothMetric, typer.Option(help="What is followed at the last token.")
+    ] = pairs.SmoothMetric.LOGIT_DIFF,
     answer: pairs.Answer = None,
     wrong: pairs.Wrong = None,
     top: Annotated[int, typer.Option(min=1, help="How many of the largest scores to list.")] = 10,
@@ -58,53 +56,63 @@ def command(
     into CLEAN at this place alone would make up for. With --edges N, every edge between two parts of the
     model is scored (EAP; with --steps EAP-IG), and the N strongest are run as a circuit.
     """
-    check_files(output, plot)
-    if metric in (pairs.Metric.RANK, pairs.Metric.KL):
-        raise ConfigError(f"--metric {metric.value} has no gradient to follow here; use logit-diff or prob")
+    check_files({"--output": output, "--plot": plot, "--circuit": circuit})
     if edges is None and circuit is not None:
-        raise ConfigError("--circuit goes with --edges N: a circuit is made of edges")
+        raise ArgumentError("--circuit goes with --edges N: a circuit is made of edges")
     if edges is not None and plot is not None:
-        raise ConfigError("--plot draws places; with --edges write the circuit to a file: --circuit")
-    if circuit is not None:
-        check_writable(circuit)
+        raise ArgumentError("--plot draws places; with --edges write the circuit to a file: --circuit")
+    texts = pairs.texts_of(clean, corrupted)
     lm = jmi_models.load(model, dtype=dtype, revision=revision, pytorch_bin=pytorch_bin)
+    if edges is None and point_of(lm, site).n_layers is None:
+        raise ArgumentError(f"--site {site} stands outside the layers; name a point inside them")
     if edges is not None and edges > (known := edge_graph(lm.arch).n_edges):
-        raise ConfigError(f"--edges {edges}: this model has {known} edges")
-    pair = pairs.pair_of(lm, clean, corrupted, answer, wrong, pairs.Direction.NOISING)
-    if not pair.aligned:
-        lengths = " and ".join(str(tokens.shape[1]) for tokens in pair.tokens)
-        raise ConfigError(f"the prompts have {lengths} tokens; gradients need as many in both, jmi patch not")
-    goal = pair.metric(metric)
-    base, source = (float(goal(run)[0]) for run in pair.runs)
-    print_pair(pair, site if edges is None else "edges", metric.value, base, source)
-    options: dict[str, Any] = {"metric": metric, "steps": steps}
-    values = {"base_value": base, "source_value": source}
-    if edges is None:
-        axes, scores = _places(pair, site, goal, steps)
-        shares = scores / (source - base)
-        print_effects(axes, shares, {"score": scores}, top, "share")
-        title = f"{site}: attribution"
-        draw(plot, lambda: figure_of(axes, shares, pair, title, f"estimated share of {metric.value}"))
-        found: dict[str, Any] = {"axes": axes, "scores": scores, "shares": shares}
-        options["site"] = site
-    else:
-        found = _edges(pair, goal, steps, edges, top, source - base, circuit)
-        options["edges"] = edges
-    if output is not None:
-        write_json(output, record("attribute", lm, **pair.record(), options=options, **values, **found))
+        raise ArgumentError(f"--edges {edges}: this model has {known} edges")
+    prompts = pairs.prompts_of(lm, texts, pairs.Direction.NOISING)
+    if not prompts.aligned:
+        lengths = " and ".join(str(tokens.shape[1]) for tokens in prompts.tokens)
+        raise ArgumentError(
+            f"the prompts have {lengths} tokens; gradients need as many in both, jmi patch not"
+        )
+    pair = pairs.pair_of(lm, prompts, answer, wrong)
+    values = pair.values(metric)
+    options = {"metric": metric, "steps": steps}
+
+    def keep_record(**found: Any) -> None:
+        ends = {"base_value": values[0], "source_value": values[1]}
+        if output is not None:
+            write_json(output, record("attribute", lm, **pair.record(), **ends, **found))
+
+    if edges is not None:
+        scores = eap(lm.arch, lm.params, *prompts.tokens, pair.metric(metric), steps=steps, logits_at=-1)
+        kept = top_edges(scores, edges)
+        faithful = _faithful(pair, metric, kept)
+        if circuit is not None:
+            save_circuit(circuit, scores, kept)
+        every = [{"edge": name, "score": score} for name, score in scores.top(scores.graph.n_edges)]
+        keep_record(options={**options, "edges": edges}, edges=every, kept=edges, faithfulness=faithful)
+        print_pair(pair, "edges", metric.value, values)
+        _print_edges(scores, values[1] - values[0], top)
+        say(f"a circuit of the {edges} strongest edges keeps {faithful:.1%} of the difference")
+        return
+    axes, found = _places(pair, site, metric, steps)
+    shares = found / (values[1] - values[0])
+    if plot is not None:
+        label = f"estimated share of {metric.value}"
+        draw(plot, figure_of(axes, shares, pair, f"{site}: attribution", label))
+    keep_record(options={**options, "site": site}, axes=axes, scores=found, shares=shares)
+    print_pair(pair, site, metric.value, values)
+    print_effects(axes, shares, {"score": found}, top, "share")
 
 
 def _places(
-    pair: pairs.Pair, site: str, goal: Metric, steps: int | None
+    pair: pairs.Pair, site: str, metric: pairs.SmoothMetric, steps: int | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores over layers and heads, or layers and positions."""
     lm = pair.lm
-    name = full_name(lm.arch, site)
-    if not name.startswith("blocks."):
-        raise ConfigError(f"--site {site} stands outside the layers; name a point inside them")
-    _, across = axes_of(lm, site)
+    _, across = axes_of(point_of(lm, site))
+    base, source = map(jnp.asarray, pair.prompts.tokens)
     keep = ("batch", "head" if across == "head" else "pos")
-    base, source = map(jnp.asarray, pair.tokens)
+    name, goal = full_name(lm.arch, site), pair.metric(metric)
     scores = attribution_patching(
         lm.arch, lm.params, base, source, name, goal, keep=keep, steps=steps, logits_at=-1
     )
@@ -113,29 +121,14 @@ def _places(
     return {"layer": list(scores.layers(label)), across: list(range(values.shape[1]))}, values
 
 
-def _edges(
-    pair: pairs.Pair,
-    goal: Metric,
-    steps: int | None,
-    keep: int,
-    top: int,
-    difference: float,
-    circuit: Path | None,
-) -> dict[str, Any]:
-    """Score every edge, run the strongest as a circuit, print both."""
-    lm, console = pair.lm, Console(highlight=False)
-    scores: EdgeScores = eap(lm.arch, lm.params, *pair.tokens, goal, steps=steps, logits_at=-1)
-    kept = top_edges(scores, keep)
-    table = Table(title=f"strongest of {scores.graph.n_edges} edges")
-    for column in ("edge", "score", "share"):
-        table.add_column(column, justify="left" if column == "edge" else "right")
-    for name, score in scores.top(top):
-        table.add_row(name, f"{score:+.4f}", f"{score / difference:+.1%}")
-    console.print(table)
-    result = faithfulness(lm.arch, lm.params, *pair.tokens, goal, kept[None], logits_at=-1)
-    faithful = float(result.values[0])
-    console.print(f"a circuit of the {keep} strongest edges keeps {faithful:.1%} of the difference")
-    if circuit is not None:
-        save_circuit(circuit, scores, kept)
-    edges = [{"edge": name, "score": score} for name, score in scores.top(scores.graph.n_edges)]
-    return {"edges": edges, "kept": keep, "faithfulness": faithful}
+def _faithful(pair: pairs.Pair, metric: pairs.SmoothMetric, kept: np.ndarray) -> float:
+    """Share of the difference that a circuit keeps."""
+    lm, goal = pair.lm, pair.metric(metric)
+    result = faithfulness(lm.arch, lm.params, *pair.prompts.tokens, goal, kept[None], logits_at=-1)
+    return float(result.values[0])
+
+
+def _print_edges(scores: EdgeScores, difference: float, top: int) -> None:
+    rows = [(name, f"{score:+.4f}", f"{score / difference:+.1%}") for name, score in scores.top(top)]
+    title = f"strongest of {scores.graph.n_edges} edges"
+    show_table(("edge", "score", "share"), rows, title=title, left=1)

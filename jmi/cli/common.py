@@ -1,14 +1,15 @@
 """What commands share: checks of the files they will write, and the record of a model."""
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from jmi import artefacts
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, OutputError
 from jmi.lm import LanguageModel
 
 if TYPE_CHECKING:
@@ -22,25 +23,32 @@ PytorchBin = Annotated[
 ]
 
 
-def check_files(output: Path | None, plot: Path | None) -> None:
-    """Raise ConfigError for a file that could not be written, before the work rather than after it."""
-    for path in (output, plot):
-        if path is not None:
-            artefacts.check_writable(path)
-    if plot is None:
-        return
-    if plot.suffix not in PICTURES:
-        raise ConfigError(f"--plot {plot}: use a name that ends in .png, .pdf or .svg")
-    from jmi.plots import new_figure
+def check_files(files: Mapping[str, Path | None]) -> None:
+    """Refuse files that could not be written, before the work rather than after it.
 
-    new_figure(1, 1)
+    Args:
+      files: option -> what was given for it, or None.
+
+    Raises:
+      OutputError: no file can be written there, or two options name one.
+      ArgumentError: a picture of unknown kind.
+    """
+    named: dict[str, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        if option == "--plot" and path.suffix.lower() not in PICTURES:
+            raise ArgumentError(f"--plot {path}: use a name that ends in .png, .pdf or .svg")
+        artefacts.check_writable(path)
+        other = named.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise OutputError(f"{other} and {option} name one file, {path}; give each its own")
 
 
-def draw(plot: Path | None, figure: Callable[[], "Figure"]) -> None:
+def draw(plot: Path, figure: "Figure") -> None:
     """Save a picture, whole or not at all."""
-    if plot is not None:
-        with artefacts.replacing(plot) as temporary:
-            figure().savefig(temporary)
+    with artefacts.replacing(plot) as temporary:
+        figure.savefig(temporary)
 
 
 def record(command: str, lm: LanguageModel, **result: Any) -> dict[str, Any]:

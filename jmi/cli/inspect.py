@@ -1,18 +1,15 @@
 """``jmi inspect``: can a model be loaded, as what, on which assumptions, and if not, why not."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import jmi_models
 from jmi import artefacts
 from jmi.cli.common import PytorchBin
+from jmi.cli.console import say, show_table
 from jmi.errors import ConfigError
 
 
@@ -29,24 +26,22 @@ def command(
     if output is not None:
         artefacts.check_writable(output)
     report = jmi_models.inspect(model, revision=revision, pytorch_bin=pytorch_bin)
-    _print(report)
     if output is not None:
         artefacts.write_json(output, _record(report))
+    _print(report)
     if not report.supported:
         raise ConfigError(report.verdict)
 
 
 def _print(report: jmi_models.CompatibilityReport) -> None:
-    console = Console(highlight=False)
-    console.print(escape(report.verdict), soft_wrap=True)
-    console.print(_table("", ("", ""), _summary(report)))
+    say(report.verdict)
+    show_table(("", ""), _summary(report), left=2)
     if report.findings:
         rows = [(finding.field, str(finding.value), finding.source) for finding in report.findings]
-        console.print(_table("inferred", ("field", "value", "from"), rows))
+        show_table(("field", "value", "from"), rows, title="inferred", left=3)
     for title, items in report.sections().items():
-        console.print(f"{title}:", style="bold")
-        for item in items:
-            console.print(f"  {escape(item)}", soft_wrap=True)
+        say(f"{title}:", style="bold")
+        say(*(f"  {item}" for item in items))
 
 
 def _summary(report: jmi_models.CompatibilityReport) -> list[tuple[str, ...]]:
@@ -72,15 +67,6 @@ def _attention(arch: Any) -> list[tuple[str, str]]:
     if not hasattr(arch, "n_ctx"):
         return [("heads", heads)]
     return [("heads", f"{heads}, {arch.n_kv_heads} for keys and values"), ("context", str(arch.n_ctx))]
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(title=title or None, show_header=any(columns), title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
 
 
 def _record(report: jmi_models.CompatibilityReport) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from jmi import metrics
-from jmi.errors import ConfigError
-from jmi.lm import LanguageModel
+from jmi.errors import ArgumentError
+from jmi.lm import LanguageModel, check_logits, check_tokens
 from jmi.output import Output
 
 CLEAN = "When John and Mary went to the shop, John gave the book to"
@@ -26,6 +25,13 @@ class Metric(enum.StrEnum):
     KL = "kl"
 
 
+class SmoothMetric(enum.StrEnum):
+    """Those of `Metric` with a gradient to follow: a rank has none, and KL none where it is zero."""
+
+    LOGIT_DIFF = "logit-diff"
+    PROB = "prob"
+
+
 class Direction(enum.StrEnum):
     """Which run is patched."""
 
@@ -33,13 +39,17 @@ class Direction(enum.StrEnum):
     NOISING = "noising"
 
 
-Clean = Annotated[str, typer.Argument(help="Prompt on which the model does the task.")]
-Corrupted = Annotated[str, typer.Argument(help="Prompt like it with another answer.")]
+Clean = Annotated[
+    str | None, typer.Argument(help="Prompt on which the model does the task.", show_default=CLEAN)
+]
+Corrupted = Annotated[
+    str | None, typer.Argument(help="Prompt like it with another answer.", show_default=CORRUPTED)
+]
 Answer = Annotated[
-    str | None, typer.Option(help="Right answer, one token. [default: the prediction on CLEAN]")
+    str | None, typer.Option(help="Right answer, one token.", show_default="the prediction on CLEAN")
 ]
 Wrong = Annotated[
-    str | None, typer.Option(help="Wrong answer, one token. [default: the prediction on CORRUPTED]")
+    str | None, typer.Option(help="Wrong answer, one token.", show_default="the prediction on CORRUPTED")
 ]
 Towards = Annotated[
     Direction, typer.Option(help="denoising: CLEAN into CORRUPTED; noising: CORRUPTED into CLEAN.")
@@ -47,47 +57,99 @@ Towards = Annotated[
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
-    """The two prompts of a model, as base and source.
+class Prompts:
+    """Two prompts of a model before anything is run.
 
     Attributes:
-      base, source: the texts.
-      tokens: int32 ``[1, s]`` of each.
-      runs: of each, with logits ``[1, vocab]`` at the last token.
-      right, wrong: token ids of the answers.
+      clean, corrupted: the texts.
+      direction: which of them is the base.
+      tokens: int32 ``[1, s]`` of base and source.
     """
 
-    lm: LanguageModel
-    base: str
-    source: str
+    clean: str
+    corrupted: str
+    direction: Direction
     tokens: tuple[np.ndarray, np.ndarray]
-    runs: tuple[Output, Output]
-    right: int
-    wrong: int
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Base and source."""
+        return _turned(self.clean, self.corrupted, self.direction)
 
     @property
     def aligned(self) -> bool:
         """Whether the prompts have one length."""
         return self.tokens[0].shape == self.tokens[1].shape
 
-    def metric(self, metric: Metric) -> metrics.Metric:
+
+def texts_of(clean: str | None, corrupted: str | None) -> tuple[str, str]:
+    """The prompts given, or those to begin with; ArgumentError for a prompt without its pair."""
+    if clean is None or corrupted is None:
+        if clean is not None:
+            raise ArgumentError("give two prompts: the second like the first, with another answer")
+        return CLEAN, CORRUPTED
+    return clean, corrupted
+
+
+def prompts_of(lm: LanguageModel, texts: tuple[str, str], direction: Direction) -> Prompts:
+    """Tokens of both prompts; ArgumentError when they are the same, or too long."""
+    base, source = (lm.to_tokens(text) for text in _turned(*texts, direction))
+    for tokens in (base, source):
+        check_tokens(lm.arch, tokens)
+    if np.array_equal(base, source):
+        raise ArgumentError("both prompts are the same tokens: nothing differs that could be patched")
+    return Prompts(*texts, direction, (base, source))
+
+
+def _turned(first: Any, second: Any, direction: Direction) -> tuple[Any, Any]:
+    """Clean and corrupted as base and source, or base and source as clean and corrupted."""
+    return (second, first) if direction is Direction.DENOISING else (first, second)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two prompts and what the model answers.
+
+    Attributes:
+      runs: of base and source, with logits ``[1, vocab]`` at the last token.
+      right, wrong: token ids of the answers.
+    """
+
+    lm: LanguageModel
+    prompts: Prompts
+    runs: tuple[Output, Output]
+    right: int
+    wrong: int
+
+    def metric(self, metric: Metric | SmoothMetric) -> metrics.Metric:
         """The metric as a function of a run."""
-        if metric is Metric.LOGIT_DIFF and self.right == self.wrong:
-            raise ConfigError(
+        if metric == Metric.LOGIT_DIFF and self.right == self.wrong:
+            raise ArgumentError(
                 f"both prompts have the answer {self.lm.token_string(self.right)!r}: give --answer and "
                 "--wrong, or prompts that differ in what the answer depends on"
             )
-        made: dict[Metric, Callable[[], metrics.Metric]] = {
-            Metric.LOGIT_DIFF: lambda: metrics.LogitDiff(self.right, self.wrong),
-            Metric.PROB: lambda: metrics.Prob(self.right),
-            Metric.RANK: lambda: metrics.Rank(self.right),
-            Metric.KL: lambda: metrics.KL(self.runs[0].logits),
+        made: dict[str, metrics.Metric] = {
+            "logit-diff": metrics.LogitDiff(self.right, self.wrong),
+            "prob": metrics.Prob(self.right),
+            "rank": metrics.Rank(self.right),
+            "kl": metrics.KL(self.runs[0].logits),
         }
-        return made[metric]()
+        return made[metric.value]
+
+    def values(self, metric: Metric | SmoothMetric) -> tuple[float, float]:
+        """The metric of base and source; ArgumentError when they agree, as far as float32 can tell."""
+        goal = self.metric(metric)
+        base, source = (float(goal(run)[0]) for run in self.runs)
+        if abs(source - base) <= 1e-5 * max(abs(base), abs(source)):
+            raise ArgumentError(
+                f"{metric.value} is {base:.4g} on both prompts, so there is no difference to share out: "
+                "take another --metric or --answer, or other prompts"
+            )
+        return base, source
 
     def record(self) -> dict[str, Any]:
         """Prompts and answers as plain data."""
-        named = zip(("base", "source"), (self.base, self.source), self.tokens, strict=True)
+        named = zip(("base", "source"), self.prompts.texts, self.prompts.tokens, strict=True)
         answers = (("answer", self.right), ("wrong", self.wrong))
         return {
             **{name: {"text": text, "token_ids": tokens[0]} for name, text, tokens in named},
@@ -95,14 +157,12 @@ class Pair:
         }
 
 
-def pair_of(
-    lm: LanguageModel, clean: str, corrupted: str, answer: str | None, wrong: str | None, direction: Direction
-) -> Pair:
+def pair_of(lm: LanguageModel, prompts: Prompts, answer: str | None, wrong: str | None) -> Pair:
     """Run both prompts; the answers are the model's own where none are given."""
-    texts = (corrupted, clean) if direction is Direction.DENOISING else (clean, corrupted)
-    base, source = (lm.run(text, logits_at=-1) for text in texts)
-    of_clean, of_corrupted = (source, base) if direction is Direction.DENOISING else (base, source)
-    right = int(of_clean.logits.argmax()) if answer is None else lm.token_id(answer)
-    other = int(of_corrupted.logits.argmax()) if wrong is None else lm.token_id(wrong)
-    tokens = (lm.to_tokens(texts[0]), lm.to_tokens(texts[1]))
-    return Pair(lm, *texts, tokens, (base, source), right, other)
+    given = [word if word is None else lm.token_id(word) for word in (answer, wrong)]
+    base, source = (lm.run(tokens, logits_at=-1) for tokens in prompts.tokens)
+    for run in (base, source):
+        check_logits(lm, run.logits)
+    likeliest = [int(run.logits.argmax()) for run in _turned(base, source, prompts.direction)]
+    right, other = (own if word is None else word for own, word in zip(likeliest, given, strict=True))
+    return Pair(lm, prompts, (base, source), right, other)

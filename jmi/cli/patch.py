@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 import jmi_models
-from jmi.align import align_tokens
+from jmi.align import Alignment, align_tokens
 from jmi.artefacts import write_json
 from jmi.cli import pair as pairs
 from jmi.cli.common import PytorchBin, check_files, draw, record
-from jmi.cli.effects import axes_of, figure_of, print_effects, print_pair
-from jmi.errors import ConfigError
+from jmi.cli.console import say
+from jmi.cli.effects import axes_of, figure_of, point_of, print_effects, print_pair
+from jmi.errors import ArgumentError
 from jmi.interp.patching import patch
+from jmi.interp.places import places_of
 
 
 def command(
-    clean: pairs.Clean = pairs.CLEAN,
-    corrupted: pairs.Corrupted = pairs.CORRUPTED,
+    clean: pairs.Clean = None,
+    corrupted: pairs.Corrupted = None,
     model: Annotated[str, typer.Option(help="Embedded name, folder or Hugging Face id.")] = "atlas",
     site: Annotated[
         str, typer.Option(help="Point to patch: hook_resid_pre, attn.hook_z, ...")
@@ -25,8 +28,8 @@ def command(
     over: Annotated[
         list[str] | None,
         typer.Option(
-            help="Axis to map: layer, position, head or unit (repeatable). "
-            "[default: layer and head, or layer and position]"
+            help="Axis to map: layer, position, head or unit (repeatable).",
+            show_default="layer and head, or layer and position",
         ),
     ] = None,
     metric: Annotated[
@@ -49,26 +52,54 @@ def command(
     happened, 1 as in the run the activations come from. By default, who receives the book: which heads'
     outputs, taken from CLEAN, turn the answer on CORRUPTED around.
     """
-    check_files(output, plot)
+    check_files({"--output": output, "--plot": plot})
+    if over is not None and len(over) != 2 and plot is not None:
+        raise ArgumentError(f"--plot draws a map of two axes, not of {', '.join(over)}: use --over twice")
+    texts = pairs.texts_of(clean, corrupted)
     lm = jmi_models.load(model, dtype=dtype, revision=revision, pytorch_bin=pytorch_bin)
-    axes = over or axes_of(lm, site)
-    if plot is not None and len(axes) != 2:
-        raise ConfigError(f"--plot draws a map of two axes; this one has {', '.join(axes)}: use --over twice")
-    pair, name = pairs.pair_of(lm, clean, corrupted, answer, wrong, direction), metric.value
-    positions = None if pair.aligned else align_tokens(*pair.tokens)
-    goal = {name: pair.metric(metric)}
-    result = patch(lm, *pair.tokens, site, goal, over=axes, positions=positions, window=window)
-    assert result.source is not None
+    point = point_of(lm, site)
+    axes = over or axes_of(point)
+    prompts = pairs.prompts_of(lm, texts, direction)
+    positions = None if prompts.aligned else _positions(*prompts.tokens)
+    shape = (1, prompts.tokens[0].shape[1])
+    places_of(point, shape, axes, {}, window, False)  # its errors, before anything is run
+    pair, name = pairs.pair_of(lm, prompts, answer, wrong), metric.value
+    values, goal = pair.values(metric), {name: pair.metric(metric)}
+    result = patch(lm, *prompts.tokens, site, goal, over=axes, positions=positions, window=window)
     recovery, patched = result.recovery[name][..., 0], result.patched[name][..., 0]
 
-    print_pair(pair, site, name, result.base[name][0], result.source[name][0])
+    title = f"{site}: {direction.value}"
+    if plot is not None:
+        draw(plot, figure_of(result.axes, recovery, pair, title, f"recovery of {name}"))
+    if output is not None:
+        found = {
+            "options": {
+                "site": site,
+                "over": axes,
+                "direction": direction,
+                "window": window,
+                "metric": metric,
+            },
+            "base_value": values[0],
+            "source_value": values[1],
+            "axes": dict(result.axes),
+            "patched": patched,
+            "recovery": recovery,
+        }
+        write_json(output, record("patch", lm, **pair.record(), **found))
+    print_pair(pair, site, name, values)
     print_effects(result.axes, recovery, {name: patched}, top, "recovery")
     if positions is not None:
-        print("the prompts differ in length: only positions that correspond were patched")
-    title = f"{site}: {direction.value}"
-    draw(plot, lambda: figure_of(result.axes, recovery, pair, title, f"recovery of {name}"))
-    if output is not None:
-        options = {"site": site, "over": axes, "direction": direction, "window": window, "metric": metric}
-        values = {"base_value": result.base[name][0], "source_value": result.source[name][0]}
-        axes_of_result = {"axes": dict(result.axes), "patched": patched, "recovery": recovery}
-        write_json(output, record("patch", lm, **pair.record(), options=options, **values, **axes_of_result))
+        say("the prompts differ in length: only positions that correspond were patched")
+
+
+def _positions(base: np.ndarray, source: np.ndarray) -> Alignment:
+    """Corresponding positions; ArgumentError when all precede the first token that differs."""
+    found = align_tokens(base, source)
+    same = len(found.base) and found.base[-1] == len(found.base) - 1 == found.source[-1]
+    if same or not len(found.base):
+        raise ArgumentError(
+            "the prompts differ in length, and what they have in common comes before the first difference, "
+            "where the runs are still the same: give prompts of one length, or with one ending"
+        )
+    return found

@@ -3,19 +3,18 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import jmi_models
 from jmi.cli.common import PytorchBin
+from jmi.cli.console import show_table
 from jmi.lm import site_shapes
 from jmi.sites import layer_name, table_of
 
 
 def command(
     model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
-    batch: Annotated[int, typer.Option(min=1, help="Rows in the batch.")] = 1,
-    pos: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Rows in the batch.")] = 1,
+    pos: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Tokens per row.")] = 10,
     pytorch_bin: PytorchBin = False,
     names: Annotated[bool, typer.Option("--names", help="One full name per line, for scripts.")] = False,
 ) -> None:
@@ -25,11 +24,10 @@ def command(
     if names:
         typer.echo("\n".join(found))
         return
-    table = Table(title=f"{model}: {len(found)} sites, layers 0 to {arch.n_layers - 1}")
-    for column in ("site", "axes", "shape", "dtype"):
-        table.add_column(column, no_wrap=column == "site")
+    rows = []
     for point, site in table_of(arch).items():
         value = found[layer_name(point, 0) if point.startswith("blocks.") else point]
         shape = " ".join(map(str, value.shape))
-        table.add_row(point.replace("*", "i"), " ".join(site.axes), shape, str(value.dtype))
-    Console().print(table)
+        rows.append((point.replace("*", "i"), " ".join(site.axes), shape, str(value.dtype)))
+    title = f"{model}: {len(found)} sites, layers 0 to {arch.n_layers - 1}"
+    show_table(("site", "axes", "shape", "dtype"), rows, title=title, left=4)

@@ -42,7 +42,7 @@ def test_few_edges_are_the_circuit(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--metric", "rank"), "no gradient"),
+        (("--metric", "rank"), "logit-diff"),
         (("--circuit", "c.json"), "--edges"),
         (("--edges", 5, "--plot", "p.png"), "--circuit"),
         (("--edges", 5, "--circuit", "nowhere/c.json"), "does not exist"),

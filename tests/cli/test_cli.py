@@ -12,7 +12,22 @@ def test_knockout_alone_does_the_main_job():
     assert done.returncode == 0, done.stderr
     assert "atlas" in done.stdout
     assert "KL(baseline || ablated)" in done.stdout
-    assert "' Paris'" in done.stdout
+    assert "nothing changed" not in done.stdout
+    (paris,) = (line for line in done.stdout.splitlines() if line.startswith("│ ' Paris'"))
+    change = float(paris.split("│")[-2].strip().rstrip("%"))
+    assert change < -90
+
+
+def test_a_knockout_without_effect_says_so_and_shows_target_and_likeliest_tokens(tmp_path):
+    options = ("--layer", 1, "--key", 0, "--target", "Germany", "--top", 2, "--output", tmp_path / "x.json")
+    done = jmi("knockout", *options)
+    assert done.returncode == 0, done.stderr
+    assert "nothing changed" in done.stdout
+    listed = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert listed[0] == "' Paris'"
+    assert listed[-1] == "' Germany'"
+    assert len(listed) == 3
+    assert json.loads((tmp_path / "x.json").read_text())["changed"] is False
 
 
 def test_knockout_writes_a_self_contained_result_and_a_picture(tmp_path):

@@ -45,6 +45,15 @@ def test_noising_at_positions_of_prompts_that_differ_in_length():
     assert prompts[1] in source
 
 
+def test_a_map_of_nothing_says_so():
+    """Before the first layer, tokens that correspond are the same in both runs."""
+    pair = ("The capital of France is", "The capital of South Korea is", "--over", "position")
+    for layer, nothing in ((0, True), (3, False)):
+        done = jmi("patch", *pair, "--site", f"blocks.{layer}.hook_resid_pre")
+        assert done.returncode == 0, done.stderr
+        assert ("nothing here changes the answer" in done.stdout) == nothing
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -53,7 +62,10 @@ def test_noising_at_positions_of_prompts_that_differ_in_length():
         (("--answer", "Constantinople of old"), "one token"),
         (("--plot", "picture.gif"), ".png"),
         (("--over", "layer", "--plot", "picture.png"), "two axes"),
-        (("The cat", "The cat"), "--answer and --wrong"),
+        (("The cat", "The cat"), "same tokens"),
+        (("The cat",), "two prompts"),
+        (("The capital of France", "The capital of South Korea"), "before the first difference"),
+        (("The cat sat", "The dog sat"), "--answer and --wrong"),
         (("", "The cat"), "empty"),
         (("--output", "nowhere/result.json"), "does not exist"),
         (("--metric", "beauty"), "beauty"),

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp import knockout
 from jmi.interventions import Zero
 from tests.cli.command_line import jmi, refused
@@ -33,7 +33,8 @@ def write_vocabulary(folder: Path) -> None:
 
 def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Path) -> None:
     output, plot = tmp_path / "result.json", tmp_path / "result.png"
-    done = jmi("knockout", folder, "--prompt", "then a cat", "--key", 1, "--output", output, "--plot", plot)
+    where = ("--prompt", "then a cat", "--key", 1, "--layer", 1)
+    done = jmi("knockout", folder, *where, "--output", output, "--plot", plot)
     assert done.returncode == 0, done.stderr
     assert "KL(baseline || ablated)" in done.stdout
     record = json.loads(output.read_text())
@@ -45,11 +46,11 @@ def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Pat
 
     lm = jmi_models.load(folder)
     hidden = lm.run("then a cat", {"blocks.1.rwkv.hook_write": Zero(positions=1)}).logits[0, -1]
-    result = knockout(lm, "then a cat", keys=1)
+    result = knockout(lm, "then a cat", layer=1, keys=1)
     np.testing.assert_array_equal(result.ablated_logits, hidden)
     assert result.kl == pytest.approx(record["kl_divergence"])
     assert result.kl > 0
-    with pytest.raises(ConfigError, match="no later one"):
+    with pytest.raises(ArgumentError, match="no later one"):
         knockout(lm, "then a cat", keys=-1)
 
 

@@ -22,9 +22,16 @@ from jmi.errors import ArgumentError, ConfigError, OutputError
 def test_a_file_is_written_whole(tmp_path):
     file = tmp_path / "result.json"
     artefacts.write_json(
-        file, {"a": jnp.arange(3), "b": np.float32(0.5), "c": float("nan"), "d": {1: (True, None)}}
+        file,
+        {"a": jnp.arange(3), "b": np.float32(0.5), "c": float("nan"), "d": {1: (True, None)}, "e": range(2)},
     )
-    assert json.loads(file.read_text()) == {"a": [0, 1, 2], "b": 0.5, "c": None, "d": {"1": [True, None]}}
+    assert json.loads(file.read_text()) == {
+        "a": [0, 1, 2],
+        "b": 0.5,
+        "c": None,
+        "d": {"1": [True, None]},
+        "e": [0, 1],
+    }
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
