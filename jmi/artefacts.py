@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmi.errors import ArgumentError, ConfigError, OutputError
+from jmi.errors import ArgumentError, OutputError
 
 if sys.platform != "win32":
     import fcntl
@@ -75,24 +75,6 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
         raise ArgumentError(f"{path}: the result cannot be written as JSON: {error}") from None
     with replacing(path) as temporary:
         temporary.write_text(text + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-      ConfigError: no regular file, or broken or too deeply nested JSON.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: cannot be read as JSON: it is no file")
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except RecursionError:
-        raise ConfigError(f"{path}: cannot be read as JSON: nested too deeply") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read as JSON: {reason}") from None
 
 
 def _target(path: str | Path) -> Path:

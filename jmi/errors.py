@@ -37,11 +37,11 @@ class OutputError(JmiError):
     """A file that could not be written, or a path that may not be written to."""
 
 
-def printable(value: object, most: int = 200) -> str:
-    """Text from a file or a name as a message may hold it: one line, no control characters, not endless.
+def printable(value: object, most: int | None = 200) -> str:
+    """Text from a file or a name that may be shown: one line, no control characters, ``most`` letters.
 
     What a terminal would obey, such as an escape sequence, is spelt out as Python spells it (``\\x1b``).
     """
     text = str(value)
-    cut = text if len(text) <= most else text[:most] + "..."
+    cut = text if most is None or len(text) <= most else text[:most] + "..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

@@ -10,7 +10,7 @@ import warnings
 import typer
 
 from jmi.cli import attribute, failures, inspect, knockout, patch, sites
-from jmi.printable import printable
+from jmi.errors import printable
 
 app = typer.Typer(
     help="Mechanistic interpretability for language models in JAX.",
@@ -27,7 +27,7 @@ app.command("sites")(sites.command)
 def main() -> None:
     """Run the command line; whatever goes wrong ends in one sentence on stderr and an exit code."""
     warnings.showwarning = lambda message, *args, **kwargs: print(
-        f"warning: {printable(str(message))}", file=sys.stderr
+        f"warning: {printable(message, None)}", file=sys.stderr
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # tokens that a terminal's encoding lacks

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jmi.printable import printable
+from jmi.errors import printable
 
 
 class _Console(Console):
@@ -27,7 +27,7 @@ def console() -> Console:
 def say(*lines: str, style: str | None = None) -> None:
     """Print lines, however long."""
     for line in lines:
-        console().print(printable(line), style=style, soft_wrap=True)
+        console().print(printable(line, None), style=style, soft_wrap=True)
 
 
 def show_table(
@@ -45,7 +45,7 @@ def show_table(
       narrow: without lines and space around numbers.
     """
     table = Table(
-        title=title and printable(title),
+        title=title and printable(title, None),
         title_justify="left",
         show_header=any(columns),
         box=box.SIMPLE if narrow else box.HEAVY_HEAD,
@@ -54,5 +54,5 @@ def show_table(
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else printable(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else printable(cell, None) for cell in row))
     console().print(table)

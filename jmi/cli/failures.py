@@ -8,8 +8,7 @@ import traceback
 import jax
 import typer
 
-from jmi.errors import JmiError
-from jmi.printable import printable
+from jmi.errors import JmiError, printable
 
 DEBUG = "JMI_DEBUG"
 """Environment variable; when set, the traceback is printed, too."""
@@ -40,7 +39,7 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 def complain(sentence: str) -> None:
     """Print an error. Lists, which are indented, keep their lines."""
-    print("error: " + "\n  ".join(map(printable, sentence.split("\n  "))), file=sys.stderr)
+    print("error: " + "\n  ".join(printable(line, None) for line in sentence.split("\n  ")), file=sys.stderr)
 
 
 def ended(error: BaseException) -> int:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jmi.artefacts import read_json, write_json
-from jmi.errors import ConfigError
+from jmi.artefacts import write_json
+from jmi.errors import ConfigError, printable
 from jmi.interp.eap import EdgeScores
 from jmi.interp.edges import EdgeGraph
-from jmi.printable import printable
+from jmi.reading import read_object
 
 
 class StoredCircuit(NamedTuple):
@@ -68,8 +68,8 @@ def load_circuit(path: str | Path, graph: EdgeGraph) -> StoredCircuit:
       ConfigError: no such layout, another model, edges that are missing or surplus, or query heads that
         share keys and disagree about an edge into them.
     """
-    stored = read_json(path)
-    if not isinstance(stored, dict) or not all(isinstance(stored.get(k), dict) for k in ("cfg", "edges")):
+    stored = read_object(Path(path), ConfigError)
+    if not all(isinstance(stored.get(k), dict) for k in ("cfg", "edges")):
         raise ConfigError(f"{path}: a circuit has cfg and edges, see {__name__}")
     sizes = {name: stored["cfg"].get(name) for name in _sizes(graph)}
     if sizes != _sizes(graph):

@@ -3,7 +3,7 @@
 import textwrap
 from typing import TYPE_CHECKING
 
-from jmi.printable import printable
+from jmi.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def _wrapped(title: str, points: float) -> str:
         lines = [
             line
             for part in title.split("\n")
-            for line in textwrap.wrap(printable(part), letters, max_lines=_LINES, placeholder=" …")
+            for line in textwrap.wrap(printable(part, None), letters, max_lines=_LINES, placeholder=" …")
         ]
         letters = letters * 9 // 10
     return "\n".join(lines)
