@@ -115,7 +115,7 @@ def test_bad_input_is_one_clear_error_and_exit_code_2(arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("no/such-model", "cannot be reached"), ("--all-cached", "no supported model")]
+    ("argument", "words"), [("no/such-model", "switched off"), ("--all-cached", "no supported model")]
 )
 def test_what_is_not_in_the_cache_is_one_clear_error(tmp_path, argument, words):
     done = typed("knockout", argument, HF_HOME=str(tmp_path))
