@@ -44,7 +44,7 @@ def test_embedded_model_is_inspected_by_default(monkeypatch: Any, capsys: Any) -
 def test_unknown_family_shows_what_was_inferred_and_assumed(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    folder = write(tmp_path / "m[1]", "gpt_oss/alternating", model_type="someones_model", oddity=3)
+    folder = write(tmp_path / "m[1]", "gpt_oss/alternating", model_type="someones_gpt_oss")
     code, out, err = jmi(monkeypatch, capsys, "inspect", folder, "--output", tmp_path / "report.json")
     assert (code, err) == (0, "")
     assert f"{folder} can be loaded, read as auto" in out
@@ -54,15 +54,21 @@ def test_unknown_family_shows_what_was_inferred_and_assumed(
         "4 in 1 of 2 layers",
         "assumed:",
         "interleaved would look the same",
-        "config fields without effect:",
-        "  oddity",
     ):
         assert words in out, words
     result = json.loads((tmp_path / "report.json").read_text())
-    assert (result["supported"], result["family"], result["unread"]) == (True, "auto", ["oddity"])
+    assert (result["supported"], result["family"], result["unread"]) == (True, "auto", [])
     assert result["arch"]["experts"]["n_experts"] == 4
     source = "tensors: model.layers.0.self_attn.sinks ..."
     assert {"field": "sinks", "value": "a score for each head", "source": source} in result["findings"]
+
+
+def test_a_config_field_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    folder = write(tmp_path / "m", "gpt_oss/alternating", model_type="someones_gpt_oss", oddity=3)
+    code, _, err = jmi(monkeypatch, capsys, "inspect", folder)
+    assert code == 2
+    assert "oddity=3" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_model_that_cannot_be_loaded_is_reported_with_exit_code_2(
