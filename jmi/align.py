@@ -18,6 +18,8 @@ Span = tuple[int, int]
 class Alignment(NamedTuple):
     """Pairs of corresponding positions, in ascending order.
 
+    Positions are those of real tokens, also where prompts are padded.
+
     Attributes:
       base: int ``[n]``, or ``[b, n]`` where rows differ.
       source: likewise, the position in the source for each in the base.
@@ -27,12 +29,14 @@ class Alignment(NamedTuple):
     source: np.ndarray
 
 
-def align_tokens(base: Any, source: Any) -> Alignment:
+def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = None) -> Alignment:
     """Pair the longest common beginning and, of what is left, the longest common end.
 
     Args:
       base, source: token ids ``[s]`` and ``[t]``, or ``[b, s]`` and ``[b, t]``: then positions are
         paired where the tokens agree in every row.
+      mask, source_mask: bool of their shapes, True at real tokens, of padded prompts. The end is then
+        paired as positions -1, -2, ..., which are other ones in rows of other lengths.
 
     Raises:
       ConfigError: different numbers of rows.
@@ -45,6 +49,8 @@ def align_tokens(base: Any, source: Any) -> Alignment:
     a, b = np.atleast_2d(np.asarray(base)), np.atleast_2d(np.asarray(source))
     if len(a) != len(b):
         raise ConfigError(f"base has {len(a)} rows and source has {len(b)}: align row by row")
+    if mask is not None or source_mask is not None:
+        return _align_padded(_tokens_of(a, mask), _tokens_of(b, source_mask))
     s, t = a.shape[1], b.shape[1]
     shorter = min(s, t)
     first = _run((a[:, :shorter] == b[:, :shorter]).all(0))
@@ -52,6 +58,25 @@ def align_tokens(base: Any, source: Any) -> Alignment:
     last = _run((a[:, s - left :] == b[:, t - left :]).all(0)[::-1])
     begin, end = np.arange(first), np.arange(-last, 0)
     return Alignment(np.concatenate([begin, end + s]), np.concatenate([begin, end + t]))
+
+
+def _tokens_of(tokens: np.ndarray, mask: Any) -> list[np.ndarray]:
+    """The real tokens of each row."""
+    real = np.ones(tokens.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask))
+    if real.shape != tokens.shape:
+        raise ConfigError(f"a mask has shape {real.shape} and its tokens {tokens.shape}: they must be alike")
+    return [row[kept] for row, kept in zip(tokens, real, strict=True)]
+
+
+def _align_padded(base: list[np.ndarray], source: list[np.ndarray]) -> Alignment:
+    pairs = [(a, b, min(len(a), len(b))) for a, b in zip(base, source, strict=True)]
+    first = min(_run(a[:n] == b[:n]) for a, b, n in pairs)
+    left = [n - first for *_, n in pairs]
+    last = min(
+        _run((a[len(a) - n :] == b[len(b) - n :])[::-1]) for (a, b, _), n in zip(pairs, left, strict=True)
+    )
+    positions = np.concatenate([np.arange(first), np.arange(-last, 0)])
+    return Alignment(positions, positions)
 
 
 def _run(equal: np.ndarray) -> int:

@@ -81,6 +81,7 @@ class Tap:
     Lives for one trace of one layer (or of the embedding or the readout): it runs the hooks of the
     point and keeps what the captures ask for in ``rows``. Where only the positions from ``first`` on are
     run (`jmi.sharing`), hooks still see tensors of all positions, captures keep those that are run.
+    ``mask`` is that of the run, which hooks and reducers find in their `Site`.
     """
 
     sites: Mapping[str, Site]
@@ -89,6 +90,7 @@ class Tap:
     data: tuple[tuple[Any, Any], ...]
     layer: Any = None
     first: int = 0
+    mask: Any = None
     rows: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
 
@@ -98,7 +100,7 @@ class Tap:
         self.seen.add(point)
         if not self.wants(name):
             return value
-        site = dataclasses.replace(self.sites[point], layer=self.layer)
+        site = self._site(point)
         self._record(point, "before", value, site)
         for hook in self.hooks.get(point, ()):
             value = self._acted(hook, value, site)
@@ -129,7 +131,7 @@ class Tap:
         """
         point = self._point(name)
         self.seen.add(point)
-        site = dataclasses.replace(self.sites[point], layer=self.layer)
+        site = self._site(point)
         axis = site.axis("pos") or 0
 
         def act(hook: Any, value: jax.Array) -> jax.Array:
@@ -145,7 +147,7 @@ class Tap:
         """Record a point whose hooks have run: its values of all positions before and after them."""
         point = self._point(name)
         self.seen.add(point)
-        site = dataclasses.replace(self.sites[point], layer=self.layer)
+        site = self._site(point)
         self._record(point, "before", arrived, site)
         self._record(point, "after", onward, site)
 
@@ -215,6 +217,9 @@ class Tap:
 
     def _point(self, name: str) -> str:
         return name if self.layer is None else f"blocks.*.{name}"
+
+    def _site(self, point: str) -> Site:
+        return dataclasses.replace(self.sites[point], layer=self.layer, mask=self.mask)
 
     def _record(self, point: str, when: str, value: jax.Array, site: Site) -> None:
         for i, group in enumerate(self.groups):

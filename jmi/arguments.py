@@ -10,11 +10,12 @@ import numpy as np
 from jmi.architecture import Architecture
 from jmi.captures import Plan
 from jmi.errors import ConfigError, HookError
+from jmi.padding import check_token
 from jmi.sites import part_of
 
 
-def check_arrays(tokens: Any, mask: Any, positions: Any) -> tuple[Any, Any]:
-    """``mask`` and ``positions`` as arrays, found to fit ``tokens``."""
+def check_arrays(tokens: Any, mask: Any, positions: Any, arch: Any = None) -> tuple[Any, Any]:
+    """``mask`` and ``positions`` as arrays, found to fit ``tokens``, and the positions those of ``arch``."""
     if getattr(tokens, "ndim", 0) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", type(tokens).__name__)
         raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
@@ -26,9 +27,21 @@ def check_arrays(tokens: Any, mask: Any, positions: Any) -> tuple[Any, Any]:
             raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
     if mask is not None and mask.dtype != bool:
         raise ConfigError(f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)")
-    if positions is not None and not jnp.issubdtype(positions.dtype, jnp.integer):
-        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
+    if positions is not None:
+        _check_positions(positions, mask, arch)
     return mask, positions
+
+
+def _check_positions(positions: Any, mask: Any, arch: Any) -> None:
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
+    if any(isinstance(given, jax.core.Tracer) for given in (positions, mask)):
+        return
+    real = np.asarray(positions) if mask is None else np.asarray(positions)[np.asarray(mask)]
+    if real.size and real.min() < 0:
+        raise ConfigError(f"positions= has {real.min()}; a token stands at position 0 or later")
+    if real.size and getattr(arch, "learned_positions", None) is not None and real.max() >= arch.n_ctx:
+        raise ConfigError(f"positions= has {real.max()}; this model has a table of 0 to {arch.n_ctx - 1}")
 
 
 def _as_array(given: Any) -> Any:
@@ -45,19 +58,18 @@ def layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
     return np.int32(given)
 
 
-def check_logits_at(arch: Architecture, at: Any, shape: tuple[int, int], points: Iterable[str]) -> Any:
-    """``logits_at`` as int32; refused where it would hide what a hook or capture at ``points`` asks for."""
+def check_logits_at(
+    arch: Architecture, at: Any, shape: tuple[int, int], points: Iterable[str], mask: Any = None
+) -> Any:
+    """``logits_at`` as int32; refused where it would hide what a hook or capture at ``points`` asks for.
+
+    Args:
+      mask: checked already; every row needs the token, as far as they are known.
+    """
     for point in points:
         if part_of(arch, point) == "readout":
             raise HookError(f"{point}: logits_at= computes one position of it only; drop logits_at=")
-    if isinstance(at, jax.core.Tracer):
-        return at
-    given = np.asarray(at)
-    if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), shape[:1]):
-        raise ConfigError(f"logits_at={at}: use one position, or one for each of the {shape[0]} rows")
-    if given.min() < -shape[1] or given.max() >= shape[1]:
-        raise ConfigError(f"logits_at={at}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})")
-    return given.astype(np.int32)
+    return check_token("logits_at", at, shape, mask)
 
 
 def check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:

@@ -13,7 +13,8 @@ from flax import struct
 from jmi import pytrees
 from jmi.errors import InterventionError
 from jmi.interventions import payload
-from jmi.selection import axis_mask, check_selectors, site_mask
+from jmi.padding import named
+from jmi.selection import check_selectors, site_mask
 from jmi.sites import PATTERN, SCORES, Site
 
 
@@ -27,7 +28,8 @@ class Edges:
       heads: query heads.
       rows: batch rows.
       edges: ``[n, 2]`` (query, key) pairs, instead of the product of ``queries`` and ``keys``.
-      mask: boolean array broadcastable to ``[batch, head, query, key]``, further narrowing.
+      mask: boolean array broadcastable to ``[batch, head, query, key]``, further narrowing; in a padded batch
+        queries and keys of it are places of the padded axis.
     """
 
     acts_on: ClassVar[str]
@@ -55,7 +57,7 @@ class Edges:
             raise InterventionError(
                 f"{site.point}: edges= must be (query, key) pairs, got shape {edges.shape}"
             )
-        check_selectors({"queries": edges[:, 0], "keys": edges[:, 1]}, site, shape)
+        check_selectors({"rows": self.rows, "queries": edges[:, 0], "keys": edges[:, 1]}, site, shape)
 
     def edge_mask(self, value: jax.Array, site: Site) -> jax.Array:
         """Boolean mask of the chosen edges, broadcast to ``[batch, head, query, key]``."""
@@ -63,8 +65,9 @@ class Edges:
         mask = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask
         if self.edges is not None:
             pairs = jnp.asarray(self.edges)
-            to = axis_mask(pairs[:, :1], value.shape[-2]), axis_mask(pairs[:, 1:], value.shape[-1])
-            mask = mask & (to[0][:, :, None] & to[1][:, None, :]).any(0)[None, None]
+            query, key = (named(pairs[:, i], value.shape[i - 2], site.mask) for i in (0, 1))
+            chosen = (query[..., :, None] & key[..., None, :]).any(-3)
+            mask = mask & (chosen[None, None] if chosen.ndim == 2 else chosen[:, None])
         if self.mask is not None:
             given = jnp.asarray(self.mask)
             mask = mask & given.reshape((1,) * (value.ndim - given.ndim) + given.shape).astype(bool)
@@ -128,8 +131,7 @@ class SetAttention(Edges):
     """Set the chosen attention weights to ``weight``; the row's other keys share what is left.
 
     The others keep their proportions. Later positions are never attended to, chosen or not; a row
-    whose chosen weights pass 1, or that has no other key, is scaled to sum to 1. In a padded batch
-    choose ``rows`` too: positions count from the start of the padded row.
+    whose chosen weights pass 1, or that has no other key, is scaled to sum to 1.
     """
 
     acts_on: ClassVar[str] = PATTERN

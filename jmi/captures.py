@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.errors import HookError, InterventionError
 from jmi.numerics import wide
 from jmi.selection import check_selectors
-from jmi.sites import HasSites, Site, find
+from jmi.sites import HasSites, Site, find, table_of
 
 Reducer = Callable[[jax.Array, Site], jax.Array]
 
@@ -43,7 +43,8 @@ class Capture:
 class Select:
     """Reducer: one position and/or one head (data), its axis dropped.
 
-    A traced index out of range gives NaN.
+    The position is that of a real token of each row, where rows are padded. A traced index out of range
+    gives NaN.
     """
 
     position: Any = None
@@ -58,7 +59,12 @@ class Select:
                 raise InterventionError(f"{site.point}: Select takes one index for {name}, got {index!r}")
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        picks = [(self.position, site.axis("pos", "query")), (self.head, site.axis("head", "kv_head"))]
+        position, axis = self.position, site.axis("pos", "query")
+        if position is not None and site.mask is not None and axis is not None:
+            index = padding.place_of(position, site.mask)[:, None]
+            # Kept as an axis until the head's, which may stand before or behind it, is found.
+            value, position = padding.take(value, index, axis), 0
+        picks = [(position, axis), (self.head, site.axis("head", "kv_head"))]
         for index, axis in sorted((p for p in picks if p[0] is not None), key=lambda p: -(p[1] or 0)):
             where = (slice(None),) * (axis or 0)
             value = value.at[(*where, jnp.asarray(index))].get(mode="fill", fill_value=jnp.nan)
@@ -99,7 +105,8 @@ class IsFinite:
 class Group:
     """Static part of one stored capture: everything but which layers and the reducer's arrays.
 
-    ``count`` is the number of layers kept, None outside the blocks. ``whole`` means every layer.
+    ``count`` is the number of layers kept, None outside the blocks. ``whole`` means every layer. ``axis`` is
+    that of positions in what is kept of one layer, None where there is none or a reducer may have moved it.
     """
 
     label: str
@@ -107,6 +114,7 @@ class Group:
     when: str
     count: int | None
     whole: bool
+    axis: int | None = None
 
 
 @dataclasses.dataclass
@@ -123,10 +131,10 @@ def as_list(capture: str | Capture | Sequence[str | Capture]) -> list[str | Capt
     return [capture] if isinstance(capture, (str, Capture)) else list(capture)
 
 
-def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int]) -> Plan:
+def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int], mask: Any = None) -> Plan:
     """Validate ``capture`` for inputs of ``shape`` (batch, pos) and group it by site.
 
-    Names of one point share one buffer.
+    Names of one point share one buffer. With a ``mask``, positions are checked against real tokens.
 
     Raises:
       HookError: an unknown name, or one label used for two different things.
@@ -138,6 +146,7 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
         if spec.when not in ("after", "before"):
             raise HookError(f"{spec.name}: when={spec.when!r}; use 'after' or 'before'")
         for site, layers in find(arch, spec.name):
+            site = site if mask is None else dataclasses.replace(site, mask=mask)
             if hasattr(spec.reduce, "check"):
                 spec.reduce.check(site, site.shape(*shape))  # type: ignore[union-attr]
             label = spec.label or site.point + ("@before" if spec.when == "before" else "")
@@ -148,15 +157,16 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
                 raise HookError(f"{spec.name}: two different captures under '{label}'; give each a label=")
             if known is not None and layers is not None:
                 known.update(layers)
-    return _build(arch.n_layers, merged)
+    return _build(arch, merged)
 
 
-def _build(n_layers: int, merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]]) -> Plan:
-    groups, data, kept = [], [], []
+def _build(arch: HasSites, merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]]) -> Plan:
+    groups, data, kept, n_layers = [], [], [], arch.n_layers
     for label, (point, when, reduce, known) in merged.items():
         layers = None if known is None else tuple(sorted(known))
         count = None if layers is None else len(layers)
-        groups.append(Group(label, point, when, count, whole=count == n_layers))
+        axis = table_of(arch)[point].axis("pos", "query") if reduce is None else None
+        groups.append(Group(label, point, when, count, count == n_layers, axis))
         slots = None if layers is None else _slots(layers, n_layers)
         if reduce is not None and jax.tree_util.all_leaves([reduce]):
             reduce = jax.tree_util.Partial(reduce)

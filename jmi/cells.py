@@ -87,7 +87,7 @@ class Cells:
         return len(self.first_layer)
 
 
-def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
+def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int], mask: Any = None) -> Cells:
     """Check the hooks of every cell, as `jmi.prepare` does, and take them apart.
 
     Args:
@@ -116,11 +116,11 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int]) -> Cells:
         one = [pick(x) if flag else x for x, flag in zip(columns, swept, strict=True)]
         return jax.tree.unflatten(structure, one)
 
-    local = _checked(arch, cell, len(grid), shape)
+    local = _checked(arch, cell, len(grid), shape, mask)
     # Of the first cell, arrays: where one of them comes out again, there its column belongs.
     slices = [x[0, ...] if flag else x for x, flag in zip(columns, swept, strict=True)]
     column_of = {id(x): c for x, c, flag in zip(slices, columns, swept, strict=True) if flag}
-    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, grid, local, shape)
+    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, grid, local, shape, mask)
 
 
 def _on_host(x: Any) -> Any:
@@ -144,7 +144,9 @@ def _grid_of(swept: list[Swept]) -> Grid:
     return next(iter(grids.values()))
 
 
-def _checked(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int]) -> bool:
+def _checked(
+    arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tuple[int, int], mask: Any
+) -> bool:
     """Raise what `jmi.prepare` raises for any cell; whether all hooks of all cells are local.
 
     Args:
@@ -160,13 +162,22 @@ def _checked(arch: HasSites, cell: Callable[..., Hooks], count: int, shape: tupl
 
     def local(cells: Iterable[Hooks]) -> bool:
         # Each is checked, also those behind one that is not local.
-        answers = [all_say(arch, prepare(arch, each, shape), "is_local") for each in cells]
+        answers = [all_say(arch, prepare(arch, each, shape, mask), "is_local") for each in cells]
         return all(answers)
 
     if asked <= _BY_RANGE:
-        with contextlib.suppress(HookError, InterventionError):
-            return local([cell(functools.partial(extreme, axis=0)) for extreme in (np.min, np.max)])
+        extremes = [cell(functools.partial(extreme, axis=0)) for extreme in (np.min, np.max)]
+        # Padded rows differ in length: the extremes tell of all cells if these choose the same rows.
+        if mask is None or _rows(extremes[0]) == _rows(extremes[1]):
+            with contextlib.suppress(HookError, InterventionError):
+                return local(extremes)
     return local(cell(operator.itemgetter(i)) for i in range(count))
+
+
+def _rows(hooks: Hooks) -> list[Any]:
+    """The rows that each hook chooses."""
+    chosen = [getattr(_bare(hook), "rows", None) for sequence in hooks.values() for hook in sequence]
+    return [None if rows is None else np.asarray(rows).tolist() for rows in chosen]
 
 
 def all_say(
@@ -184,6 +195,7 @@ def _taken_apart(
     grid: Grid,
     local: bool,
     shape: tuple[int, int],
+    mask: Any,
 ) -> Cells:
     """All cells from the first one; ``column_of`` gives by identity the values in all of its swept arrays."""
     masks: dict[int, np.ndarray] = {}
@@ -197,7 +209,8 @@ def _taken_apart(
         masks[id(mark)] = _layer_masks(column_of[id(hook.layers)], arch.n_layers)
         return dataclasses.replace(hook, layers=mark)
 
-    prepared = prepare(arch, {name: tuple(map(marked, hooks)) for name, hooks in first.items()}, shape)
+    marked_hooks = {name: tuple(map(marked, hooks)) for name, hooks in first.items()}
+    prepared = prepare(arch, marked_hooks, shape, mask)
     # In the order in which a pytree has them.
     in_order = {point: prepared[point] for point in sorted(prepared)}
     layers = np.zeros((count, 0, arch.n_layers), bool)
@@ -217,7 +230,7 @@ def _taken_apart(
     first_position = np.zeros(count, int)
     if local:
         whole, flags = jax.tree.unflatten(tree, values), jax.tree.unflatten(tree, swept)
-        first_position = _first_positions(arch, whole, flags, count, shape)
+        first_position = _first_positions(arch, whole, flags, count, shape, mask)
     return Cells(
         Structure(tree, tuple(swept), hash(tree)),
         grid,
@@ -261,18 +274,23 @@ def _bare(hook: Any) -> Any:
 
 
 def _first_positions(
-    arch: HasSites, hooks: dict[str, Any], swept: dict[str, Any], count: int, shape: tuple[int, int]
+    arch: HasSites,
+    hooks: dict[str, Any],
+    swept: dict[str, Any],
+    count: int,
+    shape: tuple[int, int],
+    mask: Any,
 ) -> np.ndarray:
-    """Per cell, the first position at which a hook acts; ``swept`` tells which arrays have cells."""
+    """Per cell, the first place at which a hook acts; ``swept`` tells which arrays have cells."""
     first = np.full(count, shape[1])
     for point, site in table_of(arch).items():
         for hook, flags in zip(hooks.get(point, ()), swept.get(point, ()), strict=True):
-            first = np.minimum(first, _position_of(_bare(hook), _bare(flags), site, shape[1]))
+            first = np.minimum(first, _position_of(_bare(hook), _bare(flags), site, shape[1], mask))
     return first
 
 
-def _position_of(hook: Any, swept: Any, site: Site, length: int) -> Any:
-    """One position, or one for each cell."""
+def _position_of(hook: Any, swept: Any, site: Site, length: int, mask: Any) -> Any:
+    """One place, or one for each cell."""
     if site.axis("pos", "query") is None:
         return 0
     if isinstance(hook, Edges):
@@ -281,7 +299,7 @@ def _position_of(hook: Any, swept: Any, site: Site, length: int) -> Any:
         edges = None if hook.edges is None else np.asarray(hook.edges)[..., 0]
         # A query sees a key only from behind or beside it.
         each = ((hook.queries, swept.queries), (hook.keys, swept.keys), (edges, swept.edges))
-        return functools.reduce(np.maximum, [lowest(x, length, bool(flag)) for x, flag in each])
+        return functools.reduce(np.maximum, [lowest(x, length, bool(flag), mask) for x, flag in each])
     if not isinstance(hook, Selective):
         return 0
-    return lowest(hook.positions, length, bool(swept.positions))
+    return lowest(hook.positions, length, bool(swept.positions), mask)

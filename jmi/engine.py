@@ -20,6 +20,7 @@ from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import layer_of, run_layers
 from jmi.output import Output, wrap
+from jmi.padding import place_of
 from jmi.recurrence import enter, leaving
 from jmi.sites import table_of
 from jmi.varying import vary_like
@@ -69,8 +70,10 @@ def forward(
       tokens: int32 ``[b, s]``.
       hooks: site name -> intervention, or sequence of interventions run in order.
       capture: site names and `Capture` objects to return.
-      mask: bool ``[b, s]``, True at real tokens. Padding on either side changes nothing for them.
-      positions: int32 ``[b, s]``; by default real tokens are counted from 0.
+      mask: bool ``[b, s]``, True at real tokens. Padding on either side changes nothing for them, and a
+        position that is asked for, in hooks, reducers, ``logits_at`` or a metric, names the p-th real token
+        of its row, counted from the end if negative. Arrays keep the padded axis, see `Output.at`.
+      positions: int32 ``[b, s]``, from 0; by default real tokens are counted from 0.
       start_at_layer: run from this layer on ``carry`` instead of embedding the tokens; an int or a
         traced scalar, never recompiles.
       carry: what enters that layer, as ``out.carry`` of a run that stopped there: the residual stream
@@ -79,9 +82,9 @@ def forward(
       state: of a recurrent model, what an earlier run left behind (``out.state``), or
         ``arch.initial_state(batch)``; given one, the run returns its own. It is a dict whose arrays
         have the layers first. Prompts and their continuation run in pieces are one run.
-      logits_at: the position whose logits are wanted, an int (negative counts from the end) or int32
-        ``[b]``, one for each row: ``out.logits`` is then ``[b, vocab]``, and no other is computed. A
-        traced one out of range gives NaN.
+      logits_at: the position whose logits are wanted, an int (negative counts from the last real token)
+        or int32 ``[b]``, one for each row: ``out.logits`` is then ``[b, vocab]``, and no other is computed.
+        A traced one out of range gives NaN.
       remat: under reverse-mode gradients, recompute each layer instead of storing its insides:
         memory no longer grows with layers x sites, for the operations of one more forward pass.
 
@@ -108,7 +111,8 @@ def forward(
         logits_at=logits_at,
         remat=remat,
     )
-    return wrap(layout, arch.n_layers, *execute(static, params, *data))
+    logits, arrays, carried = execute(static, params, *data)
+    return wrap(layout, arch.n_layers, logits, arrays, carried, data[0][1])
 
 
 def plan_run(
@@ -127,27 +131,29 @@ def plan_run(
     remat: bool = True,
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
-    mask, positions = check_arrays(tokens, mask, positions)
+    mask, positions = check_arrays(tokens, mask, positions, arch)
     start = layer_bound(arch, "start_at_layer", start_at_layer)
     stop = layer_bound(arch, "stop_at_layer", stop_at_layer)
     if isinstance(start, np.int32) and isinstance(stop, np.int32) and start > stop:
         raise ConfigError(f"start_at_layer={start} lies behind stop_at_layer={stop}: nothing would run")
     if (start is None) != (carry is None):
         raise ConfigError("start_at_layer= and carry= go together: the layer, and what enters it")
-    prepared = prepare(arch, hooks, tokens.shape)
+    prepared = prepare(arch, hooks, tokens.shape, mask)
     if state is not None:
         if start is not None or stop is not None:
             raise ConfigError("state= needs a run through all layers: each has a part of it")
         prepared = enter(arch, state, prepared, tokens.shape)
         capture = [*as_list(capture), *leaving(arch)]
-    layout = plan(arch, capture, tokens.shape)
+    layout = plan(arch, capture, tokens.shape, mask)
     if start is not None or stop is not None:
         check_reached(arch, prepared, layout, start, stop)
     if logits_at is not None:
         if stop is not None:
             raise ConfigError("logits_at= and stop_at_layer= exclude each other: a stopped run has no logits")
         points = {*prepared, *(group.point for group in layout.groups)}
-        logits_at = check_logits_at(arch, logits_at, tokens.shape, points)
+        logits_at = check_logits_at(arch, logits_at, tokens.shape, points, mask)
+        if mask is not None:
+            logits_at = place_of(logits_at, mask)
     structure = hash(jax.tree.structure((prepared, layout.data)))
     static = Static(arch, layout.groups, remat, stop is not None, structure)
     span = None if start is None and stop is None else (0 if start is None else start, stop)
@@ -175,7 +181,7 @@ def execute(
     with precise():
         if context is None:
             context = arch.context(params, tokens, *inputs[1:])
-        outside = Tap(table_of(arch), hooks, static.groups, data, first=first)
+        outside = Tap(table_of(arch), hooks, static.groups, data, first=first, mask=inputs[1])
         if carry is None:
             carry = arch.embed(params, tokens, context, outside)
         else:
@@ -196,6 +202,7 @@ def execute(
             span,
             first,
             static.entering,
+            inputs[1],
         )
         if static.narrow:
             carry, logits_at = _last_layer(arch, params["blocks"], carry, context, logits_at), 0
@@ -212,7 +219,7 @@ def execute(
 
 
 def _logits(arch: Architecture, params: Params, carry: Any, at: Any, tap: Tap) -> jax.Array:
-    """Logits of all positions, or ``[b, vocab]`` of one position of each row."""
+    """Logits of all positions, or ``[b, vocab]`` of one place of each row."""
     if at is None:
         return arch.readout(params, carry, tap)
 
@@ -224,7 +231,7 @@ def _logits(arch: Architecture, params: Params, carry: Any, at: Any, tap: Tap) -
 
 
 def _counted(at: Any, length: int) -> jax.Array:
-    """Positions ``[1 or b]`` counted from the start; out of range is ``length``."""
+    """Places ``[1 or b]`` counted from the start; out of range is ``length``."""
     index = jnp.asarray(at).reshape(-1)
     index = jnp.where(index < 0, index + length, index)
     return jnp.where(index < 0, length, index)

@@ -17,6 +17,7 @@ from jmi.captures import Capture, as_list
 from jmi.engine import execute, forward, plan_run
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
+from jmi.metrics import final_logits
 from jmi.numerics import wide
 from jmi.output import Output, wrap
 from jmi.past import past_captures
@@ -177,14 +178,11 @@ def _with_cache(
 
 def _prompt(arch: Any, params: Any, tokens: Any, hooks: Any, mask: Any, **options: Any) -> Any:
     """Logits ``[b, vocab]`` behind the last real token of each row, and the run of the prompt."""
-    places = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    last = jnp.max(places if mask is None else jnp.where(mask, places, 0), 1)
-    hooks = prepare(arch, hooks, tokens.shape)
-    if any(part_of(arch, point) == "readout" for point in hooks):
-        out = forward(arch, params, tokens, hooks=hooks, mask=mask, **options)
-        return jnp.take_along_axis(out.logits, last[:, None, None], 1)[:, 0], out
-    out = forward(arch, params, tokens, hooks=hooks, mask=mask, logits_at=last, **options)
-    return out.logits, out
+    hooks = prepare(arch, hooks, tokens.shape, mask)
+    behind = any(part_of(arch, point) == "readout" for point in hooks)
+    at = None if behind else -1
+    out = forward(arch, params, tokens, hooks=hooks, mask=mask, logits_at=at, **options)
+    return final_logits(out), out
 
 
 def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.Array:

@@ -98,7 +98,7 @@ def value_and_grad_at(
             return value.sum(), (value, out)
 
         grads, (value, out) = jax.grad(total, has_aux=True)(zeros)
-    return Gradients(value, wrap(layout, arch.n_layers, None, tuple(grads), None), out)
+    return Gradients(value, wrap(layout, arch.n_layers, None, tuple(grads), None, out.mask), out)
 
 
 @pytrees.dataclass

@@ -20,12 +20,15 @@ from jmi.sites import HasSites, Site, find
 Hooks = Mapping[str, Any]
 
 
-def prepare(arch: HasSites, hooks: Hooks | None, shape: tuple[int, int]) -> dict[str, tuple[Any, ...]]:
+def prepare(
+    arch: HasSites, hooks: Hooks | None, shape: tuple[int, int], mask: Any = None
+) -> dict[str, tuple[Any, ...]]:
     """Canonical form of ``hooks`` for ``arch``, checked against inputs of ``shape`` (batch, pos).
 
     Pass the result to your own ``jit`` of `forward`: another layer, position, head, vector, mask
     or strength keeps its structure, so nothing is traced again. Under several names that meet at
-    one point, wildcards run first, then names in alphabetical order; a sequence runs in order.
+    one point, wildcards run first, then names in alphabetical order; a sequence runs in order. With the
+    ``mask`` of the run, positions are checked against the real tokens of each row.
 
     Raises:
       HookError: an unknown name, layer or something that is not an intervention.
@@ -36,6 +39,7 @@ def prepare(arch: HasSites, hooks: Hooks | None, shape: tuple[int, int]) -> dict
         given = hooks[name]  # type: ignore[index]
         sequence = given if isinstance(given, (list, tuple)) else (given,)
         for site, layers in find(arch, name):
+            site = site if mask is None else dataclasses.replace(site, mask=mask)
             checked = [_one(arch, name, hook, site, layers, shape) for hook in sequence]
             prepared.setdefault(site.point, []).extend(checked)
     return {point: tuple(sequence) for point, sequence in prepared.items()}

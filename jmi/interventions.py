@@ -6,6 +6,7 @@ structure are static. Those below broadcast a payload numpy-style against the si
 compute in the site's dtype. Edits of attention weights are in `jmi.attention_edits`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.errors import InterventionError
 from jmi.numerics import wide
 from jmi.reach import looks_ahead, says
@@ -153,8 +154,9 @@ class Patch(Selective):
       source: the tensor of the same site in the other run, shape as here or with one batch row;
         its length may differ when ``source_positions`` is given.
       source_positions: where in ``source`` to read, one index per entry of ``positions``, for
-        prompts that line up at different places. Without it, the same positions are read. A traced
-        index out of range reads NaN.
+        prompts that line up at different places. Without it, the same places are read: of padded
+        batches both must have their padding in the same places. A traced index out of range reads NaN.
+      source_mask: of the other run, if that was padded: ``source_positions`` then name its real tokens.
 
     Raises:
       InterventionError: ``source`` has another shape, a source position is out of range, or the two
@@ -163,6 +165,7 @@ class Patch(Selective):
 
     source: Any
     source_positions: Any = None
+    source_mask: Any = None
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError for selectors or a source that do not fit this run."""
@@ -170,15 +173,27 @@ class Patch(Selective):
         source = jnp.shape(self.source)
         axis = site.axis("pos", "query")
         wanted = list(shape)
+        if self.source_mask is not None and self.source_positions is None:
+            raise InterventionError(
+                f"{site.point}: source_mask= says which tokens source_positions= name; give these, too"
+            )
         if self.source_positions is not None:
             self._check_pairs(site, axis)
             if len(source) == len(shape) and axis is not None:
-                check_selectors({"positions": self.source_positions}, site, source)
+                self._check_mask(site, (source[0], source[axis]))
+                other = dataclasses.replace(site, mask=self.source_mask)
+                check_selectors({"positions": self.source_positions}, other, source)
                 wanted[axis] = source[axis]
         if source not in (tuple(wanted), (1, *wanted[1:])):
             raise InterventionError(
                 f"{site.point}: Patch needs the whole tensor of the other run, shape {tuple(wanted)} or with "
                 f"one batch row; got {source}. To write one vector use Replace"
+            )
+
+    def _check_mask(self, site: Site, shape: tuple[int, int]) -> None:
+        if self.source_mask is not None and jnp.shape(self.source_mask) != shape:
+            raise InterventionError(
+                f"{site.point}: source_mask= has shape {jnp.shape(self.source_mask)}; the source has {shape}"
             )
 
     def _check_pairs(self, site: Site, axis: int | None) -> None:
@@ -209,9 +224,23 @@ class Patch(Selective):
     def _aligned(self, source: jax.Array, value: jax.Array, site: Site) -> jax.Array:
         axis = site.axis("pos", "query")
         read, write = jnp.atleast_1d(self.source_positions), jnp.atleast_1d(self.positions)
+        if axis is not None and (site.mask is not None or self.source_mask is not None):
+            return self._by_row(source, read, write, value, axis, site.mask)
         before = (slice(None),) * (axis or 0)
         rows = source.at[(*before, read)].get(mode="fill", fill_value=jnp.nan).astype(value.dtype)
         return value.at[(*before, write)].set(rows)
+
+    def _by_row(
+        self, source: jax.Array, read: Any, write: Any, value: jax.Array, axis: int, mask: Any
+    ) -> jax.Array:
+        """``source`` with the tokens ``read`` of each row where the tokens ``write`` of ``value`` stand."""
+        shape, size = (value.shape[0], value.shape[axis]), source.shape[axis]
+        whole = lambda given, *shape: np.ones(shape, bool) if given is None else given  # noqa: E731
+        read = padding.places(read, whole(self.source_mask, source.shape[0], size))
+        write = padding.places(write, whole(mask, *shape))
+        row = jnp.arange(shape[0], dtype=write.dtype)[:, None]
+        at = jnp.full(shape, size, jnp.int32).at[row, write].set(jnp.broadcast_to(read, write.shape))
+        return padding.take(source, at, axis).astype(value.dtype)
 
 
 @pytrees.dataclass

@@ -31,12 +31,14 @@ def run_layers(
     span: tuple[Any, Any] | None,
     first: int = 0,
     entering: bool = False,
+    mask: Any = None,
 ) -> tuple[Any, dict[int, jax.Array], Any]:
     """Run the blocks.
 
     Args:
       first: positions before this one are not run (`jmi.sharing`).
       entering: whether to return what enters each layer.
+      mask: of real tokens, for hooks and reducers.
 
     Returns:
       The carry, the captured layers of each group, stacked, and what entered each layer, stacked, or None.
@@ -47,7 +49,7 @@ def run_layers(
 
     def layer(layer_params: Params, state: Any, index: Any, own: list[Any]) -> Any:
         entered, buffers = state
-        tap = Tap(table_of(arch), _with_own(hooks, own), groups, data, index, first)
+        tap = Tap(table_of(arch), _with_own(hooks, own), groups, data, index, first, mask)
         carry = arch.block(layer_params, entered, context, index, tap)
         tap.finish()
         buffers = tuple(
@@ -58,7 +60,8 @@ def run_layers(
     own = _own_arrays(hooks)
 
     def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
-        tap = Tap(table_of(arch), _with_own(hooks, [x[0] for x in own]), groups, data, jnp.int32(0), first)
+        first_hooks = _with_own(hooks, [x[0] for x in own])
+        tap = Tap(table_of(arch), first_hooks, groups, data, jnp.int32(0), first, mask)
         arch.block(layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
         tap.finish()
         return tuple(tap.rows[i] for i in sparse)

@@ -68,8 +68,8 @@ class LanguageModel:
         """Run the model, compiled; arguments and result as `jmi.forward`.
 
         Args:
-          prompt: a text, several texts, or int32 tokens ``[b, s]``. Texts are padded on the left:
-            position -1 is the last token of each, but position 0 is padding in the shorter ones.
+          prompt: a text, several texts, or int32 tokens ``[b, s]``. Texts are padded on the left; position
+            0 is the first token of each and -1 the last, in arrays by way of `Output.at`.
 
         Nothing recompiles for another vector, strength, position, head, layer or mask; a new shape
         or another kind of hook does.
@@ -94,7 +94,8 @@ class LanguageModel:
             logits_at=logits_at,
         )
         check_tokens(self.arch, tokens)
-        return wrap(layout, self.arch.n_layers, *run_compiled(static, self.params, *data))
+        logits, arrays, carried = run_compiled(static, self.params, *data)
+        return wrap(layout, self.arch.n_layers, logits, arrays, carried, data[0][1])
 
     def generate(
         self,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.numerics import wide
 from jmi.output import Output
 
@@ -128,8 +128,12 @@ class KL:
 
 
 def final_logits(out: Output) -> jax.Array:
-    """Logits ``[b, vocab]`` of a run: those of the position it has logits at, else of the last one."""
-    return out.logits if out.logits.ndim == 2 else out.logits[:, -1]
+    """Logits ``[b, vocab]`` of a run: of the token it has logits at, else of each row's last real one."""
+    if out.logits.ndim == 2:
+        return out.logits
+    if out.mask is None:
+        return out.logits[:, -1]
+    return padding.take(out.logits, padding.place_of(-1, out.mask)[:, None], 1)[:, 0]
 
 
 def _log_softmax(logits: jax.Array) -> jax.Array:

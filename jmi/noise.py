@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.interventions import fit, payload
 from jmi.numerics import wide
 from jmi.selection import Selective
@@ -18,7 +18,8 @@ class Noise(Selective):
     """Add independent Gaussian noise of standard deviation ``scale``, where selected.
 
     The draw is made for the whole tensor, so that of a position does not depend on which others are
-    selected. Rows, positions and layers are drawn independently of each other.
+    selected, nor on which side of a padded row the padding is. Rows, positions and layers are drawn
+    independently of each other.
 
     Attributes:
       scale: standard deviation, a number or broadcast against the site.
@@ -47,7 +48,10 @@ class Noise(Selective):
         if site.layer is not None:
             key = jax.random.fold_in(key, site.layer)
         dtype = wide(value.dtype)
-        noise = jax.random.normal(key, value.shape, dtype) * fit(self.scale, value, site).astype(dtype)
+        noise = jax.random.normal(key, value.shape, dtype)
+        for axis in site.token_axes() if site.mask is not None else ():
+            noise = padding.take(noise, padding.numbers(site.mask), axis, fill=0)
+        noise = noise * fit(self.scale, value, site).astype(dtype)
         return self.select((value.astype(dtype) + noise).astype(value.dtype), value, site)
 
 

@@ -3,6 +3,10 @@
 A selector is an index (negative counts from the end), a list of indices, or a boolean mask over
 the axis. Indices and masks are data, so changing them never recompiles; going from one index to
 several changes a shape and does. A traced index out of range selects nothing.
+
+In a padded batch an index of a position, query or key names a real token of each row: 0 is its first and
+-1 its last, on whichever side the padding is. A boolean mask chooses places of the padded axis. Attention
+to padding is never edited, whatever is selected.
 """
 
 from typing import Any
@@ -12,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.errors import InterventionError
 from jmi.sites import Site
 
@@ -26,30 +30,34 @@ AXES_OF = {
 }
 """Selector name -> the site axes it can mean, first match wins."""
 
+TOKENS = ("positions", "queries", "keys")
+"""Selectors that name tokens."""
 
-def axis_mask(selector: Any, size: int) -> jax.Array:
-    """Boolean mask ``[size]`` (or ``[b, size]`` from per-row indices ``[b, n]``) of a selector."""
+
+def axis_mask(selector: Any, size: int, mask: Any = None) -> jax.Array:
+    """Boolean mask ``[size]`` of a selector; ``[b, size]`` from per-row indices ``[b, n]``, or given the
+    ``mask`` of real tokens, which indices then name."""
     selector = jnp.asarray(selector)
     if selector.dtype == bool:
         return selector
-    index = jnp.where(selector < 0, selector + size, selector)
-    if index.ndim == 0:
-        index = index[None]
-    every = jnp.expand_dims(jnp.arange(size, dtype=index.dtype), range(index.ndim))
-    return (index[..., None] == every).any(-2)
+    return padding.named(selector, size, mask).any(-2)
 
 
-def lowest(selector: Any, size: int, cells: bool = False) -> np.ndarray:
-    """The lowest index that a selector (not traced) chooses; 0 when it is None, ``size`` when none.
+def lowest(selector: Any, size: int, cells: bool = False, mask: Any = None) -> np.ndarray:
+    """The lowest place that a selector (not traced) chooses; 0 when it is None, ``size`` when none.
 
     Args:
       cells: the first axis is one of cells, each with an answer of its own.
+      mask: of real tokens, which indices name: the lowest place over all rows.
     """
     if selector is None:
         return np.zeros((), int)
     values = np.asarray(selector)
     if values.dtype == bool:
         chosen = np.where(values, np.arange(size), size)
+    elif mask is not None:
+        ahead, behind = padding.first_places(mask)
+        chosen = np.where(values < 0, behind[values % size], ahead[values % size])
     else:
         chosen = np.where(values < 0, values + size, values)
     return chosen.reshape(*chosen.shape[: int(cells)], -1).min(-1, initial=size)
@@ -58,11 +66,15 @@ def lowest(selector: Any, size: int, cells: bool = False) -> np.ndarray:
 def site_mask(selectors: dict[str, Any], site: Site, shape: tuple[int, ...]) -> jax.Array | None:
     """Mask broadcastable to ``shape``: True where every selector that is given agrees."""
     mask = None
+    if site.mask is not None and "key" in site.axes:
+        # Padding holds no value to attend to, whatever a hook would write there.
+        where = [n if axis in ("batch", "key") else 1 for axis, n in zip(site.axes, shape, strict=True)]
+        mask = jnp.asarray(site.mask).reshape(where)
     for name, selector in selectors.items():
         if selector is None:
             continue
         axis = _axis(name, site)
-        part = axis_mask(selector, shape[axis])
+        part = axis_mask(selector, shape[axis], site.mask if name in TOKENS else None)
         where = [1] * len(shape)
         where[axis] = shape[axis]
         if part.ndim == 2:
@@ -97,6 +109,28 @@ def check_selectors(selectors: dict[str, Any], site: Site, shape: tuple[int, ...
                 f"{site.point}: {name}= of shape {values.shape}; give a list, or one row for each of "
                 f"the {shape[0]} batch rows"
             )
+        known = site.mask is not None and not isinstance(site.mask, jax.core.Tracer)
+        if name in TOKENS and known and values.dtype != bool:
+            _check_tokens(name, values, selectors.get("rows"), site)
+
+
+def _check_tokens(name: str, index: np.ndarray, rows: Any, site: Site) -> None:
+    """Raise InterventionError for a token that one of the chosen ``rows`` does not have."""
+    count = np.asarray(site.mask).sum(-1)
+    if isinstance(rows, jax.core.Tracer):  # For all that is known, the longest is chosen alone.
+        count, rows = np.full_like(count, count.max()), None
+    chosen = np.ones(len(count), bool)
+    if rows is not None:
+        given = np.asarray(rows)
+        chosen = given if given.dtype == bool else np.isin(np.arange(len(count)), given % len(count))
+    index = np.broadcast_to(index, (len(count), index.shape[-1] if index.ndim else 1))
+    absent = ((index < -count[:, None]) | (index >= count[:, None])) & chosen[:, None]
+    if absent.any():
+        row, which = np.argwhere(absent)[0]
+        raise InterventionError(
+            f"{site.point}: {name}={index[row, which]} names no token of row {row}, which has {count[row]} "
+            f"beside its padding; name one that it has, or choose others with rows="
+        )
 
 
 def _axis(name: str, site: Site) -> int:
@@ -114,7 +148,7 @@ class Selective:
 
     Attributes:
       rows: batch rows.
-      positions: token positions (query positions on an attention pattern).
+      positions: token positions (query positions on an attention pattern), real tokens of a padded row.
       heads: attention heads (key/value heads on ``hook_k`` and ``hook_v``).
       units: entries of the last axis: neurons, residual dimensions, experts.
     """

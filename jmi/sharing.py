@@ -189,7 +189,7 @@ def _cell(
             row if embeds else _filled(arch, groups[i].point, fixed.kept[i], base.rows[i], row, first, start)
         )
     plan = Plan(groups, (), fixed.kept)
-    return wrap(plan, arch.n_layers, logits, tuple(whole), None)
+    return wrap(plan, arch.n_layers, logits, tuple(whole), None, inputs[1])
 
 
 def _filled(

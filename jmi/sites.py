@@ -135,6 +135,8 @@ class Site:
       n_layers: number of layers that have the point; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
       derived: computed for captures alone: the model does not read it, so no hook can act there.
+      mask: bool ``[b, s]``, True at the real tokens of this run; None when every place holds one. Axes of
+        positions keep padding; `jmi.padding` finds the place of a token.
     """
 
     point: str
@@ -143,11 +145,16 @@ class Site:
     n_layers: int | None = None
     layer: Any = None
     derived: bool = False
+    mask: Any = dataclasses.field(default=None, compare=False)
 
     def shape(self, batch: int, pos: int) -> tuple[int, ...]:
         """Shape of the tensor for ``batch`` rows of ``pos`` tokens."""
         free = {"batch": batch, "pos": pos, "query": pos, "key": pos}
         return tuple(free[a] if n is None else n for a, n in zip(self.axes, self.sizes, strict=True))
+
+    def token_axes(self) -> list[int]:
+        """Indices of the axes with an entry for each token."""
+        return [i for i, axis in enumerate(self.axes) if axis in ("pos", "query", "key")]
 
     def axis(self, *names: str) -> int | None:
         """Index of the first of ``names`` that this site has, or None."""

@@ -131,13 +131,13 @@ def prepare(
     fixed, data = plan_base(arch, tokens, base, capture, read, models, **run)
     check_tokens(arch, tokens)
     shape = tuple(np.shape(tokens))
-    cells = cells_of(arch, hooks, shape)
+    cells = cells_of(arch, hooks, shape, data[0][1])
     last_first = 0
     continuable = bool(past_points(arch))
     # What the base run does must be known of the positions from a cell's first on, and stay behind it.
     apart = all_say(arch, data[1], "is_local") and all_say(arch, data[1], "is_causal")
     if continuable and apart and not any(reduce for _, reduce in data[2]):
-        at = np.asarray(shape[1] - 1 if logits_at is None else logits_at)
+        at = np.asarray(shape[1] - 1 if logits_at is None else data[-1])
         last_first = int(np.where(at < 0, at + shape[1], at).min())
     if logits_at is not None:
         check_logits_at(arch, logits_at, shape, cells.structure.points)

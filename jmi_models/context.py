@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jmi import pytrees
 from jmi_models.rope import Rope
 
+_NO_POSITION = 2**30
+"""Behind the end of any table."""
+
 
 @pytrees.dataclass
 class Context:
@@ -83,6 +86,13 @@ def context_of(
     still = jnp.ones_like(cos), jnp.zeros_like(sin)
     pairs = [still if table is None else table for table in tables]
     return Context(positions, mask, (jnp.stack([c for c, _ in pairs]), jnp.stack([s for _, s in pairs])))
+
+
+def looked_up(positions: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Given ``positions`` for a table of them, in which negative ones find no row, and so NaN."""
+    positions = jnp.where(positions < 0, _NO_POSITION, positions)
+    # Whatever stands at padding: NaN there would reach the tokens, which attend to it with weight zero.
+    return positions if mask is None else jnp.where(mask, positions, 0)
 
 
 def _distinct(ropes: tuple[Rope | None, ...]) -> tuple[Rope | None, ...]:

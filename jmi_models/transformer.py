@@ -17,7 +17,7 @@ from jmi.errors import ConfigError
 from jmi.sites import TRANSFORMER_AXES, Site, sites_of
 from jmi_models import attention, ops, param_tree, residual, rounding
 from jmi_models.attention import Alibi
-from jmi_models.context import Context, context_of
+from jmi_models.context import Context, context_of, looked_up
 from jmi_models.experts import Experts, mixture
 from jmi_models.norms import HeadNorm, Norm, normalise
 from jmi_models.rope import Rope
@@ -157,6 +157,8 @@ class Transformer:
         self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
     ) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
+        if positions is not None and self.learned_positions is not None:
+            positions = looked_up(jnp.asarray(positions), mask)
         return context_of(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
 
     @property

@@ -168,15 +168,16 @@ class _Attended:
         effect = _Effect(slots, self.before, jnp.moveaxis(slopes, 1, 0), point in QUERIES)
         seen = [Capture(name, reduce=effect) for name in _patterns(layers or ())]
 
-        def patched(position: Any) -> jax.Array:
-            patch = Patch(source, positions=position)
+        def patched(places: Any) -> jax.Array:
+            patch = Patch(source, positions=_in_layers(places, source.shape[0]))
             hooks = follow(pair.arch, self.held, pair.base.shape, pair.layout, [patch])
             return pair.run(pair.base, hooks, seen)[PATTERN]
 
         if point in QUERIES:  # Queries do not touch each other: one run patches them all.
             scores = jnp.einsum("lnbhq->nlbqh", patched(None))
         else:
-            every = jnp.arange(pair.base.shape[1], dtype=jnp.int32)
+            # Places, not tokens: scores keep the padded axis.
+            every = jnp.eye(pair.base.shape[1], dtype=bool)
             scores = jnp.einsum("tlnbh->nlbth", jax.lax.map(patched, every))
             scores = scores.reshape(*scores.shape[:4], source.shape[3], -1).sum(-1)
         axes = table_of(pair.arch)[point].axes[:3]
@@ -206,6 +207,11 @@ class _Effect:
         change = value.astype(dtype) - before.astype(dtype)
         out = "nbhq" if self.by_query else "nbh"
         return jnp.einsum(f"bhqt,nbhqt->{out}", change, slopes.astype(dtype))
+
+
+def _in_layers(places: Any, n_layers: int) -> Any:
+    """A mask of places as that of each layer; None stays."""
+    return None if places is None else jnp.broadcast_to(places, (n_layers, *places.shape))
 
 
 def _patterns(layers: Sequence[int]) -> list[str]:

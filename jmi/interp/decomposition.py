@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import pytrees
+from jmi import padding, pytrees
 from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
 from jmi.engine import precise
@@ -119,7 +119,7 @@ _SPLITS: dict[str, _Split | None] = {
 
 @pytrees.dataclass
 class Positions:
-    """Reducer: the positions ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
+    """Reducer: the tokens ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
 
     index: Any
 
@@ -128,10 +128,10 @@ class Positions:
         check_selectors({"positions": self.index}, site, shape)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        del site
         index = jnp.asarray(self.index)
-        index = jnp.broadcast_to(index, (value.shape[0], index.shape[-1]))
-        return jnp.take_along_axis(value, index.reshape(*index.shape, *[1] * (value.ndim - 2)), axis=1)
+        if site.mask is not None:
+            return padding.take(value, padding.places(index, site.mask), 1)
+        return padding.take(value, jnp.broadcast_to(index, (value.shape[0], index.shape[-1])), 1)
 
 
 def accumulated_resid(
@@ -167,7 +167,8 @@ def decompose(
     Args:
       tokens: int32 ``[b, s]``.
       by: ``layer``, attention and MLP of each layer; ``head``, every head in place of attention.
-      positions: one position, a list, or those of each prompt ``[b, p]``; None for all.
+      positions: one position, a list, or those of each prompt ``[b, p]``, of real tokens where prompts are
+        padded; None for all places of the padded axis.
       hooks, mask: of the run, as `jmi.forward`.
 
     Returns:
@@ -241,7 +242,7 @@ def run_at(
     mask: Any,
 ) -> Output:
     """A compiled run that keeps ``positions`` of ``points``, whose values have axes ``[b, p, ...]``."""
-    reduce = Positions(index_of(positions, tokens))
+    reduce = None if positions is None else Positions(index_of(positions, tokens))
     return LanguageModel(arch, params).run(
         tokens, hooks, [Capture(p, reduce=reduce) for p in points], mask=mask
     )

@@ -114,7 +114,7 @@ def eap(
     if steps is not None and not (isinstance(steps, (int, np.integer)) and steps >= 1):
         raise ConfigError(f"steps={steps}: use a whole number, at least 1, or None for EAP")
     if logits_at is not None:
-        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [])
+        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
     count = None if steps is None else np.int32(steps)
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}
     values = _scores(arch, per_example, remat, params, clean, corrupted, as_data(metric), count, run)

@@ -113,7 +113,7 @@ def faithfulness(
         check_pair(clean, corrupted)
         ablated = written(arch, params, corrupted, mask=mask, positions=positions)
     if logits_at is not None:
-        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [])
+        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}
     every = np.concatenate([np.zeros_like(chosen[:1]), chosen])
     found = _metrics(arch, params, clean, as_data(metric), every, ablated, run)

@@ -164,12 +164,16 @@ class Pair:
 
     def output(self, scores: Values) -> Output:
         """Scores without the axes that are not kept, addressed by name."""
-        squeezed = []
-        for point in self.points:
-            axes = table_of(self.arch)[point].axes
+        layout, squeezed, groups = self.layout, [], []
+        for group in layout.groups:
+            axes = table_of(self.arch)[group.point].axes
             summed = [i - len(axes) for i, axis in enumerate(axes) if axis not in self.kept]
-            squeezed.append(jnp.squeeze(scores[point], summed))
-        return wrap(self.layout, self.arch.n_layers, None, tuple(squeezed), None)
+            squeezed.append(jnp.squeeze(scores[group.point], summed))
+            left = [axis for axis in axes if axis in self.kept]
+            place = next((left.index(axis) for axis in _MEANS["pos"] if axis in left), None)
+            groups.append(dataclasses.replace(group, axis=place if "batch" in left else None))
+        layout = dataclasses.replace(layout, groups=tuple(groups))
+        return wrap(layout, self.arch.n_layers, None, tuple(squeezed), None, self.mask)
 
 
 def pair_of(
@@ -196,17 +200,17 @@ def pair_of(
     if isinstance(keep, str) or set(keep) - known:
         raise ConfigError(f"keep={keep!r}: use a list of axes, of {', '.join(sorted(known))}")
     kept = frozenset(axis for name in keep for axis in _MEANS.get(name, (name,)))
-    layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape)
+    layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape, mask)
     names = [
         group.point if layers is None else layer_name(group.point, layer)
         for group, layers in zip(layout.groups, layout.layers, strict=True)
         for layer in ((0,) if layers is None else layers)
     ]
     seen = [Capture(c) if isinstance(c, str) else c for c in capture]
-    read = plan(arch, seen, base.shape)
+    read = plan(arch, seen, base.shape, mask)
     if logits_at is not None:
         points = [group.point for group in (*layout.groups, *read.groups)]
-        logits_at = check_logits_at(arch, logits_at, base.shape, [*points, *prepared])
+        logits_at = check_logits_at(arch, logits_at, base.shape, [*points, *prepared], mask)
     reducers, metric = [as_data(c.reduce) for c in seen], as_data(metric)
     return Pair(
         params,

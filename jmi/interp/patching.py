@@ -18,9 +18,9 @@ import numpy as np
 from jmi.align import Alignment
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
-from jmi.interp.measure import Measured, Metrics, measured, prompts_of, swept
-from jmi.interp.places import placed, places_of
-from jmi.interp.replacements import ABLATIONS, RANDOM, Kind, replacement
+from jmi.interp.measure import Measured, Metrics, Prompts, measured, prompts_of, swept
+from jmi.interp.places import counts, placed, places_of
+from jmi.interp.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, replacement
 from jmi.interventions import Patch
 from jmi.lm import LanguageModel
 from jmi.sites import Site, find, full_name, part_of
@@ -32,7 +32,8 @@ class PatchResult:
 
     Attributes:
       axes: name -> values, of the axes in front of the rows, in their order.
-      patched: metric -> ``[*axes, b]``.
+      patched: metric -> ``[*axes, b]``; NaN in rows of a padded batch that have no token at a position when
+        all positions are visited (for means over rows, ``numpy.nanmean``).
       base: metric -> without the patch, ``[b]`` (or ``[seed, ..., b]``, one for each noise).
       source: metric -> of the source run, ``[b]``; None when there is none to move towards (ablations).
     """
@@ -101,13 +102,14 @@ def patch(
         (zero, mean, overall mean, resample), or a placebo of the source's (random, shuffled).
       layers, positions, heads, units: which; an axis in ``over`` visits them one by one, another one
         takes them together; None for all. Positions may also be int ``[b, n]``, a list for each
-        row, or a `jmi.align.Alignment`, which prompts of different lengths need.
+        row, or a `jmi.align.Alignment`, which prompts of different lengths need. In padded batches they are
+        those of real tokens: position p of the base gets that of the source, wherever the padding is.
       window: patch so many layers at once, ``[i, i + window)`` for the layer i of the result, or as many
         around it if ``centred``: ``[i - window // 2, i + (window + 1) // 2)`` (Meng et al.). Layers beyond
         the first and last are left out.
       seeds: of resample, random and shuffled; the result then has a first axis "seed".
       hooks: of the base run, and so of every patched run. The source has none.
-      mask, source_mask: bool ``[b, s]``, with tokens.
+      mask, source_mask: bool ``[b, s]``, with tokens; of the base and the source.
       logits_at: the position that metrics read, one or ``[b]``; counted from the end in a source of
         another length.
       options: ``memory``, ``mesh``, ``output`` and ``progress`` of `jmi.sweep`.
@@ -139,13 +141,14 @@ def patch(
         raise ConfigError(f"source has {rows} rows and base {shape[0]}: give one for each, or a single one")
     at = positions.base if isinstance(positions, Alignment) else positions
     chosen = {"layer": only if layers is None else layers, "position": at, "head": heads, "unit": units}
-    places = places_of(point, shape, over, chosen, window, centred)
+    places = places_of(point, prompts, over, chosen, window, centred)
 
     run = functools.partial(lm.run, capture=[point.point])
     before = run(prompts.tokens, hooks, mask=prompts.mask, logits_at=logits_at)
     after = before
     if source is not None:
-        end = logits_at if others.tokens.shape[1] == shape[1] else _from_end(logits_at, shape[1])
+        # Nobody reads the logits of prompts that only an ablation is made of.
+        end = -1 if using in ABLATIONS else _likewise(logits_at, prompts, others)
         after = run(others.tokens, mask=others.mask, logits_at=end)
     towards = None
     if using not in ABLATIONS:
@@ -154,9 +157,10 @@ def patch(
 
     def patched(seed: int) -> Measured:
         values = replacement(using, after[point.point], point, shape[0], source is None, others.mask, seed)
-        hook = Patch(placed(values, point, positions, shape[1]), **places.selectors)
+        of = others if using in OF_ROW else None
+        hook = Patch(placed(values, point, positions, prompts, of), **places.selectors)
         run = {"base": hooks, **_own_folder(options, seed)}
-        return swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run)
+        return places.seen(swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run))
 
     axes, found = dict(places.axes), [patched(int(seed)) for seed in (seeds if using in RANDOM else (0,))]
     if using in RANDOM:
@@ -180,9 +184,14 @@ def _point(lm: LanguageModel, site: str) -> tuple[Site, tuple[int, ...] | None]:
     return point, None if layers is None or len(layers) == lm.arch.n_layers else layers
 
 
-def _from_end(logits_at: Any, length: int) -> Any:
+def _likewise(logits_at: Any, base: Prompts, source: Prompts) -> Any:
+    """Where metrics read the source: as the base, counted from the end where their lengths differ."""
+    own, theirs = counts(base), counts(source)
+    if (own == theirs).all():
+        return logits_at
     at = np.asarray(logits_at)
-    return np.where(at < 0, at, at - length)
+    at = np.where(at < 0, at, at - own)
+    return at[0] if (at == at[0]).all() else at
 
 
 def _own_folder(options: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from jmi.errors import ConfigError
 from jmi.grid import Grid
 from jmi.interp.measure import Measured, Metrics, Prompts, measured, prompts_of, swept
 from jmi.interp.patching import PatchResult
-from jmi.interp.places import places_of
+from jmi.interp.places import placed, places_of
+from jmi.interp.replacements import replacement
 from jmi.interventions import At, Patch, PerLayer
 from jmi.lm import LanguageModel
 from jmi.output import Output
@@ -80,7 +81,7 @@ def path_patch(
       senders: what is swept, one by one.
       receivers: they read what arrives all together; None for the logits.
       through_mlps: recompute MLPs between sender and receivers.
-      positions: where the sender is patched, one or several together; None for all.
+      positions: where the sender is patched, one or several together, of real tokens; None for all.
       mask, source_mask, logits_at: as `jmi.interp.patching.patch`.
       options: ``memory``, ``mesh`` and ``progress`` of `jmi.sweep`.
 
@@ -116,12 +117,14 @@ def path_patch(
     after = lm.run(others.tokens, capture=[sender.point], mask=others.mask, logits_at=logits_at)
     frozen = {p: PerLayer(Patch(before[p])) for p in ([heads] if through_mlps else [heads, MLPS])}
 
+    put = replacement("source", after[sender.point], sender, others.tokens.shape[0], False, others.mask, 0)
+    put = placed(put, sender, None, prompts, others)
     over = ("layer", "head") if senders == "heads" else ("layer",)
 
     def sent(layers: Sequence[int]) -> Measured:
         chosen = {"layer": layers, "position": positions}
-        places = places_of(sender, prompts.tokens.shape, over, chosen, window=1, centred=False)
-        hooks = places.hooks(Patch(after[sender.point], **places.selectors))
+        places = places_of(sender, prompts, over, chosen, window=1, centred=False)
+        hooks = places.hooks(Patch(put, **places.selectors))
         run = {"base": frozen, "logits_at": logits_at, **options}
         if receivers is None:
             return swept(lm, prompts, hooks, metrics, **run)

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi import padding
 from jmi.align import Alignment
 from jmi.errors import ConfigError, HookError
 from jmi.grid import Grid
+from jmi.interp.measure import Prompts
 from jmi.interventions import At, PerLayer
 from jmi.selection import AXES_OF
 from jmi.sites import Site
@@ -32,6 +34,7 @@ class Places:
       axes: swept axis -> its values; for positions that differ by row, their number.
       layers: bool ``[l]``, the same in every cell or of a grid; None outside the blocks.
       selectors: of an intervention, likewise.
+      present: bool ``[*axes, b]``, where a row has the position that is visited; None where all have.
     """
 
     site: Site
@@ -39,6 +42,13 @@ class Places:
     axes: Mapping[str, np.ndarray]
     layers: Any
     selectors: Mapping[str, Any]
+    present: np.ndarray | None = None
+
+    def seen(self, results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Results ``[*axes, b]``, NaN in rows that lack the position visited: nothing was done to them."""
+        if self.present is None:
+            return dict(results)
+        return {name: np.where(self.present, x, np.nan) for name, x in results.items()}
 
     def hooks(self, hook: Any) -> dict[str, Any]:
         """Hooks of a sweep in which ``hook`` acts in the layers of each cell; its arrays are per layer."""
@@ -47,7 +57,7 @@ class Places:
 
 def places_of(
     site: Site,
-    shape: tuple[int, int],
+    prompts: Prompts,
     over: Sequence[str] | None,
     chosen: Mapping[str, Any],
     window: int,
@@ -56,9 +66,8 @@ def places_of(
     """Check what was asked for and lay out its cells.
 
     Args:
-      shape: b, s.
       over: axes to sweep; None for layer and position, as far as the site has them.
-      chosen: axis -> values, None for all.
+      chosen: axis -> values, None for all; of positions as many as the longest row has tokens.
 
     Raises:
       ConfigError: an axis that the site lacks, or no axis to sweep.
@@ -73,6 +82,8 @@ def places_of(
             f"{site.point} has the axes {', '.join(has)}; over={tuple(over)} must name one or more of them, "
             f"each once{''.join(f'; it has no {axis}' for axis in sorted(asked - set(has)))}"
         )
+    longest = int(counts(prompts).max())
+    shape = prompts.tokens.shape[0], longest
     every = {axis: _values(site, axis, chosen.get(axis), shape) for axis in has}
     cells = Grid(**{axis: np.arange(every[axis].shape[-1]) for axis in over})
     axes = {axis: every[axis] if every[axis].ndim == 1 else cells.axes[axis] for axis in over}
@@ -82,11 +93,16 @@ def places_of(
             selectors[name] = cells.take(axis, _moving(every[axis], site.n_layers))
         elif chosen.get(axis) is not None:
             selectors[name] = _per_layer(every[axis], site.n_layers)
+    present = None
+    if "position" in over and chosen.get("position") is None and counts(prompts).min() < longest:
+        rows = np.arange(longest)[:, None] < counts(prompts)
+        selectors["rows"] = cells.take("position", _moving(rows.T, site.n_layers)[..., 0])
+        present = rows.reshape([longest if axis == "position" else 1 for axis in over] + [-1])
     masks: Any = None
     if site.n_layers is not None:
         masks = _masks(every["layer"], site.n_layers, window, centred)
         masks = cells.take("layer", masks) if "layer" in over else masks.any(0)
-    return Places(site, cells, axes, masks, selectors)
+    return Places(site, cells, axes, masks, selectors, present)
 
 
 def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.ndarray:
@@ -129,36 +145,73 @@ def _masks(layers: np.ndarray, n_layers: int, window: int, centred: bool) -> np.
     return (first <= every) & (every < first + window)
 
 
-def placed(values: jax.Array, site: Site, positions: Any, length: int) -> jax.Array:
-    """Activations of other prompts ``[l, n, t, ...]`` at the positions of the base, ``[l, n, s, ...]``.
+def placed(values: jax.Array, site: Site, positions: Any, base: Prompts, source: Prompts | None) -> jax.Array:
+    """Activations ``[l, n, t, ...]``, t counting real tokens, at the places of the base, ``[l, n, s, ...]``.
 
     Where an `Alignment` pairs nothing they are NaN.
+
+    Args:
+      source: the prompts whose rows they are of, one or b; None for activations of no prompt in particular.
 
     Raises:
       ConfigError: prompts of different lengths, not aligned, or an alignment of other rows.
     """
-    lead, pos = int(site.n_layers is not None), site.axis("pos")
-    if not isinstance(positions, Alignment):
-        axis = lead + (site.axis("pos", "query") or 0)
-        if pos is not None and values.shape[axis] == 1:
-            values = jnp.repeat(values, length, axis=axis)
-        if values.shape[axis] not in (1, length):
-            raise ConfigError(
-                f"base has {length} positions and source {values.shape[axis]}: say which correspond, with "
-                "positions=jmi.align.align_tokens(...) or align_spans(...)"
-            )
+    lead = int(site.n_layers is not None)
+    axes = [axis + lead for axis in site.token_axes()]
+    if isinstance(positions, Alignment):
+        return padding.take(values, _aligned(site, positions, base, source, values), axes[0], lead)
+    if not axes:
         return values
-    base, source = (np.asarray(side) for side in positions)
-    if pos is None or base.shape != source.shape or base.ndim not in (1, 2):
+    size, own = values.shape[axes[0]], counts(base)
+    if size == 1 and source is None:  # One for all positions.
+        return jnp.repeat(values, base.tokens.shape[1], axis=axes[0])
+    theirs = np.full_like(own, size) if source is None else counts(source)
+    unlike = own > theirs if source is None and base.mask is not None else own != theirs
+    if unlike.any():
+        row = int(unlike.argmax())
+        rows = f" in row {row}" if len(own) > 1 else ""
+        raise ConfigError(
+            f"base has {own[row]} positions and source {np.broadcast_to(theirs, own.shape)[row]}{rows}: say "
+            "which correspond, with positions=jmi.align.align_tokens(...) or align_spans(...)"
+        )
+    if base.mask is not None:
+        for axis in axes:
+            values = padding.take(values, padding.numbers(base.mask), axis, lead, fill=0)
+    return values
+
+
+def _aligned(
+    site: Site, positions: Alignment, base: Prompts, source: Prompts | None, values: jax.Array
+) -> np.ndarray:
+    """The token of the source that is put at each place of the base, ``[b or 1, s]``; t where none is."""
+    lead = int(site.n_layers is not None)
+    own, other = (np.asarray(side) for side in positions)
+    if site.axis("pos") is None or own.shape != other.shape or own.ndim not in (1, 2):
         raise ConfigError(f"{site.point}: an Alignment pairs positions, [n] or [b, n] on both sides")
-    for name, side, size in (("base", base, length), ("source", source, values.shape[lead + 1])):
-        if side.min() < -size or side.max() >= size:
-            raise ConfigError(f"positions=: {name} has {size} positions, the Alignment names {side.tolist()}")
-    if base.ndim == 2:
-        values = jnp.broadcast_to(values, (*values.shape[:lead], len(base), *values.shape[lead + 1 :]))
-        rows: tuple[Any, ...] = (np.arange(len(base))[:, None],)
-    else:
-        rows = (slice(None),)
-    before = (*(slice(None),) * lead, *rows)
-    shape = (*values.shape[: lead + 1], length, *values.shape[lead + 2 :])
-    return jnp.full(shape, jnp.nan, values.dtype).at[(*before, base)].set(values[(*before, source)])
+    size = values.shape[lead + 1]
+    theirs = np.array([size]) if source is None else counts(source)
+    rows = 1 if own.ndim == 1 and base.mask is None and len(theirs) == 1 else base.tokens.shape[0]
+    write = _counted("base", own, counts(base)[:rows], rows)
+    read = _counted("source", other, theirs, rows)
+    if base.mask is not None:
+        order = np.argsort(~np.asarray(base.mask), axis=-1, kind="stable")
+        write = np.take_along_axis(order, write, -1)
+    at = np.full((rows, base.tokens.shape[1]), size)
+    np.put_along_axis(at, write, read, -1)
+    return at
+
+
+def _counted(name: str, index: np.ndarray, count: np.ndarray, rows: int) -> np.ndarray:
+    """Tokens ``[rows, n]`` counted from the first."""
+    index = np.broadcast_to(index, (rows, index.shape[-1]))
+    absent = (index < -count[:, None]) | (index >= count[:, None])
+    if absent.any():
+        size = np.broadcast_to(count, rows)[absent.any(1)][0]
+        raise ConfigError(f"positions=: {name} has {size} positions, the Alignment names {index.tolist()}")
+    return np.where(index < 0, index + count[:, None], index)
+
+
+def counts(prompts: Prompts) -> np.ndarray:
+    """Number of real tokens of each row, ``[b]``."""
+    rows, length = np.shape(prompts.tokens)
+    return np.full(rows, length) if prompts.mask is None else np.asarray(prompts.mask).sum(-1)

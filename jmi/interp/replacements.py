@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi import padding
 from jmi.errors import ConfigError
 from jmi.numerics import wide
 from jmi.sites import Site
@@ -16,7 +17,7 @@ from jmi.sites import Site
 Kind = Literal["source", "zero", "mean", "overall mean", "resample", "random", "shuffled"]
 """source: the activation of the other prompt, in the same row.
 zero: zeros.
-mean: the mean over the other prompts at the same position.
+mean: the mean over the other prompts at the same position, of those that have it.
 overall mean: the mean over the other prompts and all their positions.
 resample: the activation of another row, chosen by the seed, at the same position.
 random: a Gaussian vector as long as that of the other prompt (placebo).
@@ -28,19 +29,22 @@ RANDOM = ("resample", "random", "shuffled")
 ABLATIONS = ("zero", "mean", "overall mean", "resample")
 """Kinds that do not lead towards the other prompts."""
 
+OF_ROW = ("source", "random")
+"""Kinds that are made of the other prompt of each row, and so need its tokens to line up."""
+
 _ANYWHERE = ("overall mean", "random", "shuffled")
 
 
 def replacement(
     kind: Kind, values: jax.Array, site: Site, rows: int, own: bool, mask: Any, seed: int
 ) -> jax.Array:
-    """Tensor ``[l, b or 1, s, ...]`` that replaces activations.
+    """Tensor ``[l, b or 1, t, ...]`` that replaces activations, t counting real tokens of each row.
 
     Args:
       values: of the other prompts at ``site``, ``[l, n, s, ...]``, in a model without layers ``[n, s, ...]``.
       rows: b.
       own: whether the other prompts are the base's own; no row is then resampled from itself.
-      mask: bool ``[n, s]``, real tokens of the other prompts, or None.
+      mask: bool ``[n, s]``, real tokens of the other prompts, or None; t is then the number of the longest.
 
     Raises:
       ConfigError: a kind that does not fit the prompts or the site.
@@ -53,6 +57,8 @@ def replacement(
         raise ConfigError(f"{site.point}: {kind} needs a site with one vector per position")
     if mask is not None and kind in RANDOM:
         raise ConfigError(f"{kind}: padding would be drawn, too; use prompts of one length")
+    if mask is not None:
+        values, mask = _packed(values, mask, site, batch)
     if kind == "zero":
         return jnp.zeros_like(jax.lax.slice_in_dim(values, 0, 1, axis=batch))
     if kind in ("mean", "overall mean"):
@@ -75,6 +81,16 @@ def replacement(
     return values[(slice(None),) * batch + (chosen,)]
 
 
+def _packed(values: jax.Array, mask: Any, site: Site, batch: int) -> tuple[jax.Array, np.ndarray]:
+    """``values`` with the real tokens of each row first, and only so many places as the longest has."""
+    count = np.asarray(mask).sum(-1)
+    longest = np.arange(count.max())
+    at = np.argsort(~np.asarray(mask), axis=-1, kind="stable")[:, : len(longest)]
+    for axis in site.token_axes():
+        values = padding.take(values, at, axis + batch, batch)
+    return values, longest < count[:, None]
+
+
 def _mean(values: jax.Array, batch: int, pos: int | None, overall: bool, mask: Any) -> jax.Array:
     """Mean over rows, and positions if ``overall``, of real tokens, in at least float32."""
     axes = (batch, batch + pos) if overall and pos is not None else (batch,)
@@ -84,8 +100,6 @@ def _mean(values: jax.Array, batch: int, pos: int | None, overall: bool, mask: A
     else:
         if pos is None:
             raise ConfigError("mean over padded prompts needs a site with one vector per position")
-        if not overall and not np.asarray(mask).any(0).all():
-            raise ConfigError("mean: at some position no row has a real token; use overall mean")
         real = jnp.asarray(mask).reshape((1,) * batch + mask.shape + (1,) * (values.ndim - batch - 2))
         count = jnp.broadcast_to(real, values.shape).sum(axes, keepdims=True)
         mean = jnp.where(real, wider, 0).sum(axes, keepdims=True) / count.astype(wider.dtype)

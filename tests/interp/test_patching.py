@@ -304,20 +304,25 @@ def test_padding_changes_nothing_and_is_left_out_of_means() -> None:
     mask = np.broadcast_to(np.arange(8) >= 3, (2, 8))
     plain = patch(lm, BASE, SOURCE, "attn.hook_z", MEASURES)
     found = patch(lm, padded, other, "attn.hook_z", MEASURES, mask=mask, source_mask=mask)
-    same(found.patched["diff"][:, 3:], plain.patched["diff"])
+    same(found.patched["diff"], plain.patched["diff"])
     mean = patch(lm, BASE, SOURCE, "hook_mlp_out", MEASURES, using="overall mean")
     found = patch(lm, BASE, other, "hook_mlp_out", MEASURES, using="overall mean", source_mask=mask)
     same(found.patched["diff"], mean.patched["diff"])
     ragged = mask | (np.arange(2)[:, None] == 1)
     found = patch(lm, padded, other, "hook_mlp_out", MEASURES, using="mean", mask=mask, source_mask=ragged)
     put = captured_mean(lm, other, ragged)
-    want = by_hand_masked(lm, padded, mask, put, 1, 0)
-    same(found.patched["diff"][1, 0], want)
+    for position in (0, 4):
+        want = by_hand_masked(lm, padded, mask, put, 1, position)
+        same(found.patched["diff"][1, position], want)
 
 
 def captured_mean(lm: Any, tokens: Any, mask: np.ndarray) -> np.ndarray:
+    """Mean of the p-th real tokens of rows, ``[l, p, d]``."""
     out = np.asarray(lm.run(tokens, capture=["blocks.*.hook_mlp_out"], mask=mask).stack("hook_mlp_out"))
-    return np.stack([out[:, mask[:, i], i].mean(1) for i in range(mask.shape[1])], axis=1)
+    rows = [out[:, i, mask[i]] for i in range(len(mask))]
+    return np.stack(
+        [np.mean([x[:, p] for x in rows if p < x.shape[1]], 0) for p in range(mask.sum(1).max())], axis=1
+    )
 
 
 def by_hand_masked(lm: Any, tokens: Any, mask: Any, put: np.ndarray, layer: int, position: int) -> np.ndarray:

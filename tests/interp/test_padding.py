@@ -1,0 +1,225 @@
+"""Techniques on padded prompts: what each row gives alone, whichever side the padding is on."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jmi
+import jmi_models
+from jmi import metrics
+from jmi.errors import ConfigError
+from jmi.interp.atp_star import atp_star
+from jmi.interp.attribution import attribution_patching
+from jmi.interp.causal_tracing import causal_trace
+from jmi.interp.decomposition import accumulated_resid, decompose
+from jmi.interp.direct_logit import direct_logit_attribution
+from jmi.interp.eap import eap
+from jmi.interp.faithfulness import faithfulness
+from jmi.interp.patching import patch
+from jmi.interp.path_patching import path_patch
+from jmi.noise import Noise
+from tests.models.committed import each
+from tests.padded import (
+    CLEAN,
+    GOALS,
+    LENGTHS,
+    OFFSETS,
+    SOURCE,
+    alike,
+    batch,
+    close,
+    last,
+    model,
+    of_row,
+    real,
+)
+
+
+@each(("gpt2/plain", "qwen3/tied", "mistral/window"))
+def test_decomposition(name: str) -> None:
+    for spot in (1, -1, [0, -2], [[1, 2], [4, 5]]):
+
+        def experiment(lm: Any, rows: Any, tokens: Any, mask: Any, spot: Any = spot) -> Any:
+            run = {"positions": of_row(rows[0], spot) if len(rows) == 1 else spot, "mask": mask}
+            by = {"by": "head", **run}
+            streams = accumulated_resid(lm.arch, lm.params, tokens, **run)
+            parts = decompose(lm.arch, lm.params, tokens, **by).stack()
+            given = direct_logit_attribution(lm.arch, lm.params, tokens, 3, 4, **by).stack()
+            return [np.moveaxis(np.asarray(x), 1, 0) for x in (streams, parts, given)]
+
+        alike(name, experiment)
+
+
+def pair(tokens: Any, rows: Any) -> Any:
+    """The other prompt, padded like ``tokens``."""
+    if len(rows) == 1:
+        return SOURCE[rows, : tokens.shape[1]]
+    side = next(s for s in OFFSETS if (batch(s)[0] == tokens).all())
+    return batch(side, SOURCE)[0]
+
+
+def patched(result: Any) -> list[np.ndarray]:
+    """What a result holds, rows first."""
+    return [
+        np.moveaxis(np.asarray(x), -1, 0) for part in (result.patched, result.base) for x in part.values()
+    ]
+
+
+@each(("gpt2/plain", "mistral/window", "rwkv7"))
+@pytest.mark.parametrize("using", ["source", "zero", "overall mean"])
+def test_patching(name: str, using: str) -> None:
+    site = "hook_mlp_out"
+    for spot in ([0, 3, -1], [[0, 3], [5, 1]]):
+
+        def experiment(lm: Any, rows: Any, tokens: Any, mask: Any, spot: Any = spot) -> Any:
+            spot = of_row(rows[0], spot) if len(rows) == 1 else spot
+            other = None if using == "zero" else pair(tokens, rows)
+            if using == "overall mean":  # the same for every row
+                other, theirs = CLEAN, None
+            else:
+                theirs = mask if other is not None else None
+            options = {"mask": mask, "source_mask": theirs, "using": using, "positions": spot}
+            if using == "overall mean" and other.shape[1] != tokens.shape[1]:
+                options["source_mask"] = np.ones_like(other, bool)
+            return patched(patch(lm, tokens, other, site, GOALS, progress=False, **options))
+
+        alike(name, experiment)
+
+
+@each(("gpt2/plain", "rwkv7"))
+def test_patching_visits_every_token_that_a_row_has(name: str) -> None:
+    def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
+        other = pair(tokens, rows)
+        found = patch(lm, tokens, other, "hook_resid_pre", GOALS, mask=mask, source_mask=mask, progress=False)
+        effect = np.moveaxis(found.effect["diff"], -1, 0)
+        whole = np.full((*effect.shape[:-1], 6), np.nan)
+        whole[..., : effect.shape[-1]] = effect
+        return whole
+
+    alike(name, experiment)
+
+
+@each(("gpt2/plain", "rwkv7"))
+@pytest.mark.parametrize("theirs", OFFSETS)
+def test_what_is_patched_in_may_be_padded_otherwise(name: str, theirs: str) -> None:
+    def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
+        if mask is None:
+            other, seen = pair(tokens, rows), None
+        else:
+            other, seen = batch(theirs, SOURCE)
+        run = {"mask": mask, "source_mask": seen, "positions": [1, -1], "progress": False}
+        found = [patch(lm, tokens, other, "hook_mlp_out", GOALS, **run)]
+        if name != "rwkv7":
+            found.append(patch(lm, tokens, other, "attn.hook_pattern", GOALS, over=["layer", "head"], **run))
+            found.append(path_patch(lm, tokens, other, GOALS, **run))
+        return [patched(x) for x in found]
+
+    alike(name, experiment)
+
+
+@each(("gpt2/plain", "qwen3/tied"))
+def test_noised_subjects(name: str) -> None:
+    """The draws are those of a batch: rows alone have others, so the two sides are compared."""
+    lm = model(name)
+    with jax.enable_x64(True):
+        found = []
+        for side in OFFSETS:
+            tokens, mask = batch(side)
+            trace = causal_trace(
+                lm, tokens, [[1, 2], [3, 4]], GOALS, seeds=[1], mask=mask, positions=[0, -1], progress=False
+            )
+            noise = last(lm, tokens, mask, {"blocks.1.hook_resid_pre": Noise(1.0, positions=-2)})
+            found.append([*patched(trace), noise])
+    for got in found[1:]:
+        for one, other in zip(got, found[0], strict=True):
+            close(np.asarray(one), np.asarray(other))
+    assert np.abs(trace.effect["diff"]).max() > 1e-3
+
+
+@each(("gpt2/plain", "mistral/window"))
+def test_attribution(name: str) -> None:
+    sites = ["blocks.*.attn.hook_z", "blocks.*.attn.hook_k"]
+
+    def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
+        given = (lm.arch, lm.params, tokens, pair(tokens, rows))
+        goal, found = GOALS["diff"], []
+        for scores in (
+            attribution_patching(*given, sites, goal, steps=2, mask=mask),
+            atp_star(*given, sites, goal, mask=mask, grad_drop=False),
+        ):
+            found += [real(np.moveaxis(np.asarray(x), 0, 1), mask, 2) for x in scores.captures.values()]
+            for x in scores.captures.values():
+                assert mask is None or (np.asarray(x)[:, ~mask] == 0).all()
+        found.append(eap(*given, goal, mask=mask, per_example=True).values)
+        kept = np.random.default_rng(0).random((1, *found[-1].shape[1:])) < 0.5
+        found.append(faithfulness(*given, goal, kept, mask=mask).metrics.T)
+        return found
+
+    alike(name, experiment)
+
+
+def test_texts_padded_on_either_side_give_the_same() -> None:
+    lm = jmi_models.load("atlas")
+    texts = ["The capital of France is", "When John and Mary went to the shop, John gave the book to"]
+    goal, found = metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Rome")), []
+    for side in ("left", "right"):
+        given = lm.encode_batch(texts, side)
+        parts = direct_logit_attribution(lm.arch, lm.params, given.tokens, 5, 6, mask=given.mask)
+        put = patch(
+            lm, given.tokens, None, "hook_mlp_out", {"d": goal}, using="mean", mask=given.mask, progress=False
+        )
+        found.append((parts.total(), goal(lm.run(given.tokens, mask=given.mask)), put.patched["d"]))
+    assert np.isnan(found[0][2]).any()
+    assert not np.isnan(found[0][2]).all()
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_padded_prompts_are_aligned_by_their_tokens() -> None:
+    pairs = jmi.align.align_tokens(
+        [[0, 7, 1, 2, 9], [7, 1, 3, 9, 0]],
+        [[7, 1, 5, 9], [7, 1, 4, 9]],
+        mask=[[False, True, True, True, True], [True, True, True, True, False]],
+    )
+    assert pairs.base.tolist() == pairs.source.tolist() == [0, 1, -1]
+    lm = model("gpt2/plain")
+    base, source = CLEAN.copy(), CLEAN.copy()
+    base[:, 1], source[:, 2] = 8, 9
+    with jax.enable_x64(True):
+        alone = []
+        for row, n in enumerate(LENGTHS):
+            one, other = base[[row], :n], np.delete(source[[row], :n], 1, axis=1)
+            alone.append(
+                patch(lm, one, other, "hook_mlp_out", GOALS, positions=jmi.align.align_tokens(one, other))
+            )
+        tokens, mask = batch("left", base)
+        other, theirs = batch("right", np.delete(np.concatenate([source, source], 1), 1, axis=1))
+        theirs[np.arange(2), np.array(LENGTHS) - 1] = False
+        given = jmi.align.align_tokens(tokens, other, mask, theirs)
+        found = patch(
+            lm,
+            tokens,
+            other,
+            "hook_mlp_out",
+            GOALS,
+            positions=given,
+            mask=mask,
+            source_mask=theirs,
+            progress=False,
+        )
+        unlike = np.array(LENGTHS) - 1
+        with pytest.raises(ConfigError, match=f"base has 4 positions and source {unlike[0]} in row 0"):
+            patch(lm, tokens, other, "hook_mlp_out", GOALS, mask=mask, source_mask=theirs)
+    assert given.base.tolist() == [0, -1]
+    for row, one in enumerate(alone):
+        spots = [
+            list(
+                jmi.align.align_tokens(
+                    base[[row], : LENGTHS[row]], np.delete(source[[row], : LENGTHS[row]], 1, axis=1)
+                ).base
+            ).index(p % LENGTHS[row])
+            for p in given.base
+        ]
+        close(found.patched["diff"][:, :, row], one.patched["diff"][:, spots, 0])
