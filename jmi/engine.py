@@ -5,7 +5,6 @@ Everything else in jmi is built on `forward`; nothing else runs layers.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from jmi.hooks import Hooks, prepare
 from jmi.layers import layer_of, run_layers
 from jmi.output import Output, wrap
 from jmi.padding import place_of
+from jmi.programs import compiled
 from jmi.recurrence import enter, leaving
 from jmi.sites import table_of
 from jmi.varying import vary_like
@@ -266,7 +266,7 @@ def precise() -> Iterator[None]:
         yield
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=0)
 def run_compiled(static: Static, params: Params, *data: Any) -> tuple[Any, tuple[jax.Array, ...], Any]:
     """`execute`, compiled once per (static, shapes, structure of the hooks)."""
     return execute(static, params, *data)

@@ -1,7 +1,6 @@
 """LanguageModel: architecture, parameters and tokenizer in one hand. Convenience, not semantics."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from jmi.errors import ArgumentError, ConfigError, TokenizerError
 from jmi.generation import Generated, generate
 from jmi.hooks import Hooks, prepare
 from jmi.output import Output, wrap
+from jmi.programs import compiled
 from jmi.sites import layer_name, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
@@ -193,7 +193,7 @@ class LanguageModel:
         return self.tokenizer
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=(0, 1))
 def _generate(
     arch: Architecture, n: int, params: Params, tokens: Any, key: Any, temperature: Any, *data: Any
 ) -> Generated:

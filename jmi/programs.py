@@ -37,6 +37,7 @@ def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]],
                 jitted.clear_cache()
             return jitted(*args)
 
+        call.trace, call.lower = jitted.trace, jitted.lower  # type: ignore[attr-defined]
         return call
 
     return decorate

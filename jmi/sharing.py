@@ -21,6 +21,7 @@ from jmi.captures import Capture, Plan, as_list
 from jmi.engine import Static, execute, plan_run
 from jmi.output import Output, wrap
 from jmi.past import past_captures
+from jmi.programs import compiled
 from jmi.sites import part_of, table_of
 
 Readout = Callable[[Output], Any]
@@ -43,6 +44,11 @@ class Fixed:
     readout: Any
     kinds: int
     models: bool
+
+    @property
+    def of_base(self) -> "Fixed":
+        """What the base run depends on: not on how cells are read out."""
+        return dataclasses.replace(self, readout=None, kinds=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ def plan_base(
     return Fixed(static, kept, readout, hash(readout), models), data
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=0)
 def run_base(fixed: Fixed, params: Any, data: tuple[Any, ...]) -> Base:
     """The base run of one model, or of each of several."""
 

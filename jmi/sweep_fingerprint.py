@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.errors import ArgumentError
+from jmi.programs import compiled
 
 _UNSEEN = re.compile(
     r"stablehlo\.custom_call @\w*(?:callback|CustomSPMDPartitioning)|stablehlo\.(?:send|recv)\b"
@@ -95,7 +96,7 @@ def _bytes(tree: Any) -> Iterable[bytes]:
         yield value.tobytes()
 
 
-@jax.jit
+@compiled()
 def _checksums(params: Any) -> list[jax.Array]:
     """64 bits of each tensor, uint32 ``[2]``, made where the weights are."""
     return [_checksum(x) for x in jax.tree.leaves(params)]

@@ -99,7 +99,7 @@ class Work:
 
     def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> dict[str, str]:
         """Of everything that decides the results, their order included."""
-        base = run_base.trace(self.fixed, self.params, self.data).lower()
+        base = run_base.trace(self.fixed.of_base, self.params, self.data).lower()
         cells = [programs[kind].lowered for kind in sorted(programs)]
         layout = [dataclasses.astuple(chunk) for chunk in chunks]
         inputs = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
@@ -149,7 +149,7 @@ def prepare(
     if where is not None:
         params = jax.device_put(params, where)
     cells = dataclasses.replace(cells, shared=shared)
-    result = run_base(fixed, params, data)
+    result = run_base(fixed.of_base, params, data)
     return Work(fixed, params, data, result, cells, shape, last_first, narrow, share, mesh, reading)
 
 
@@ -159,7 +159,7 @@ def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> boo
     return any(hook.layers[layer] for hook in hooks) or any(kept and layer in kept for kept in fixed.kept)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _program(fixed: Fixed, kind: Kind, structure: Structure, mesh: Any) -> Any:
     """What runs a chunk, one for each structure: jitted, not yet traced."""
     run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)

@@ -4,7 +4,6 @@ Axis letters: b batch, q query, t key, h query heads, l layers scored, n gradien
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from jmi.interventions import At, Patch, PerLayer, Replace
 from jmi.metrics import Metric
 from jmi.numerics import wide
 from jmi.output import Output
+from jmi.programs import compiled
 from jmi.sites import Site, layer_name, table_of
 
 QUERIES = ("blocks.*.hook_q_input", "blocks.*.attn.hook_q", "blocks.*.attn.hook_rot_q")
@@ -98,7 +98,7 @@ def atp_star(
     return _mended(pair, tuple(fixed), grad_drop)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@compiled(static=(1, 2))
 def _mended(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Output:
     with precise():
         there, n_layers = pair.values(pair.source), pair.arch.n_layers

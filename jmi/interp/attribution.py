@@ -7,7 +7,6 @@ node: three passes for all nodes at once. It is exact where the metric is linear
 softmax and activations are not. `jmi.interp.atp_star` mends its two commonest failures.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from jmi.interp.nodes import NODES, Pair, pair_of
 from jmi.interventions import Replace
 from jmi.metrics import Metric
 from jmi.output import Output
+from jmi.programs import compiled
 
 EMBED = "hook_embed"
 
@@ -133,7 +133,7 @@ def integrated_gradients(
     return _integrated(pair, _checked_steps(steps))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@compiled(static=1)
 def _patched(pair: Pair, steps: int | None) -> Output:
     with precise():
         if steps is None:
@@ -147,7 +147,7 @@ def _patched(pair: Pair, steps: int | None) -> Output:
         return pair.output(_mean(on_the_way, steps, pair.alphas()))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@compiled(static=1)
 def _integrated(pair: Pair, steps: int) -> Output:
     with precise():
         here, there = pair.values(pair.base), pair.values(pair.source)

@@ -24,6 +24,7 @@ from jmi.layers import over_layers
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
 from jmi.output import Output
+from jmi.programs import compiled
 from jmi.selection import check_selectors
 from jmi.sites import Site, table_of
 
@@ -197,7 +198,7 @@ def decompose(
     return jax.tree.map(lambda x: squeezed(x, positions, -2), parts)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=(0, 1))
 def _stream_parts(arch: Any, by: str, params: Params, out: Output) -> Decomposition:
     def pieces(p: Any, z: jax.Array, denominator: Any) -> tuple[jax.Array, jax.Array]:
         return arch.head_outputs(p, z, denominator), arch.attn_constant(p, denominator)

@@ -7,7 +7,6 @@ final norm being that of the run. What reaches the logit through later layers is
 Axis letters: b batch, p chosen positions, d model width, h heads, m MLP width.
 """
 
-import functools
 from typing import Any, Literal
 
 import jax
@@ -22,6 +21,7 @@ from jmi.interp.attributable import require
 from jmi.interp.decomposition import Decomposition
 from jmi.numerics import wide
 from jmi.output import Output
+from jmi.programs import compiled
 
 _SCALE = "ln_final.hook_scale"
 _BEHIND = ("hook_final_norm", "hook_logits")
@@ -94,7 +94,7 @@ def _goal(arch: Architecture, token: Any, shape: tuple[int, int]) -> jax.Array:
     return jnp.broadcast_to(token[:, None] if token.ndim == 1 else token, shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=(0, 1))
 def _logit_parts(
     arch: Any, by: str, params: Params, out: Output, target: jax.Array, other: jax.Array | None
 ) -> Decomposition:

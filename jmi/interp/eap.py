@@ -29,6 +29,7 @@ from jmi.interventions import Replace
 from jmi.layers import over_layers
 from jmi.metrics import Metric
 from jmi.output import Output
+from jmi.programs import compiled
 from jmi.sites import table_of
 
 _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
@@ -138,7 +139,7 @@ def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
     return value
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static=(0, 1, 2))
 def _scores(
     arch: Architecture,
     per_example: bool,

@@ -15,7 +15,6 @@ Axis letters: m rows, n columns, r rank, d model width, g key/value heads, h que
 width, l layers, v vocabulary; later ones of two heads p layers, q heads, j head width.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from jmi.errors import ConfigError
 from jmi.interp.attributable import require
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
+from jmi.programs import compiled
 from jmi.sites import table_of
 
 
@@ -204,7 +204,7 @@ def full_qk_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
     return FactoredMatrix(embedding @ w_q, (embedding @ w_k).T)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+@compiled(static=(0, 2))
 def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K", "V"]) -> jax.Array:
     """How much each head reads of what each head of an earlier layer writes: ``[l, h, p, q]``.
 

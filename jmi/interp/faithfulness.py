@@ -4,7 +4,6 @@ Axis letters: b batch, s sequence, w writers, r readers, n circuits.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jmi.interp.eap import check_pair, per_row
 from jmi.interp.edges import edge_graph
 from jmi.interp.written import Written, written
 from jmi.metrics import Metric
+from jmi.programs import compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def faithfulness(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=0)
 def _metrics(
     arch: Architecture,
     params: Params,

@@ -7,7 +7,6 @@ the layer and never kept.
 Axis letters: b batch, q/t positions (q queries, t keys), h heads, o offsets, n kinds of edges, l layers.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jmi.captures import Capture
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
+from jmi.programs import compiled
 from jmi.sites import Site
 
 
@@ -124,7 +124,7 @@ def head_scores(arch: Architecture, params: Params, tokens: Any, reach: int = 4)
     return HeadScores(scores[..., :reach], scores[..., reach:-1], scores[..., -1])
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@compiled(static=1)
 def _edges(tokens: jax.Array, reach: int) -> tuple[jax.Array, jax.Array]:
     """Edges ``[n, b, q, t]`` back, after a copy and to the first; queries that have any ``[1, 1, n]``."""
     length = tokens.shape[1]

@@ -16,6 +16,7 @@ from jmi.interp.edges import edge_graph
 from jmi.layers import over_layers
 from jmi.numerics import wide
 from jmi.output import Output
+from jmi.programs import compiled
 from jmi.sites import table_of
 
 _INPUTS = ("hook_embed", "hook_pos_embed")
@@ -63,7 +64,7 @@ def written(
     return _run(arch, params, tokens, mask, positions)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=0)
 def _run(arch: Architecture, params: Params, tokens: Any, mask: Any, positions: Any) -> Written:
     out = forward(arch, params, tokens, capture=points(arch), mask=mask, positions=positions)
     return of_run(out)
