@@ -23,10 +23,11 @@ from jmi.generation import Generated, generate
 from jmi.gradients import Detach, Gradients, frozen, value_and_grad_at
 from jmi.grid import Grid
 from jmi.hooks import prepare
-from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Project, Replace, Scale, Zero
+from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Replace, Scale, Zero
 from jmi.lm import LanguageModel, site_shapes
 from jmi.noise import Noise, random_directions
 from jmi.output import Output
+from jmi.projection import Project
 from jmi.sites import Site
 from jmi.sweeps import SweepPlan, plan, sweep
 from jmi.tokenizers import Tokenizer

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import padding, pytrees
+from jmi.attention_points import seen
 from jmi.errors import HookError, InterventionError
 from jmi.numerics import wide
 from jmi.selection import check_selectors
@@ -73,23 +74,24 @@ class Select:
 
 @pytrees.dataclass
 class Dot:
-    """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32."""
+    """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32.
+
+    Of attention scores, over the keys that a query sees.
+    """
 
     vectors: Any
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        del site
         dtype = wide(value.dtype)
-        return value.astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
+        return seen(value, site).astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
 
 
 @pytrees.dataclass
 class Norm:
-    """Reducer: Euclidean length of the last axis, at least float32."""
+    """Reducer: Euclidean length of the last axis, at least float32; of scores, over the keys a query sees."""
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        del site
-        return jnp.linalg.norm(value.astype(wide(value.dtype)), axis=-1)
+        return jnp.linalg.norm(seen(value, site).astype(wide(value.dtype)), axis=-1)
 
 
 @pytrees.dataclass

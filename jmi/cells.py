@@ -15,8 +15,9 @@ from jmi.errors import HookError, InterventionError
 from jmi.gradients import Detach
 from jmi.grid import Grid, Swept
 from jmi.hooks import Hooks, as_data, prepare
-from jmi.interventions import Add, At, Patch, PerLayer, Project, Replace, Scale, Zero
+from jmi.interventions import Add, At, Patch, PerLayer, Replace, Scale, Zero
 from jmi.noise import Noise
+from jmi.projection import Project
 from jmi.reach import says
 from jmi.selection import Selective, lowest
 from jmi.sites import HasSites, Site, part_of, table_of

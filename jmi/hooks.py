@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmi.errors import HookError
+from jmi.attention_points import check_weights
+from jmi.errors import HookError, InterventionError
 from jmi.grid import Swept
 from jmi.interventions import At, PerLayer
 from jmi.sites import HasSites, Site, find
@@ -83,8 +84,12 @@ def _acts(hook: Any) -> bool:
 
 
 def _check(hook: Any, site: Site, shape: tuple[int, int]) -> None:
+    for leaf in jax.tree.leaves(hook):
+        if isinstance(leaf, (str, bytes)) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU"):
+            raise InterventionError(f"{site.point}: {type(hook).__name__} holds {leaf!r}; give real numbers")
     if hasattr(hook, "check"):
         hook.check(site, site.shape(*shape))
+    check_weights(hook, site)
 
 
 def _layer_mask(layers: tuple[int, ...], n_layers: int) -> np.ndarray:

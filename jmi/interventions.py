@@ -3,7 +3,9 @@
 An intervention is any pytree callable ``(value, site) -> value`` of the same shape and dtype. Its
 arrays are data, so a new vector, strength, position, head or layer never recompiles; its type and
 structure are static. Those below broadcast a payload numpy-style against the site's last axes and
-compute in the site's dtype. Edits of attention weights are in `jmi.attention_edits`.
+compute in the site's dtype. Of attention scores `Replace` and `Patch` write what they are given; the others
+leave a masked one, which is -inf, as it is. Edits of attention weights are in `jmi.attention_edits`,
+projections in `jmi.projection`, noise in `jmi.noise`.
 """
 
 import dataclasses
@@ -16,8 +18,8 @@ import numpy as np
 from flax import struct
 
 from jmi import padding, pytrees
+from jmi.attention_points import beside_mask
 from jmi.errors import InterventionError
-from jmi.numerics import wide
 from jmi.reach import looks_ahead, says
 from jmi.selection import Selective, check_selectors
 from jmi.sites import SCORES, Site
@@ -109,7 +111,7 @@ class Add(Selective):
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         shift = fit(self.vector, value, site) * fit(self.scale, value, site)
-        return self.select(value + shift, value, site)
+        return self.select(beside_mask(lambda v: v + shift, value, site), value, site)
 
 
 @pytrees.dataclass
@@ -127,23 +129,38 @@ class Scale(Selective):
         return True
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        return self.select(value * fit(self.factor, value, site), value, site)
+        factor = fit(self.factor, value, site)
+        return self.select(beside_mask(lambda v: v * factor, value, site), value, site)
 
 
 @pytrees.dataclass
 class Zero(Selective):
-    """Set to exactly zero, where selected (even where the value is infinite)."""
+    """Set to exactly zero, where selected (even where the value is infinite).
+
+    Attributes:
+      masked: of attention scores, True also zeroes masked ones, which opens the mask: queries then see later
+        keys, and what is outside of their window. Static.
+    """
+
+    masked: bool = struct.field(pytree_node=False, default=False, kw_only=True)
+
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for selectors that do not fit, and for a mask where there is none."""
+        super().check(site, shape)
+        if self.masked and site.point != SCORES:
+            raise InterventionError(f"{site.point}: masked= has no meaning here; only {SCORES} has a mask")
 
     def is_local(self, site: Site) -> bool:
         """Each position by itself."""
         return True
 
     def is_causal(self, site: Site) -> bool:
-        """Not where masked scores become zero."""
-        return not looks_ahead(0.0, site)
+        """Not where masked scores become zero, too."""
+        return not self.masked
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        return self.select(jnp.zeros_like(value), value, site)
+        new = jnp.zeros_like(value) if self.masked else beside_mask(jnp.zeros_like, value, site)
+        return self.select(new, value, site)
 
 
 @pytrees.dataclass
@@ -244,52 +261,6 @@ class Patch(Selective):
 
 
 @pytrees.dataclass
-class Project(Selective):
-    """Remove, or keep only, the part of the last axis inside a subspace.
-
-    Attributes:
-      directions: ``[d]`` or ``[n, d]``, any lengths but zero; a dependent one adds nothing.
-      keep: False removes the subspace (directional ablation), True keeps nothing else. Static.
-    """
-
-    directions: Any
-    keep: bool = struct.field(pytree_node=False, default=False)
-
-    def check(self, site: Site, shape: tuple[int, ...]) -> None:
-        """Raise InterventionError for selectors or directions that do not fit, and for zero ones."""
-        super().check(site, shape)
-        given = jnp.shape(self.directions)
-        if len(given) not in (1, 2) or given[-1] != shape[-1]:
-            raise InterventionError(
-                f"{site.point}: directions of shape {given} do not lie in its last axis, "
-                f"{site.axes[-1]}; give [{shape[-1]}] or [n, {shape[-1]}]"
-            )
-        if not isinstance(self.directions, jax.core.Tracer):
-            lengths = np.linalg.norm(np.asarray(self.directions, np.float64), axis=-1)
-            if not (np.isfinite(lengths) & (lengths > 0)).all():
-                raise InterventionError(f"{site.point}: a direction of Project is zero or not finite")
-
-    def is_local(self, site: Site) -> bool:
-        """Each position by itself."""
-        return True
-
-    def is_causal(self, site: Site) -> bool:
-        """Keys are mixed at sites of attention."""
-        return "key" not in site.axes
-
-    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        # At least float32: a projection computed in bfloat16 would leave a per-cent of the direction.
-        dtype = wide(value.dtype)
-        directions = jnp.atleast_2d(jnp.asarray(self.directions)).astype(dtype)
-        square = jnp.square(directions).sum(-1, keepdims=True)
-        unit = directions * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
-        # The pseudo-inverse spans what the rows span, whatever their number and angles.
-        dual = jnp.linalg.pinv(unit, rtol=100 * jnp.finfo(dtype).eps)
-        inside = ((value.astype(dtype) @ dual) @ unit).astype(value.dtype)
-        return self.select(inside if self.keep else value - inside, value, site)
-
-
-@pytrees.dataclass
 class At:
     """Run ``hook`` only in some layers; ``layers`` is data, so moving it never recompiles.
 
@@ -372,9 +343,23 @@ class PerLayer:
         return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in range(site.n_layers or 0)]
 
 
+_NOT_KNOWN = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
 def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:
     """``hook(value, site)``, with its result held to the shape and dtype of ``value``."""
-    out = hook(value, site)
+    try:
+        out = hook(value, site)
+    except _NOT_KNOWN as error:
+        raise InterventionError(
+            f"{site.point}: the intervention asks for a number that is not known before the run, as in "
+            "`if site.layer == 3`. To act in layer 3 only use jmi.At([3], hook), for values use jnp.where"
+        ) from error
     if getattr(out, "shape", None) != value.shape or out.dtype != value.dtype:
         got = f"{out.dtype}{list(out.shape)}" if hasattr(out, "shape") else type(out).__name__
         raise InterventionError(

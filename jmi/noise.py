@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import padding, pytrees
+from jmi.attention_points import beside_mask
 from jmi.interventions import fit, payload
 from jmi.numerics import wide
 from jmi.selection import Selective
@@ -52,7 +53,8 @@ class Noise(Selective):
         for axis in site.token_axes() if site.mask is not None else ():
             noise = padding.take(noise, padding.numbers(site.mask), axis, fill=0)
         noise = noise * fit(self.scale, value, site).astype(dtype)
-        return self.select((value.astype(dtype) + noise).astype(value.dtype), value, site)
+        noisy = beside_mask(lambda v: (v.astype(dtype) + noise).astype(v.dtype), value, site)
+        return self.select(noisy, value, site)
 
 
 def random_directions(seeds: Any, vector: Any) -> jax.Array:

@@ -87,7 +87,13 @@ def site_mask(selectors: dict[str, Any], site: Site, shape: tuple[int, ...]) -> 
 def check_selectors(selectors: dict[str, Any], site: Site, shape: tuple[int, ...]) -> None:
     """Raise InterventionError for a selector that this site cannot have or that is out of range."""
     for name, selector in selectors.items():
-        if selector is None or isinstance(selector, jax.core.Tracer):
+        if selector is None:
+            continue
+        if isinstance(selector, jax.core.Tracer):
+            if not (selector.dtype == bool or jnp.issubdtype(selector.dtype, jnp.integer)):
+                raise InterventionError(
+                    f"{site.point}: {name}= must be integers or booleans, got {selector.dtype}"
+                )
             continue
         axis = _axis(name, site)
         size, values = shape[axis], np.asarray(selector)

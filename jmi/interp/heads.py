@@ -15,13 +15,12 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.attention_edits import PATTERN
 from jmi.captures import Capture
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
 from jmi.programs import compiled
-from jmi.sites import Site
+from jmi.sites import PATTERN, Site
 
 
 @pytrees.dataclass

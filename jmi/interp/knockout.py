@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import metrics
-from jmi.attention_edits import PATTERN, SCORES, Knockout
+from jmi.attention_edits import Knockout
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
 from jmi.interventions import At, Zero
 from jmi.lm import LanguageModel, check_logits, check_tokens
 from jmi.output import Output
-from jmi.sites import layer_name, table_of
+from jmi.sites import PATTERN, SCORES, layer_name, table_of
 
 WRITE, EFFECTIVE = "blocks.*.rwkv.hook_write", "blocks.*.rwkv.hook_effective_attn"
 

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jmi
-from jmi.attention_edits import PATTERN, SCORES
 from jmi.errors import InterventionError
-from jmi.sites import AXES, Site
+from jmi.sites import AXES, PATTERN, SCORES, Site
 
 AT_PATTERN = Site(PATTERN, AXES[PATTERN], (None, 2, None, None))
 AT_SCORES = Site(SCORES, AXES[SCORES], (None, 2, None, None))
