@@ -35,13 +35,45 @@ def check_arrays(tokens: Any, mask: Any, positions: Any, arch: Any = None) -> tu
 def _check_positions(positions: Any, mask: Any, arch: Any) -> None:
     if not jnp.issubdtype(positions.dtype, jnp.integer):
         raise ConfigError(f"positions= must be integers; got {positions.dtype}")
-    if any(isinstance(given, jax.core.Tracer) for given in (positions, mask)):
+    if not is_known((positions, mask)):
         return
     real = np.asarray(positions) if mask is None else np.asarray(positions)[np.asarray(mask)]
     if real.size and real.min() < 0:
         raise ConfigError(f"positions= has {real.min()}; a token stands at position 0 or later")
     if real.size and getattr(arch, "learned_positions", None) is not None and real.max() >= arch.n_ctx:
         raise ConfigError(f"positions= has {real.max()}; this model has a table of 0 to {arch.n_ctx - 1}")
+
+
+def check_tokens(arch: Architecture, tokens: Any) -> None:
+    """Raise ConfigError for a prompt longer than the context, or ids outside the vocabulary.
+
+    Traced ids are not known: one outside of the vocabulary, or a negative one, gives NaN.
+    """
+    n_ctx, d_vocab = getattr(arch, "n_ctx", None), getattr(arch, "d_vocab", None)
+    if n_ctx is not None and tokens.shape[1] > n_ctx:
+        raise ConfigError(f"the prompt has {tokens.shape[1]} tokens; the context of this model holds {n_ctx}")
+    check_ids("token ids", tokens, d_vocab)
+
+
+def check_ids(what: str, ids: Any, d_vocab: int | None) -> None:
+    """Raise ConfigError where ``ids`` that are known are not tokens of a vocabulary of ``d_vocab``."""
+    if d_vocab is None or not is_known(ids):
+        return
+    # In numpy: within a trace, to look at a device array would be traced.
+    given = np.asarray(ids)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise ConfigError(f"{what} must be integers; got {given.dtype}")
+    if given.size and (given.min() < 0 or given.max() >= d_vocab):
+        wrong = given[(given < 0) | (given >= d_vocab)].flat[0]
+        raise ConfigError(f"{what} must be 0 to {d_vocab - 1}; found {wrong}")
+
+
+def is_known(arrays: Any) -> bool:
+    """Whether numbers can be looked at here: not traced, and none in the memory of another process."""
+    return not any(
+        isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable)
+        for x in jax.tree.leaves(arrays)
+    )
 
 
 def _as_array(given: Any) -> Any:

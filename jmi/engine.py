@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Continuable, Params, Tap
-from jmi.arguments import check_arrays, check_logits_at, check_reached, layer_bound
+from jmi.arguments import (
+    check_arrays,
+    check_logits_at,
+    check_reached,
+    check_tokens,
+    layer_bound,
+)
 from jmi.captures import Capture, Group, Plan, as_list, plan
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
@@ -67,7 +73,7 @@ def forward(
     Args:
       arch: the architecture; hashable, so it can be a static argument of your jit.
       params: its parameters; floating dtype decides the dtype of the computation.
-      tokens: int32 ``[b, s]``.
+      tokens: int32 ``[b, s]``. Ids that are no tokens give NaN where they are traced, else an error.
       hooks: site name -> intervention, or sequence of interventions run in order.
       capture: site names and `Capture` objects to return.
       mask: bool ``[b, s]``, True at real tokens. Padding on either side changes nothing for them, and a
@@ -93,7 +99,8 @@ def forward(
 
     Raises:
       HookError, InterventionError: before any computation.
-      ConfigError: arguments that contradict each other.
+      ConfigError: arguments that contradict each other, ids outside the vocabulary, or more tokens than the
+        context holds.
 
     Matmuls use precision ``highest`` unless ``jax.default_matmul_precision`` is set.
     """
@@ -132,6 +139,7 @@ def plan_run(
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
     mask, positions = check_arrays(tokens, mask, positions, arch)
+    check_tokens(arch, tokens)
     start = layer_bound(arch, "start_at_layer", start_at_layer)
     stop = layer_bound(arch, "stop_at_layer", stop_at_layer)
     if isinstance(start, np.int32) and isinstance(stop, np.int32) and start > stop:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Continuable, Params
-from jmi.arguments import check_arrays
+from jmi.arguments import check_arrays, check_tokens
 from jmi.captures import Capture, as_list
 from jmi.engine import execute, forward, plan_run
 from jmi.errors import ConfigError, HookError
@@ -34,7 +34,7 @@ class Generated:
     """What was generated.
 
     Attributes:
-      tokens: int32 ``[b, n]``, without the prompt.
+      tokens: int32 ``[b, n]``, without the prompt; -1, which is no token, from where on logits are NaN.
       state: of a recurrent model, after the last of them; give it to `jmi.forward` or `generate` to go
         on. None for a transformer.
       captures: label -> array ``[n, ...]`` of what was captured while each token was read.
@@ -97,6 +97,7 @@ def generate(
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ConfigError(f"temperature={temperature}: must be above 0; without a key the likeliest is taken")
     mask, _ = check_arrays(tokens, mask, None)
+    check_tokens(arch, tokens)
     capture = as_list(capture)
     # The last token is read for what it leaves behind, or for captures.
     reads = n if isinstance(arch, Recurrent) or capture else n - 1
@@ -186,10 +187,11 @@ def _prompt(arch: Any, params: Any, tokens: Any, hooks: Any, mask: Any, **option
 
 
 def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.Array:
-    """One token for each row, int32 ``[b]``."""
+    """One token for each row, int32 ``[b]``; -1, which is none, where logits are NaN."""
+    none = jnp.isnan(logits).any(-1)
     if key is None:
-        return logits.argmax(-1).astype(jnp.int32)
+        return jnp.where(none, -1, logits.argmax(-1).astype(jnp.int32))
     # In bfloat16 the noise that makes the choice would have so few values that the lowest ids win.
     dtype = wide(logits.dtype)
     scaled = logits.astype(dtype) / jnp.asarray(temperature, dtype)
-    return jax.random.categorical(key, scaled).astype(jnp.int32)
+    return jnp.where(none, -1, jax.random.categorical(key, scaled).astype(jnp.int32))

@@ -14,7 +14,7 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.attention_edits import PATTERN
+from jmi.arguments import check_arrays, check_tokens
 from jmi.captures import Capture, Plan, plan
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError, HookError
@@ -22,7 +22,7 @@ from jmi.hooks import Hooks, prepare
 from jmi.interventions import At, PerLayer
 from jmi.output import Output, wrap
 from jmi.selection import Selective
-from jmi.sites import Site, table_of
+from jmi.sites import PATTERN, Site, table_of
 from jmi.varying import vary_like
 
 
@@ -81,6 +81,8 @@ def value_and_grad_at(
       >>> found.grads["blocks.2.attn.hook_z"].shape == (1, tokens.shape[1], lm.arch.n_heads, lm.arch.d_head)
       True
     """
+    check_arrays(tokens, mask, positions)
+    check_tokens(arch, tokens)
     shape = jnp.shape(tokens)
     layout = plan_points(arch, sites, shape)
     run = functools.partial(
@@ -222,13 +224,15 @@ def plan_points(arch: Architecture, sites: str | Sequence[str], shape: Any) -> P
 
 
 def checked(value: jax.Array, batch: int) -> jax.Array:
-    """``value`` of a readout, found to be a real scalar or one number per row."""
+    """``value`` of a readout, found to be a real scalar or one number per row; NaN has NaN as gradient."""
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape not in ((), (batch,)) or not jnp.issubdtype(dtype, jnp.floating):
         raise ConfigError(
             f"the readout gave {dtype}{list(shape)}; it must give a real number, or one per row, [{batch}]"
         )
-    return jnp.asarray(value)
+    value = jnp.asarray(value)
+    # NaN may come from a constant or an index: the gradient of what is added to it would look like a number.
+    return value * jnp.where(jnp.isnan(value), jnp.nan, 1).astype(value.dtype)
 
 
 def _names(sites: str | Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
+from jmi.arguments import check_tokens
 from jmi.captures import Capture
 from jmi.engine import forward, plan_run, run_compiled
 from jmi.errors import ArgumentError, ConfigError, TokenizerError
@@ -93,7 +94,6 @@ class LanguageModel:
             state=state,
             logits_at=logits_at,
         )
-        check_tokens(self.arch, tokens)
         logits, arrays, carried = run_compiled(static, self.params, *data)
         return wrap(layout, self.arch.n_layers, logits, arrays, carried, data[0][1])
 
@@ -112,6 +112,9 @@ class LanguageModel:
 
         Args:
           seed: of the random choice; without one the most likely token is taken.
+
+        Raises:
+          ArgumentError: a model that gives NaN; else as `jmi.generate`.
         """
         tokens: Any = self.to_tokens(prompt) if isinstance(prompt, str) else prompt
         if getattr(tokens, "ndim", 0) != 2:
@@ -130,7 +133,13 @@ class LanguageModel:
             prepare(self.arch, step_hooks, (batch, 1)),
             state,
         )
-        return _generate(self.arch, n, self.params, tokens, key, temperature, *data)
+        found = _generate(self.arch, n, self.params, tokens, key, temperature, *data)
+        if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
+            raise ArgumentError(
+                "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "
+                "capture jmi.IsFinite() of blocks.*.hook_resid_post to see in which layer it begins"
+            )
+        return found
 
     def tokens_of(
         self, prompt: str | Sequence[str] | jax.Array | np.ndarray, mask: Any = None
@@ -229,20 +238,6 @@ def site_shapes(
     first = list(table).index(inside[0])
     names[first:first] = [layer_name(p, i) for i in range(arch.n_layers) for p in inside]
     return {name: jax.eval_shape(lambda name=name: out[name]) for name in names}
-
-
-def check_tokens(arch: Architecture, tokens: Any) -> None:
-    """Raise ConfigError for a prompt longer than the context or ids outside the vocabulary."""
-    n_ctx, d_vocab = getattr(arch, "n_ctx", None), getattr(arch, "d_vocab", None)
-    if n_ctx is not None and tokens.shape[1] > n_ctx:
-        raise ConfigError(f"the prompt has {tokens.shape[1]} tokens; the context of this model holds {n_ctx}")
-    if d_vocab is None or isinstance(tokens, jax.core.Tracer):
-        return
-    # In numpy: within a trace, to look at a device array would be traced.
-    ids = np.asarray(tokens)
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= d_vocab:
-        raise ConfigError(f"token ids must be 0 to {d_vocab - 1}; found {low if low < 0 else high}")
 
 
 def check_logits(lm: LanguageModel, logits: Any) -> None:

@@ -1,6 +1,7 @@
 """Measures of logits, and metrics of a run made of them. Natural logarithms: divergences are in nats.
 
-Logits have the vocabulary as last axis; every other axis is kept, so results stay per example.
+Logits have the vocabulary as last axis; every other axis is kept, so results stay per example. An id that is
+no token is an error (`ConfigError`); one that is only known when the program runs gives NaN.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jmi import padding, pytrees
+from jmi.architecture import Architecture
+from jmi.arguments import check_ids
 from jmi.numerics import wide
 from jmi.output import Output
 
@@ -44,8 +47,9 @@ def prob(logits: jax.Array, token: jax.Array | int) -> jax.Array:
 
 
 def rank(logits: jax.Array, token: jax.Array | int) -> jax.Array:
-    """Number of tokens with a larger logit than ``token``, int32 ``[...]``; 0 is the top."""
-    return (logits > _take(logits, token)[..., None]).sum(-1)
+    """Number of tokens with a larger logit than ``token``, int32 ``[...]``; 0 is the top, -1 is NaN's."""
+    own = _take(logits, token)[..., None]
+    return jnp.where(jnp.isnan(own[..., 0]), -1, (logits > own).sum(-1))
 
 
 class Changes(NamedTuple):
@@ -140,6 +144,23 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(logits.astype(wide(logits.dtype)), axis=-1)
 
 
+def check_metric(arch: Architecture, metric: Any) -> None:
+    """Raise ConfigError where metrics of this file, anywhere in ``metric``, ask for ids that are none."""
+    d_vocab = getattr(arch, "d_vocab", None)
+    for part in jax.tree.leaves(metric, is_leaf=lambda part: isinstance(part, _OF_TOKENS)):
+        if isinstance(part, _OF_TOKENS):
+            for ids in (part.token, getattr(part, "other", 0)):
+                check_ids(f"token ids of {type(part).__name__}", ids, d_vocab)
+
+
+_OF_TOKENS = (LogitDiff, Prob, LogProb, Rank)
+
+
 def _take(values: jax.Array, token: jax.Array | int) -> jax.Array:
+    """The value of ``token``. One that is not there is an error, or where it is traced NaN, gradients too."""
+    size = values.shape[-1]
+    check_ids("token ids", token, size)
     index = jnp.broadcast_to(jnp.asarray(token), values.shape[:-1])
-    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+    known = (index >= 0) & (index < size)
+    taken = jnp.take_along_axis(values, jnp.where(known, index, 0)[..., None], axis=-1)[..., 0]
+    return taken * jnp.where(known, 1, jnp.nan).astype(values.dtype)

@@ -17,7 +17,7 @@ from jmi.captures import Capture
 from jmi.cells import Cells, Structure, all_say, cells_of
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
-from jmi.lm import check_tokens
+from jmi.metrics import check_metric
 from jmi.past import past_points
 from jmi.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
 from jmi.sweep_fingerprint import fingerprint
@@ -127,9 +127,9 @@ def prepare(
     if mesh is not None and mesh.axis_names != (AXIS,):
         raise ConfigError(f"mesh= has axes {mesh.axis_names}; a sweep spreads over one: ('{AXIS}',)")
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}
+    check_metric(arch, readout)
     reading, read = jax.tree.flatten(as_data(readout))
     fixed, data = plan_base(arch, tokens, base, capture, read, models, **run)
-    check_tokens(arch, tokens)
     shape = tuple(np.shape(tokens))
     cells = cells_of(arch, hooks, shape, data[0][1])
     last_first = 0

@@ -76,6 +76,8 @@ def context_of(
         positions = jnp.maximum(jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1, 0)
     elif positions is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    elif mask is not None:
+        positions = jnp.where(mask, positions, 0)  # What stands at padding is no position.
     positions = jnp.asarray(positions)
     distinct = _distinct(ropes)
     if not any(distinct):

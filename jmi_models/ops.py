@@ -35,6 +35,11 @@ def activated(act_fn: str, gate: jax.Array, linear: jax.Array | None = None) -> 
     return once(act, gate) if linear is None else once(lambda g, x: act(g) * x, gate, linear)
 
 
+def rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows of ``table`` ``[n, d]``, ``[..., d]``; NaN for ids that it does not have, negative ones too."""
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 def softcap(x: jax.Array, cap: float) -> jax.Array:
     """``x`` squeezed smoothly into (-cap, cap)."""
     limit = jnp.asarray(cap, x.dtype)

@@ -15,6 +15,7 @@ from jmi.numerics import wide
 from jmi.sites import RECURRENT_AXES, Site, sites_of, table_of
 from jmi_models import residual, rwkv6, rwkv7
 from jmi_models.norms import Norm, normalise
+from jmi_models.ops import rows
 from jmi_models.params import Param
 from jmi_models.time_mix import ATTENTION, SCORES, Padding, padding
 
@@ -140,7 +141,7 @@ class Rwkv:
 
     def embed(self, params: Any, tokens: jax.Array, context: Padding, tap: Tap) -> Any:
         """The normalised embedding ``[b, s, d]``, and room for what the first layer hands to all others."""
-        x = jnp.take(params["embed"]["W_E"], tokens, axis=0)
+        x = rows(params["embed"]["W_E"], tokens)
         x = tap("hook_embed", normalise(self.norm, params["embed"]["ln"], x, Tap.silent(), ""))
         shape = (*x.shape[:2], self.n_heads, self.d_head)
         return {"stream": x, "first": VERSIONS[self.version].first_values(shape, x.dtype)}

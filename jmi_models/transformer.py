@@ -188,7 +188,7 @@ class Transformer:
     def embed(self, params: Any, tokens: jax.Array, context: Context, tap: Tap) -> jax.Array:
         """Tokens ``[b, s]`` to the residual stream ``[b, s, d]``."""
         p = params["embed"]
-        x = jnp.take(p["W_E"], tokens, axis=0)
+        x = ops.rows(p["W_E"], tokens)
         if self.d_embed is not None:
             x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
         x = rounding.times(x, self.embed_scale)
@@ -197,7 +197,7 @@ class Transformer:
         x = tap("hook_embed", x)
         if self.learned_positions is not None:
             places = context.of_run(context.positions, tokens.shape[1]) + self.learned_positions
-            rows = jnp.take(params["pos_embed"]["W_pos"], places, axis=0)
+            rows = ops.rows(params["pos_embed"]["W_pos"], places)
             x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
         return x
 

@@ -8,8 +8,9 @@ import numpy as np
 import typer
 
 from jmi import metrics
+from jmi.arguments import check_tokens
 from jmi.errors import ArgumentError
-from jmi.lm import LanguageModel, check_logits, check_tokens
+from jmi.lm import LanguageModel, check_logits
 from jmi.output import Output
 
 CLEAN = "When John and Mary went to the shop, John gave the book to"

@@ -14,19 +14,18 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.attention_edits import PATTERN
 from jmi.captures import Capture
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
 from jmi.hooks import Hooks
-from jmi.interp.nodes import NODES, Pair, pair_of, then
+from jmi.interp.nodes import NODES, Pair, checked_scores, pair_of, then
 from jmi.interventions import At, Patch, PerLayer, Replace
 from jmi.metrics import Metric
 from jmi.numerics import wide
 from jmi.output import Output
 from jmi.programs import compiled
-from jmi.sites import Site, layer_name, table_of
+from jmi.sites import PATTERN, Site, layer_name, table_of
 
 QUERIES = ("blocks.*.hook_q_input", "blocks.*.attn.hook_q", "blocks.*.attn.hook_rot_q")
 KEYS = ("blocks.*.hook_k_input", "blocks.*.attn.hook_k", "blocks.*.attn.hook_rot_k")
@@ -95,7 +94,7 @@ def atp_star(
         raise ConfigError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
     if grad_drop and arch.n_layers < 2:
         raise ConfigError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
-    return _mended(pair, tuple(fixed), grad_drop)
+    return checked_scores(pair, _mended(pair, tuple(fixed), grad_drop))
 
 
 @compiled(static=(1, 2))

@@ -19,7 +19,7 @@ from jmi.captures import Capture
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
-from jmi.interp.nodes import NODES, Pair, pair_of
+from jmi.interp.nodes import NODES, Pair, checked_scores, pair_of
 from jmi.interventions import Replace
 from jmi.metrics import Metric
 from jmi.output import Output
@@ -69,7 +69,9 @@ def attribution_patching(
 
     Raises:
       HookError: an unknown site, or a derived one.
-      ConfigError: prompts of different shapes, an unknown axis, no steps, or another kind of metric.
+      ConfigError: prompts of different shapes, ids that are no tokens, an unknown axis, no steps, or another
+        kind of metric.
+      ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
     Example:
       >>> import jmi_models
@@ -84,7 +86,7 @@ def attribution_patching(
     pair = pair_of(
         arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
-    return _patched(pair, _checked_steps(steps))
+    return checked_scores(pair, _patched(pair, _checked_steps(steps)))
 
 
 def integrated_gradients(
@@ -130,7 +132,7 @@ def integrated_gradients(
     pair = pair_of(
         arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
-    return _integrated(pair, _checked_steps(steps))
+    return checked_scores(pair, _integrated(pair, _checked_steps(steps)))
 
 
 @compiled(static=1)

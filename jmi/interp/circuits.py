@@ -38,6 +38,16 @@ class CircuitModel:
         """Number of layers."""
         return self.model.n_layers
 
+    @property
+    def d_vocab(self) -> int | None:
+        """Size of the vocabulary, if the model tells it."""
+        return getattr(self.model, "d_vocab", None)
+
+    @property
+    def n_ctx(self) -> int | None:
+        """How many tokens the model's context holds, if it tells."""
+        return getattr(self.model, "n_ctx", None)
+
     def sites(self) -> Mapping[str, Site]:
         """Every point of the model; at those where the stream is read, it is the circuit's."""
         return self.model.sites()

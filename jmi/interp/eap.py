@@ -17,17 +17,18 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params, Tap
-from jmi.arguments import check_logits_at
+from jmi.arguments import check_arrays, check_logits_at, check_tokens
 from jmi.captures import Group
 from jmi.engine import forward, precise
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, ConfigError
 from jmi.gradients import Gradients, value_and_grad_at
 from jmi.hooks import as_data
 from jmi.interp.edges import READS, EdgeGraph, edge_graph
+from jmi.interp.finite import check_scores
 from jmi.interp.written import Written, of_run, outputs, points
 from jmi.interventions import Replace
 from jmi.layers import over_layers
-from jmi.metrics import Metric
+from jmi.metrics import Metric, check_metric
 from jmi.output import Output
 from jmi.programs import compiled
 from jmi.sites import table_of
@@ -53,11 +54,24 @@ class EdgeScores:
         return self.values[(..., *self.graph.index(edge))]
 
     def top(self, n: int) -> list[tuple[str, float]]:
-        """The ``n`` edges with the largest absolute scores, largest first; of mean scores ``[w, r]``."""
-        values = np.where(self.graph.exists, np.asarray(self.values, np.float64), 0)
+        """The ``n`` edges with the largest absolute scores, largest first; of mean scores ``[w, r]``.
+
+        Raises:
+          ArgumentError: scores that are NaN, which have no order.
+        """
+        values = np.where(self.graph.exists, self.known(), 0)
         order = np.argsort(-np.abs(values), axis=None, kind="stable")[:n]
         ends = zip(*np.unravel_index(order, values.shape), strict=True)
         return [(self.graph.name(w, r), float(values[w, r])) for w, r in ends]
+
+    def known(self) -> np.ndarray:
+        """The scores in numpy and float64; ArgumentError where that of an edge is NaN."""
+        values = np.asarray(self.values, np.float64)
+        if np.isnan(values[..., self.graph.exists]).any():
+            raise ArgumentError(
+                "edges have scores that are NaN: call eap outside of jit to see where that began"
+            )
+        return values
 
 
 def eap(
@@ -97,8 +111,9 @@ def eap(
     nothing has an axis of edges besides the scores. Large sets: score them in pieces and take the mean.
 
     Raises:
-      ConfigError: prompts of different shapes, a metric of another shape, ``steps`` that is no count, or a
-        model without edges (`edge_graph`).
+      ConfigError: prompts of different shapes, ids that are no tokens, a metric of another shape, ``steps``
+        that is no count, or a model without edges (`edge_graph`).
+      ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
     Example:
       >>> import jmi, jmi_models
@@ -111,22 +126,30 @@ def eap(
       10
     """
     graph = edge_graph(arch)
-    check_pair(clean, corrupted)
+    check_pair(arch, clean, corrupted)
+    check_metric(arch, metric)
     if steps is not None and not (isinstance(steps, (int, np.integer)) and steps >= 1):
         raise ConfigError(f"steps={steps}: use a whole number, at least 1, or None for EAP")
     if logits_at is not None:
         logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
     count = None if steps is None else np.int32(steps)
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}
-    values = _scores(arch, per_example, remat, params, clean, corrupted, as_data(metric), count, run)
+    metric = as_data(metric)
+    values = _scores(arch, per_example, remat, params, clean, corrupted, metric, count, run)
+    again: Any = functools.partial(forward, arch, params, **run)
+    pair = {"clean": lambda: again(clean), "corrupted": lambda: again(corrupted)}
+    check_scores(values, pair, metric)
     return EdgeScores(values, graph)
 
 
-def check_pair(clean: Any, corrupted: Any) -> None:
-    """Raise ConfigError for prompts that do not line up."""
+def check_pair(arch: Architecture, clean: Any, corrupted: Any) -> None:
+    """Raise ConfigError for prompts that do not line up, or that the model cannot read."""
     shapes = [getattr(tokens, "shape", None) for tokens in (clean, corrupted)]
     if shapes[0] != shapes[1]:
         raise ConfigError(f"clean and corrupted tokens must line up; got {shapes[0]} and {shapes[1]}")
+    for tokens in (clean, corrupted):
+        check_arrays(tokens, None, None)
+        check_tokens(arch, tokens)
 
 
 def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:

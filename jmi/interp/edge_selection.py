@@ -70,7 +70,7 @@ def prune(graph: EdgeGraph, kept: Any) -> np.ndarray:
 
 
 def _strength(scores: EdgeScores) -> np.ndarray:
-    values = np.abs(np.asarray(scores.values, np.float64))
+    values = np.abs(scores.known())
     if values.shape != scores.graph.exists.shape:
         raise ConfigError(f"scores of shape {values.shape}: choose edges by mean scores, [writers, readers]")
     return values

@@ -13,13 +13,13 @@ import numpy as np
 from jmi.architecture import Architecture, Params
 from jmi.arguments import check_logits_at
 from jmi.engine import forward, precise
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, ConfigError
 from jmi.hooks import as_data
 from jmi.interp.circuits import circuit_model
 from jmi.interp.eap import check_pair, per_row
 from jmi.interp.edges import edge_graph
 from jmi.interp.written import Written, written
-from jmi.metrics import Metric
+from jmi.metrics import Metric, check_metric
 from jmi.programs import compiled
 
 
@@ -87,6 +87,7 @@ def faithfulness(
     Raises:
       ConfigError: circuits of another shape, prompts that do not line up, a metric of another shape, or a
         metric that the model and no edges share: the ratio then means nothing.
+      ArgumentError: a metric that is NaN; it says of what.
 
     Example:
       >>> import jmi, jmi_models
@@ -109,8 +110,9 @@ def faithfulness(
             f"circuits= are {chosen.dtype}{list(chosen.shape)}; they must be booleans "
             f"[circuits, {graph.n_writers}, {graph.n_readers}]"
         )
+    check_pair(arch, clean, clean if corrupted is None else corrupted)
+    check_metric(arch, metric)
     if ablated is None:
-        check_pair(clean, corrupted)
         ablated = written(arch, params, corrupted, mask=mask, positions=positions)
     if logits_at is not None:
         logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
@@ -118,6 +120,9 @@ def faithfulness(
     every = np.concatenate([np.zeros_like(chosen[:1]), chosen])
     found = _metrics(arch, params, clean, as_data(metric), every, ablated, run)
     model, (none, *each) = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+    for name, values in (("the model", model), ("no edges", none), ("a circuit", np.asarray(each))):
+        if np.isnan(values).any():
+            raise ArgumentError(f"the metric of {name} is NaN: no circuit can explain it")
     whole = model.mean() - none.mean()
     if whole == 0:
         raise ConfigError("the metric is the same with all edges and with none: no circuit can explain it")

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import metrics
+from jmi.arguments import check_tokens
 from jmi.attention_edits import Knockout
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
 from jmi.interventions import At, Zero
-from jmi.lm import LanguageModel, check_logits, check_tokens
+from jmi.lm import LanguageModel, check_logits
 from jmi.output import Output
 from jmi.sites import PATTERN, SCORES, layer_name, table_of
 

@@ -15,13 +15,14 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_logits_at
+from jmi.arguments import check_ids, check_logits_at, check_tokens
 from jmi.captures import Capture, Plan, plan
 from jmi.engine import forward
 from jmi.errors import ConfigError
 from jmi.gradients import checked, follow, nudge, plan_points
 from jmi.hooks import Hooks, as_data, prepare
-from jmi.metrics import Metric
+from jmi.interp.finite import check_scores
+from jmi.metrics import Metric, check_metric
 from jmi.numerics import wide
 from jmi.output import Output, wrap
 from jmi.sites import AXES, Site, layer_name, split, table_of
@@ -55,8 +56,9 @@ class Node:
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         del site
         base = value if self.base is None else self.base
-        finite = jnp.isfinite(self.source) & jnp.isfinite(base)
-        change = jnp.where(finite, self.source, 0) - jnp.where(finite, base, 0)
+        # Masked scores count as unchanged; what is NaN stays NaN.
+        masked = (self.source == -jnp.inf) | (base == -jnp.inf)
+        change = jnp.where(masked, 0, self.source) - jnp.where(masked, 0, base)
         if self.at is not None:
             value = base + self.at.astype(value.dtype) * change
         # Where alpha is zero, alpha * change varies with alpha alone.
@@ -191,11 +193,16 @@ def pair_of(
     logits_at: Any,
 ) -> Pair:
     """The arguments of an attribution, checked."""
+    for tokens in (base, source):
+        # Before they are int32: of a larger number only the last bits would be left.
+        check_ids("token ids", tokens, getattr(arch, "d_vocab", None))
+    check_metric(arch, metric)
     base, source = jnp.asarray(base), jnp.asarray(source)
     if base.shape != source.shape or base.ndim != 2:
         raise ConfigError(
             f"base and source must be tokens [batch, pos] of one shape; got {base.shape} and {source.shape}"
         )
+    check_tokens(arch, base)
     known = {axis for axes in AXES.values() for axis in axes}
     if isinstance(keep, str) or set(keep) - known:
         raise ConfigError(f"keep={keep!r}: use a list of axes, of {', '.join(sorted(known))}")
@@ -228,6 +235,14 @@ def pair_of(
         tuple((c.name, c.when, c.label) for c in seen),
         hash(jax.tree.structure((prepared, reducers, metric))),
     )
+
+
+def checked_scores(pair: Pair, scores: Output) -> Output:
+    """``scores`` as they are; ArgumentError where one is NaN, see `jmi.interp.finite`."""
+    base = lambda: pair.run(pair.base, pair.hooks, pair.capture)  # noqa: E731
+    source = lambda: pair.run(pair.source, pair.hooks, pair.capture)  # noqa: E731
+    check_scores(scores.captures, {"base": base, "source": source}, pair.metric)
+    return scores
 
 
 def then(hooks: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
+from jmi.arguments import check_arrays, check_tokens
 from jmi.engine import forward
 from jmi.interp.edges import edge_graph
 from jmi.layers import over_layers
@@ -58,9 +59,11 @@ def written(
     """What every writer adds in a run on ``tokens`` ``[b, s]``; the rest as `jmi.forward`.
 
     Raises:
-      ConfigError: a model without edges, see `edge_graph`.
+      ConfigError: a model without edges, see `edge_graph`; tokens that it cannot read.
     """
     edge_graph(arch)
+    check_arrays(tokens, mask, positions)
+    check_tokens(arch, tokens)
     return _run(arch, params, tokens, mask, positions)
 
 

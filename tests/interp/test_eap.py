@@ -10,9 +10,13 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError, ConfigError
+from jmi.interp.atp_star import atp_star
+from jmi.interp.attribution import attribution_patching
 from jmi.interp.circuits import circuit_model
 from jmi.interp.eap import eap
+from jmi.interp.edge_selection import edges_above, top_edges
+from jmi.interp.faithfulness import faithfulness
 from jmi.interp.written import outputs, written
 from tests.core.conftest import lively, tiny
 from tests.interp.edge_models import LAST, Case, case, reader_gradients, relative, writer_outputs
@@ -230,3 +234,44 @@ def test_what_is_written_is_kept_compactly_and_sums_to_the_stream(name):
         )
         <= BAR
     )
+
+
+def test_what_is_nan_is_never_shown_as_a_score():
+    arch = tiny(n_layers=2)
+    params = lively(arch)
+    clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 2, 5)).astype(np.int32)
+    metric = jmi.metrics.LogitDiff(3, 8)
+    broken = jax.tree.map(lambda x: x, params)
+    broken["blocks"]["attn"]["W_V"] = broken["blocks"]["attn"]["W_V"].at[1, 0, 0, 0].set(jnp.nan)
+    # Only the corrupted prompt has token 28: its embedding is not a number.
+    lacking = {**params, "embed": {"W_E": params["embed"]["W_E"].at[28].set(jnp.nan)}}
+    clean, corrupted = np.minimum(clean, 27), corrupted.copy()
+    corrupted[1, 2] = 28
+    beside = lambda out: out.logits[:, -1, 0] + jnp.where(out.logits[:, 0, 0] < 1e9, jnp.nan, 0)
+    root = lambda out: jnp.sqrt(0 * out.logits[:, -1, 0])
+    for given, read, steps, words in (
+        (broken, metric, None, "clean run gives logits that are NaN"),
+        (lacking, metric, None, "corrupted run gives logits that are NaN"),
+        (lacking, metric, 2, "corrupted run gives logits that are NaN"),
+        (params, beside, None, "metric of the clean run is NaN"),
+        (params, root, None, "its gradient has no value"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            eap(arch, given, clean, corrupted, read, steps=steps)
+    found = jax.jit(lambda params: eap(arch, params, clean, corrupted, metric))(broken)
+    assert jnp.isnan(found.values[found.graph.exists]).all()
+    for read in (lambda: found.top(3), lambda: top_edges(found, 3), lambda: edges_above(found, 0.1)):
+        with pytest.raises(ArgumentError, match="scores that are NaN"):
+            read()
+    graph = np.ones((1, *found.graph.exists.shape), bool)
+    with pytest.raises(ArgumentError, match="the metric of the model is NaN"):
+        faithfulness(arch, broken, clean, corrupted, metric, graph)
+    with pytest.raises(ArgumentError, match="the metric of no edges is NaN"):
+        faithfulness(arch, lacking, clean, corrupted, metric, graph)
+    for technique in (attribution_patching, atp_star):
+        with pytest.raises(ArgumentError, match="base run gives logits that are NaN"):
+            technique(arch, broken, clean, corrupted, "blocks.0.attn.hook_z", metric)
+        with pytest.raises(ArgumentError, match="source run gives logits that are NaN"):
+            technique(arch, lacking, clean, corrupted, "blocks.0.attn.hook_z", metric)
+        with pytest.raises(ArgumentError, match="metric of the base run is NaN"):
+            technique(arch, params, clean, corrupted, "blocks.0.attn.hook_z", beside)

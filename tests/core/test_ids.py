@@ -1,0 +1,228 @@
+"""Ids that are no tokens, prompts that are too long: refused by name, or NaN where only the program knows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jmi
+import jmi.interp
+import jmi_models
+from jmi import metrics
+from jmi.errors import ArgumentError, ConfigError
+from jmi.interp.atp_star import atp_star
+from jmi.interp.attribution import attribution_patching, integrated_gradients
+from jmi.interp.circuits import circuit_model
+from jmi.interp.decomposition import accumulated_resid, decompose
+from jmi.interp.direct_logit import direct_logit_attribution
+from jmi.interp.eap import eap
+from jmi.interp.edges import edge_graph
+from jmi.interp.faithfulness import faithfulness
+from jmi.interp.heads import head_scores
+from jmi.interp.patching import patch
+from jmi.interp.path_patching import path_patch
+from jmi.interp.written import written
+from tests.models import committed
+from tests.models.test_rwkv import ARCHS
+
+VOCABULARY, CONTEXT = 29, 64
+GOOD = np.random.default_rng(0).integers(0, VOCABULARY, (2, 7)).astype(np.int32)
+SITE = "blocks.*.attn.hook_z"
+MEASURE = metrics.LogitDiff(3, 8)
+AS = {"prob": metrics.Prob(3)}
+
+
+def swept(lm, tokens, measure=MEASURE):
+    grid = jmi.Grid(layer=range(4))
+    hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
+    return jmi.sweep(lm.arch, lm.params, tokens, hooks, measure, progress=False)
+
+
+def circuits(lm):
+    return np.zeros((1, *edge_graph(lm.arch).exists.shape), bool)
+
+
+RUNS = {
+    "forward": lambda lm, x: jmi.forward(lm.arch, lm.params, x),
+    "run": lambda lm, x: lm.run(x),
+    "generate": lambda lm, x: jmi.generate(lm.arch, lm.params, x, 2),
+    "lm.generate": lambda lm, x: lm.generate(x, 2),
+    "sweep": swept,
+    "gradients": lambda lm, x: jmi.value_and_grad_at(lm.arch, lm.params, x, MEASURE, SITE),
+    "written": lambda lm, x: written(lm.arch, lm.params, x),
+    "eap, clean": lambda lm, x: eap(lm.arch, lm.params, x, GOOD, MEASURE),
+    "eap, corrupted": lambda lm, x: eap(lm.arch, lm.params, GOOD, x, MEASURE),
+    "faithfulness, clean": lambda lm, x: faithfulness(lm.arch, lm.params, x, GOOD, MEASURE, circuits(lm)),
+    "faithfulness, corrupted": lambda lm, x: faithfulness(lm.arch, lm.params, GOOD, x, MEASURE, circuits(lm)),
+    "attribution, base": lambda lm, x: attribution_patching(lm.arch, lm.params, x, GOOD, SITE, MEASURE),
+    "attribution, source": lambda lm, x: attribution_patching(lm.arch, lm.params, GOOD, x, SITE, MEASURE),
+    "integrated": lambda lm, x: integrated_gradients(lm.arch, lm.params, GOOD, x, SITE, MEASURE, steps=2),
+    "atp*": lambda lm, x: atp_star(lm.arch, lm.params, GOOD, x, SITE, MEASURE),
+    "patch, base": lambda lm, x: patch(lm, x, GOOD, "hook_mlp_out", AS),
+    "decompose": lambda lm, x: decompose(lm.arch, lm.params, x),
+    "accumulated": lambda lm, x: accumulated_resid(lm.arch, lm.params, x),
+    "direct logits": lambda lm, x: direct_logit_attribution(lm.arch, lm.params, x, 3),
+    "heads": lambda lm, x: head_scores(lm.arch, lm.params, x),
+    "knockout": lambda lm, x: jmi.interp.knockout(lm, x[:1]),
+}
+
+
+@pytest.fixture(scope="module")
+def unread(lm):
+    """A model that fails where anything is traced or run."""
+
+    class Unread(jmi_models.Transformer):
+        def embed(self, *args):
+            raise AssertionError("the model was run")
+
+    given = {field.name: getattr(lm.arch, field.name) for field in dataclasses.fields(lm.arch)}
+    return jmi.LanguageModel(Unread(**given), lm.params)
+
+
+def spoiled(seed):
+    """Tokens of which one is none, and that one."""
+    rng = np.random.default_rng(seed)
+    kind = [np.int32, np.int64][rng.integers(2)]
+    wrong = [-1, -VOCABULARY, VOCABULARY, VOCABULARY + 1, 2**31 - 1, -(2**31)]
+    wrong += [2**32 + 1, -(2**32) + 1, 2**33] if kind is np.int64 else []
+    tokens, bad = GOOD.astype(kind), wrong[rng.integers(len(wrong))]
+    tokens[0, rng.integers(7)] = bad
+    return tokens, bad
+
+
+@pytest.mark.parametrize("run", RUNS)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_ids_that_are_no_tokens_are_refused_before_anything_is_run(run, unread, seed):
+    tokens, bad = spoiled(seed)
+    with pytest.raises(ConfigError, match=f"token ids must be 0 to 28; found {bad}$"):
+        RUNS[run](unread, tokens)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_prompts_that_are_too_long_are_refused_before_anything_is_run(run, unread):
+    with pytest.raises(ConfigError, match=r"must line up|has 65 tokens|of one shape|use one shape"):
+        RUNS[run](unread, np.zeros((2, CONTEXT + 1), np.int32))
+
+
+def test_a_source_and_a_circuit_read_tokens_only(lm):
+    tokens, _ = spoiled(0)
+    graph = np.zeros(edge_graph(lm.arch).exists.shape, bool)
+    circuit = circuit_model(lm.arch, lm.params, graph, written(lm.arch, lm.params, GOOD))
+    for run in (
+        lambda: patch(lm, GOOD, tokens, "hook_mlp_out", AS),
+        lambda: path_patch(lm, GOOD, tokens, AS),
+        lambda: jmi.forward(*circuit, tokens),
+    ):
+        with pytest.raises(ConfigError, match="token ids must be"):
+            run()
+    with pytest.raises(ConfigError, match="has 65 tokens"):
+        jmi.forward(*circuit, np.zeros((2, CONTEXT + 1), np.int32))
+
+
+def models(lm):
+    yield lm.arch, lm.params
+    for version in (6, 7):
+        arch = ARCHS[version]
+        yield arch, jmi_models.init(arch, 0)
+    yield (gpt2 := committed.load("gpt2/plain")).arch, gpt2.params
+
+
+def test_where_they_are_traced_they_give_nan_in_their_row_and_no_token(lm):
+    for arch, params in models(lm):
+        run = jax.jit(lambda x, arch=arch, params=params: jmi.forward(arch, params, x).logits)
+        more = jax.jit(lambda x, arch=arch, params=params: jmi.generate(arch, params, x, 3).tokens)
+        tokens = GOOD % arch.d_vocab
+        want, text = run(tokens), more(tokens)
+        assert jnp.isfinite(want).all()
+        assert (text >= 0).all()
+        for bad in (-1, -arch.d_vocab, arch.d_vocab, 2**31 - 1):
+            spoilt = tokens.copy()
+            spoilt[0, 3] = bad
+            got = run(spoilt)
+            assert jnp.isnan(got[0, 3:]).all()
+            np.testing.assert_array_equal(got[1], want[1])
+            found = more(spoilt)
+            assert (found[0] == -1).all()
+            np.testing.assert_array_equal(found[1], text[1])
+
+
+def test_a_model_that_gives_nan_generates_no_text(lm):
+    params = {**lm.params, "ln_final": jax.tree.map(lambda x: x * jnp.nan, lm.params["ln_final"])}
+    broken = jmi.LanguageModel(lm.arch, params)
+    for seed in (None, 1):
+        with pytest.raises(ArgumentError, match="logits that are NaN"):
+            broken.generate(GOOD, 2, seed=seed)
+
+
+def test_positions_are_those_of_the_context(lm):
+    places = np.tile(np.arange(7, dtype=np.int32), (2, 1))
+    mask = places >= 2
+    wrong = places.copy()
+    wrong[0, 4] = -1
+    with pytest.raises(ConfigError, match="positions= has -1"):
+        lm.run(GOOD, positions=wrong, mask=mask)
+    # What stands at padding is no position; and learned positions have no row for one that is traced.
+    gpt2 = committed.load("gpt2/plain")
+    tokens, run = GOOD % gpt2.arch.d_vocab, jax.jit(lambda p: gpt2.run(tokens, positions=p, mask=mask).logits)
+    want = run(jnp.maximum(places - 2, 0))
+    np.testing.assert_array_equal(run(places - 2)[:, 2:], want[:, 2:])
+    for bad in (-1, gpt2.arch.n_ctx):
+        got = run(jnp.asarray(places - 2).at[0, 4].set(bad))
+        assert jnp.isnan(got[0, 4:]).all()
+        np.testing.assert_array_equal(got[1], want[1])
+
+
+KINDS = {
+    "one": lambda x: metrics.LogitDiff(x, 3),
+    "other": lambda x: metrics.LogitDiff(3, x),
+    "prob": lambda x: metrics.Prob(x),
+    "log prob": lambda x: metrics.LogProb(np.array([3, x])),
+    "rank": lambda x: metrics.Rank(x),
+}
+BAD = [-1, -VOCABULARY, VOCABULARY, VOCABULARY + 1, 2**31, 2**32 + 3]
+READ = {
+    "sweep": lambda lm, measure: swept(lm, GOOD, measure),
+    "eap": lambda lm, measure: eap(lm.arch, lm.params, GOOD, GOOD, measure),
+    "faithfulness": lambda lm, measure: faithfulness(lm.arch, lm.params, GOOD, GOOD, measure, circuits(lm)),
+    "attribution": lambda lm, measure: attribution_patching(lm.arch, lm.params, GOOD, GOOD, SITE, measure),
+    "atp*": lambda lm, measure: atp_star(lm.arch, lm.params, GOOD, GOOD, SITE, measure),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("read", READ)
+def test_metrics_of_what_is_no_token_are_refused_before_anything_is_run(kind, read, unread):
+    for bad in BAD:
+        with pytest.raises(ConfigError, match=rf"must be 0 to 28; found {bad}$"):
+            READ[read](unread, KINDS[kind](bad))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_metric_of_a_run_refuses_what_is_no_token_and_traced_it_gives_nan(kind, lm):
+    out = lm.run(GOOD)
+    for bad in BAD:
+        with pytest.raises(ConfigError, match=f"found {bad}$"):
+            KINDS[kind](bad)(out)
+    with pytest.raises(ConfigError, match="must be 0 to 28"):
+        patch(lm, GOOD, GOOD[::-1], "hook_mlp_out", {"bad": KINDS[kind](VOCABULARY)})
+
+    def measured(token, logits):
+        metric = jax.tree.map(lambda x: token if np.ndim(x) == 0 and x == 7 else x, KINDS[kind](7))
+        if kind == "log prob":
+            metric = metrics.LogProb(jnp.stack([jnp.int32(3), token]))
+        return metric(dataclasses.replace(out, logits=logits))
+
+    value = jax.jit(measured)
+    slopes = jax.jit(jax.grad(lambda *given: measured(*given)[1].astype(jnp.float32), argnums=1))
+    for bad in (-1, -VOCABULARY, VOCABULARY):
+        if kind == "rank":
+            assert (value(bad, out.logits) == -1).all()
+            continue
+        assert jnp.isnan(value(bad, out.logits)[1])
+        assert jnp.isnan(slopes(bad, out.logits)[1]).any()
+    np.testing.assert_allclose(value(7, out.logits), KINDS[kind](7)(out), rtol=1e-6)
