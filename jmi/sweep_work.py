@@ -19,6 +19,7 @@ from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.metrics import check_metric
 from jmi.past import past_points
+from jmi.programs import KEPT
 from jmi.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
 from jmi.sweep_fingerprint import fingerprint
 from jmi.sweep_plan import Chunk, Kind, chunks_of, fitting, groups_of
@@ -79,9 +80,9 @@ class Work:
 
     def _compile(self, kind: Kind, count: int) -> Compiled:
         args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first, kind.narrow))
-        abstract = jax.tree.map(functools.partial(_abstract, self.mesh), args)
-        # JAX keeps what it traced and compiled, by shapes and by settings such as the precision of products.
-        lowered = _program(self.fixed, kind, self.cells.structure, self.mesh).trace(*abstract).lower()
+        leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
+        traced = _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))()
+        lowered = traced.lower()
         return Compiled(lowered, lowered.compile())
 
     def arguments(self, chunk: Chunk) -> tuple[Any, ...]:
@@ -159,14 +160,20 @@ def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> boo
     return any(hook.layers[layer] for hook in hooks) or any(kept and layer in kept for kept in fixed.kept)
 
 
-@functools.lru_cache(maxsize=16)
-def _program(fixed: Fixed, kind: Kind, structure: Structure, mesh: Any) -> Any:
-    """What runs a chunk, one for each structure: jitted, not yet traced."""
+@functools.lru_cache(maxsize=KEPT)
+def _program(
+    fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
+) -> Callable[[], jax.stages.Traced]:
+    """A chunk's program, one for each structure and shape of its arguments.
+
+    It is called each time, for settings such as the precision of products make programs differ: JAX traces
+    and compiles it once for each of them.
+    """
     run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)
     if mesh is not None:
         where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
         run = jax.shard_map(run, mesh=mesh, in_specs=(*[jax.P()] * 7, jax.P(AXIS)), out_specs=where)
-    return jax.jit(run)
+    return functools.partial(jax.jit(run).trace, *jax.tree.unflatten(tree, leaves))
 
 
 def _abstract(mesh: Any, x: Any) -> jax.ShapeDtypeStruct:
