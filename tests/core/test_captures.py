@@ -5,6 +5,7 @@ import pytest
 
 import jmi
 from jmi.errors import HookError, InterventionError
+from tests.tolerances import assert_agree
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -12,23 +13,23 @@ SITE = "blocks.1.hook_resid_post"
 def test_after_is_what_flows_on_and_before_is_what_arrived(tokens, lm):
     clean = lm.run(tokens, capture=[SITE])[SITE]
     out = lm.run(tokens, {SITE: jmi.Scale(3.0)}, [SITE, jmi.Capture(SITE, when="before")])
-    np.testing.assert_allclose(out[SITE + "@before"], clean, rtol=1e-6)
-    np.testing.assert_allclose(out[SITE], 3 * clean, rtol=1e-6)
+    assert_agree(out[SITE + "@before"], clean)
+    assert_agree(out[SITE], 3 * clean)
 
 
 def test_hooks_on_one_point_run_in_order(tokens, lm):
     clean = lm.run(tokens, capture=[SITE])[SITE]
     one = lm.run(tokens, {SITE: [jmi.Add(np.ones(16)), jmi.Scale(2.0)]}, [SITE])[SITE]
     other = lm.run(tokens, {SITE: [jmi.Scale(2.0), jmi.Add(np.ones(16))]}, [SITE])[SITE]
-    np.testing.assert_allclose(one, 2 * (clean + 1), rtol=1e-5)
-    np.testing.assert_allclose(other, 2 * clean + 1, rtol=1e-5)
+    assert_agree(one, 2 * (clean + 1))
+    assert_agree(other, 2 * clean + 1)
 
 
 def test_wildcards_run_before_named_layers_whatever_the_order_of_the_dict(tokens, lm):
     clean = lm.run(tokens, capture=[SITE], hooks={"blocks.0.hook_resid_post": jmi.Add(np.ones(16))})[SITE]
     hooks = {SITE: jmi.Scale(2.0), "blocks.*.hook_resid_post": jmi.Add(np.ones(16))}
     out = lm.run(tokens, hooks, [SITE])[SITE]
-    np.testing.assert_allclose(out, 2 * (clean + 1), rtol=1e-5)
+    assert_agree(out, 2 * (clean + 1))
 
 
 def test_some_layers_all_layers_and_single_names_agree(tokens, lm):
@@ -38,7 +39,7 @@ def test_some_layers_all_layers_and_single_names_agree(tokens, lm):
     assert few.names() == ["blocks.1.attn.hook_pattern", "blocks.3.attn.hook_pattern"]
     assert few.stack("attn.hook_pattern").shape == (2, 2, 4, 7, 7)
     for name in some:
-        np.testing.assert_allclose(few[name], every[name], atol=1e-6)
+        assert_agree(few[name], every[name])
     np.testing.assert_array_equal(every["blocks.-1.attn.hook_pattern"], every[some[0]])
 
 
@@ -57,8 +58,8 @@ def test_reducers_reduce_inside_the_layer(tokens, lm, name):
     full = lm.run(tokens, capture=["blocks.*.attn.hook_z"])
     out = lm.run(tokens, capture=[jmi.Capture("blocks.*.attn.hook_z", reduce=reduce)])
     expected = np.stack([by_hand(np.asarray(z)) for z in full.stack("attn.hook_z")])
-    np.testing.assert_allclose(out.stack("attn.hook_z"), expected, rtol=2e-6, atol=1e-6)
-    np.testing.assert_allclose(out["blocks.2.attn.hook_z"], expected[2], rtol=2e-6, atol=1e-6)
+    assert_agree(out.stack("attn.hook_z"), expected)
+    assert_agree(out["blocks.2.attn.hook_z"], expected[2])
 
 
 def test_reducer_arrays_are_data(monkeypatch, tokens, lm):
@@ -79,7 +80,7 @@ def test_labels_keep_two_captures_of_one_site_apart(tokens, lm):
     out = lm.run(tokens, capture=captures)
     assert out["norms"].shape == (4, 2, 7)
     norm = np.linalg.norm(out["blocks.2.hook_resid_pre"], axis=-1)
-    np.testing.assert_allclose(out["norms"][2], norm, rtol=1e-6)
+    assert_agree(out["norms"][2], norm)
 
 
 def test_one_label_for_two_things_is_refused(tokens, lm):

@@ -13,6 +13,7 @@ from jmi.architecture import Tap
 from jmi.errors import ConfigError, HookError
 from jmi.sites import table_of
 from tests.core.conftest import lively, tiny
+from tests.tolerances import assert_agree
 
 ALL_HOOKS = {
     "hook_embed": jmi.Scale(0.5),
@@ -23,10 +24,6 @@ ALL_HOOKS = {
     "ln_final.hook_scale": jmi.Scale(2.0),
 }
 ALL_CAPTURES = ["hook_embed", "blocks.*.hook_resid_post", "blocks.1.attn.hook_z", "hook_logits"]
-
-
-def assert_same(one, other, rtol=0.0):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), one, other)
 
 
 def plain_forward(arch, params, tokens):
@@ -105,29 +102,27 @@ def test_a_users_own_jit_is_traced_once(arch, params, tokens, hooks):
     compiled = jax.jit(counted)
     for i in range(4):
         prepared = jmi.prepare(arch, hooks(i), tokens.shape)
-        np.testing.assert_allclose(
-            compiled(prepared), jmi.forward(arch, params, tokens, hooks=hooks(i)).logits, atol=1e-6
-        )
+        assert_agree(compiled(prepared), jmi.forward(arch, params, tokens, hooks=hooks(i)).logits)
     assert len(traces) == 1
 
 
 def test_jitted_equals_eager(arch, params, tokens, lm):
     eager = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
-    assert_same(lm.run(tokens, ALL_HOOKS, ALL_CAPTURES), eager, rtol=2e-6)
+    assert_agree(lm.run(tokens, ALL_HOOKS, ALL_CAPTURES), eager)
 
 
 def test_unscanned_execution_agrees(arch, params, tokens):
     scanned = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
     with jax.disable_jit():
         walked = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
-    assert_same(scanned, walked, rtol=2e-6)
+    assert_agree(scanned, walked)
 
 
 def test_listed_layers_equal_stacked_layers(arch, params, tokens):
     listed = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(4)]
     stacked = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
     walked = jmi.forward(arch, {**params, "blocks": listed}, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
-    assert_same(walked, stacked, rtol=2e-6)
+    assert_agree(walked, stacked)
 
 
 def test_vmap_over_vectors_layers_and_positions_equals_the_loop(arch, params, tokens):
@@ -142,9 +137,9 @@ def test_vmap_over_vectors_layers_and_positions_equals_the_loop(arch, params, to
     )
     mapped = jax.vmap(run)(*cells)
     looped = [run(*(c[i] for c in cells)) for i in range(4)]
-    np.testing.assert_allclose(mapped.logits, jnp.stack([o.logits for o in looped]), atol=2e-6)
+    assert_agree(mapped.logits, jnp.stack([o.logits for o in looped]))
     name = "blocks.2.hook_resid_post"
-    np.testing.assert_allclose(mapped[name], jnp.stack([o[name] for o in looped]), atol=2e-6)
+    assert_agree(mapped[name], jnp.stack([o[name] for o in looped]))
 
 
 def test_vmap_over_models_with_random_weights(arch, tokens):
@@ -152,7 +147,7 @@ def test_vmap_over_models_with_random_weights(arch, tokens):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
     mapped = jax.vmap(lambda p: jmi.forward(arch, p, tokens).logits)(stacked)
     for one, params in zip(mapped, seeds, strict=True):
-        np.testing.assert_allclose(one, jmi.forward(arch, params, tokens).logits, atol=2e-6)
+        assert_agree(one, jmi.forward(arch, params, tokens).logits)
 
 
 def test_gradient_and_jvp_of_a_hook_match_finite_differences():
@@ -180,7 +175,7 @@ def test_rematerialised_gradients_equal_stored_ones(arch, params, tokens):
     def loss(params, remat):
         return jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, remat=remat).logits.sum()
 
-    assert_same(jax.grad(loss)(params, True), jax.grad(loss)(params, False), rtol=2e-5)
+    assert_agree(jax.grad(loss)(params, True), jax.grad(loss)(params, False), "gradients")
 
 
 def gradient_memory(arch, params, tokens, **run):
@@ -231,7 +226,7 @@ def test_shard_map_over_batch_or_sweep_equals_one_device(arch, params, tokens, w
     parts = [
         run(tokens[i : i + 1] if by_tokens else tokens, vectors if by_tokens else vectors[i:]) for i in (0, 1)
     ]
-    assert_same(sharded, jax.tree.map(lambda *p: jnp.concatenate(p), *parts), rtol=2e-6)
+    assert_agree(sharded, jax.tree.map(lambda *p: jnp.concatenate(p), *parts))
 
 
 def test_start_at_a_layer_resumes_exactly(arch, params, tokens, lm):
@@ -239,7 +234,7 @@ def test_start_at_a_layer_resumes_exactly(arch, params, tokens, lm):
     for layer in range(4):
         carry = whole.stack("hook_resid_pre")[layer]
         resumed = lm.run(tokens, start_at_layer=layer, carry=carry)
-        np.testing.assert_allclose(resumed.logits, whole.logits, atol=2e-6)
+        assert_agree(resumed.logits, whole.logits)
 
 
 def test_stop_at_a_layer_returns_its_input(tokens, lm):
@@ -247,7 +242,7 @@ def test_stop_at_a_layer_returns_its_input(tokens, lm):
     for layer in range(1, 4):
         stopped = lm.run(tokens, stop_at_layer=layer)
         assert stopped.logits is None
-        np.testing.assert_allclose(stopped.carry, whole.stack("hook_resid_pre")[layer], atol=2e-6)
+        assert_agree(stopped.carry, whole.stack("hook_resid_pre")[layer])
 
 
 def test_start_and_stop_take_a_traced_layer_without_retracing(arch, params, tokens):
@@ -260,7 +255,7 @@ def test_start_and_stop_take_a_traced_layer_without_retracing(arch, params, toke
     counted, traces = count_traces(run)
     compiled = jax.jit(counted)
     for start, stop in ((1, 3), (0, 4), (2, 2)):
-        np.testing.assert_allclose(compiled(start, stop), run(start, stop), atol=2e-6)
+        assert_agree(compiled(start, stop), run(start, stop))
     assert len(traces) == 1
     slope = jax.grad(
         lambda c: jmi.forward(arch, params, tokens, start_at_layer=jnp.int32(2), carry=c).logits.sum()
@@ -347,9 +342,9 @@ def test_logits_of_one_position_are_those_of_all(lm, arch, params, tokens):
     every = lm.run(tokens, hooks).logits
     for at in (-1, 3, np.array([-2, 0])):
         one = lm.run(tokens, hooks, logits_at=at).logits
-        assert_same(one, every[np.arange(2), np.broadcast_to(at, 2)], 1e-6)
+        assert_agree(one, every[np.arange(2), np.broadcast_to(at, 2)])
     traced = jax.jit(lambda at: jmi.forward(arch, params, tokens, hooks=hooks, logits_at=at).logits)
-    assert_same(traced(jnp.int32(-2)), every[:, -2], 1e-6)
+    assert_agree(traced(jnp.int32(-2)), every[:, -2])
     assert np.isnan(traced(jnp.int32(7))).all()
     assert np.isnan(traced(jnp.int32(-8))).all()
     jaxpr = jax.make_jaxpr(lambda p: jmi.forward(arch, p, tokens, logits_at=-1).logits)(params)
@@ -394,12 +389,13 @@ def test_each_heads_own_input_reaches_that_head_alone(lm, tokens):
         site = f"blocks.2.hook_{moved[-1]}_input"
         out = lm.run(tokens, {site: jmi.Scale(1.5, heads=1, positions=3, units=2)}, capture)
         for name in names:
-            changed = np.asarray(out[f"blocks.2.{name}"] != plain[f"blocks.2.{name}"]).any((0, 3))
-            want = np.zeros_like(changed)
-            want[3, 1] = name == moved
-            np.testing.assert_array_equal(changed, want)
+            got, want = (np.array(x[f"blocks.2.{name}"]) for x in (out, plain))
+            if name == moved:
+                assert np.abs(got - want)[:, 3, 1].max(-1).min() > 1e-3
+                want[:, 3, 1] = got[:, 3, 1]
+            assert_agree(got, want)
     site, read = "blocks.2.hook_mlp_in", "blocks.2.mlp.hook_in"
     capture = [read, "blocks.2.hook_resid_mid"]
     plain, out = lm.run(tokens, capture=capture), lm.run(tokens, {site: jmi.Scale(2.0, units=1)}, capture)
     assert np.abs(out[read] - plain[read]).max() > 0.1
-    assert_same(out[capture[1]], plain[capture[1]])
+    assert_agree(out[capture[1]], plain[capture[1]])

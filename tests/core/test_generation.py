@@ -16,6 +16,7 @@ from tests.core.conftest import lively, tiny
 from tests.models import committed
 from tests.models.committed import each
 from tests.oracles import grid
+from tests.tolerances import assert_agree
 
 N = 4
 FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3", "mixtral")
@@ -29,10 +30,6 @@ def model():
         yield tiny(), lively(tiny(), jnp.float64), tokens
 
 
-def assert_close(got: Any, want: Any) -> None:
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(np.asarray(want)).max())
-
-
 def assert_whole(arch: Any, params: Any, tokens: Any, found: Any, mask: Any = None, **options: Any) -> None:
     """Logits of every step, and what they make likeliest, are those of one run of the whole text."""
     length = tokens.shape[1]
@@ -40,7 +37,7 @@ def assert_whole(arch: Any, params: Any, tokens: Any, found: Any, mask: Any = No
     if mask is not None:
         mask = np.pad(mask, ((0, 0), (0, N)), constant_values=True)
     logits = np.asarray(jmi.forward(arch, params, text, mask=mask, **options).logits)
-    assert_close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), logits[:, length:])
+    assert_agree(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), logits[:, length:])
     np.testing.assert_array_equal(found.tokens[:, 1:], logits[:, length:-1].argmax(-1))
 
 
@@ -66,7 +63,7 @@ def test_padding_changes_nothing(model, side, window):
     assert_whole(arch, params, tokens, found, mask)
     alone = jmi.generate(arch, params, tokens[1:, mask[1]], N, capture=["hook_logits"])
     np.testing.assert_array_equal(found.tokens[1:], alone.tokens)
-    assert_close(found.captures["hook_logits"][:, 1:], alone.captures["hook_logits"])
+    assert_agree(found.captures["hook_logits"][:, 1:], alone.captures["hook_logits"])
 
 
 def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
@@ -90,9 +87,9 @@ def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
     text = jnp.concatenate([tokens, found.tokens], 1)
     out = jmi.forward(arch, params, text, hooks=whole, capture=capture)
     pattern = found.captures["blocks.*.attn.hook_pattern"][..., 0, :]
-    assert_close(np.moveaxis(pattern, 0, 3), out[capture[0]][..., 6:, :])
+    assert_agree(np.moveaxis(pattern, 0, 3), out[capture[0]][..., 6:, :])
     keys = np.asarray(found.captures["blocks.*.attn.hook_k"])[:, 0, :, 0]
-    assert_close(np.moveaxis(keys, 0, 1), out[capture[1]][:, 6:])
+    assert_agree(np.moveaxis(keys, 0, 1), out[capture[1]][:, 6:])
 
 
 def test_edits_of_the_logits_choose_the_token(model):

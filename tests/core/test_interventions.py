@@ -13,6 +13,7 @@ from jmi.engine import plan_run
 from jmi.errors import HookError, InterventionError
 from jmi.selection import axis_mask
 from jmi.sites import Site
+from tests.tolerances import assert_agree
 
 RESID = Site("blocks.*.hook_resid_post", ("batch", "pos", "d_model"), (None, None, 5))
 HEADS = Site("blocks.*.attn.hook_z", ("batch", "pos", "head", "d_head"), (None, None, 3, 5))
@@ -247,7 +248,7 @@ def test_per_layer_vectors_share_a_scalar_strength(lm, tokens):
     vectors = np.arange(64.0).reshape(4, 16) / 50
     one = lm.run(tokens, {"blocks.*.hook_resid_pre": jmi.PerLayer(jmi.Add(vectors, scale=2.0))}).logits
     each = {f"blocks.{i}.hook_resid_pre": jmi.Add(2 * v) for i, v in enumerate(vectors)}
-    np.testing.assert_allclose(one, lm.run(tokens, each).logits, atol=1e-5)
+    assert_agree(one, lm.run(tokens, each).logits)
 
 
 def test_random_directions_are_seeded_have_the_length_of_the_one_they_stand_for_and_no_preference():

@@ -22,6 +22,7 @@ from tests.models import committed
 from tests.models.committed import each
 from tests.oracles import grid as configs
 from tests.processes import run_two
+from tests.tolerances import assert_agree as assert_equal
 
 LENGTH = 11
 RNG = np.random.default_rng(3)
@@ -50,13 +51,6 @@ def loop(arch, params, tokens, cells, readout=everything, **kwargs):
     run = jax.jit(lambda hooks: readout(jmi.forward(arch, params, tokens, hooks=hooks, **kwargs)))
     results = [run(jmi.prepare(arch, hooks, tokens.shape)) for hooks in cells]
     return jax.tree.map(lambda *x: np.stack(x), *results)
-
-
-def assert_equal(got, want, bar=1e-12):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert one.shape == other.shape
-        np.testing.assert_allclose(one, other, rtol=0, atol=bar * np.abs(other).max())
 
 
 def assert_cells_differ(results):
@@ -543,7 +537,7 @@ def test_two_processes_share_the_cells(tmp_path):
     assert want.shape[:2] == grid.shape
     one, two = (np.load(tmp_path / f"{i}.npy") for i in (0, 1))
     np.testing.assert_array_equal(one, two)
-    np.testing.assert_allclose(one, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert_equal(one, want)
     assert len(list((tmp_path / "out").glob("*.npz"))) == 3
 
 

@@ -18,6 +18,7 @@ from jmi.interp.causal_tracing import causal_trace, embedding_std
 from jmi.noise import Noise
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
+from tests.tolerances import assert_agree
 
 TOKENS = np.random.default_rng(0).integers(0, 29, (2, 6)).astype(np.int32)
 SUBJECT = [1, 2]
@@ -41,13 +42,13 @@ def test_traces_equal_runs_written_by_hand(site: str, window: int) -> None:
         def p(out: Any) -> np.ndarray:
             return softmax(np.asarray(out.logits)[:, -1], axis=-1)[[0, 1], answer]
 
-        np.testing.assert_allclose(trace.source["prob"], p(clean), atol=1e-12)
+        assert_agree(trace.source["prob"], p(clean))
         assert trace.patched["prob"].shape == (2, 3, 6, 2)
         for i, seed in enumerate((3, 4)):
             noise = jax.random.normal(jax.random.key(seed), (2, 6, 16), jnp.float64)
             embed = clean["hook_embed"].at[:, 1:3].add(0.7 * noise[:, 1:3])
             noised = {"hook_embed": jmi.Replace(embed)}
-            np.testing.assert_allclose(trace.base["prob"][i, 0, 0], p(lm.run(TOKENS, noised)), atol=1e-12)
+            assert_agree(trace.base["prob"][i, 0, 0], p(lm.run(TOKENS, noised)))
             for layer, position in ((0, 2), (1, 1), (2, 5)):
                 restored = range(max(0, layer - window // 2), min(3, layer + (window + 1) // 2))
                 hooks = {
@@ -55,7 +56,7 @@ def test_traces_equal_runs_written_by_hand(site: str, window: int) -> None:
                     for j in restored
                 }
                 want = p(lm.run(TOKENS, {**noised, **hooks}))
-                np.testing.assert_allclose(trace.patched["prob"][i, layer, position], want, atol=1e-12)
+                assert_agree(trace.patched["prob"][i, layer, position], want)
 
 
 def test_each_row_has_its_own_subject_and_metrics_may_be_several() -> None:
@@ -65,9 +66,7 @@ def test_each_row_has_its_own_subject_and_metrics_may_be_several() -> None:
         run = functools.partial(causal_trace, lm, TOKENS, scale=1.0, seeds=(0,), layers=[1], positions=[2, 5])
         found = run([[1, 2], [3, 3]], measures)
         for row, subject in enumerate(([1, 2], [3])):
-            np.testing.assert_allclose(
-                found.patched["diff"][..., row], run(subject, measures).patched["diff"][..., row], atol=1e-12
-            )
+            assert_agree(found.patched["diff"][..., row], run(subject, measures).patched["diff"][..., row])
     with pytest.raises(ConfigError, match="seeds="):
         causal_trace(lm, TOKENS, SUBJECT, seeds=())
 
@@ -155,7 +154,7 @@ def test_layers_are_drawn_independently_and_seeds_can_be_swept() -> None:
         swept = jmi.sweep(lm.arch, lm.params, TOKENS, hooks, last, logits_at=-1)
         for i in range(2):
             want = lm.run(TOKENS, {"hook_embed": Noise(i + 1.0, 5 + i)}).logits[:, -1]
-            np.testing.assert_allclose(swept[i], want, atol=1e-12)
+            assert_agree(swept[i], want)
 
 
 def last(out: jmi.Output) -> jax.Array:

@@ -15,8 +15,8 @@ from jmi.interp.faithfulness import area, faithfulness
 from jmi.interp.written import Written, written
 from tests.interp.edge_models import LAST, Case, case, relative, writer_outputs
 from tests.models.committed import each, listed, load
+from tests.tolerances import assert_agree
 
-BAR = 1e-12
 FAMILIES = ["gpt2/plain", "llama/longrope_beyond", "gemma2/capped", "gptj/plain"]
 
 
@@ -83,12 +83,12 @@ def test_circuits_are_what_hooks_on_the_model_do(name):
         run(given, given.graph.exists, ablated),
         run(given, np.zeros_like(given.graph.exists), ablated),
     )
-    assert relative(whole.logits, plain.logits) <= BAR
-    assert relative(none.logits, patched.logits) <= BAR
+    assert_agree(whole.logits, plain.logits)
+    assert_agree(none.logits, patched.logits)
     for share in (0.3, 0.8):
         kept = some_edges(given, share)
         want = by_hand(given, kept, other)
-        assert relative(run(given, kept, ablated).logits, want) <= BAR
+        assert_agree(run(given, kept, ablated).logits, want)
         assert relative(plain.logits, want) > 1e-2
 
 
@@ -110,7 +110,7 @@ def test_a_removed_edge_is_one_patched_path(name, edge, point, heads):
     step = (other - own)[:, :, None] if heads is not None else other - own
     want = given.run(given.clean, hooks={point: jmi.Add(step, heads=heads)}).logits
     found = run(given, without(given, edge), corrupted(given)).logits
-    assert relative(found, want) <= BAR
+    assert_agree(found, want)
     assert relative(given.run(given.clean).logits, want) > 1e-4
 
 
@@ -120,12 +120,12 @@ def test_removed_to_nothing_or_to_means(name):
     nothing, none = Written(0.0, 0.0, 0.0), np.zeros_like(given.graph.exists)
     silent = {"hook_embed": jmi.Zero(), "hook_pos_embed": jmi.Zero(), "blocks.*.attn.hook_z": jmi.Zero()}
     want = given.run(given.clean, hooks={**silent, "blocks.*.hook_mlp_out": jmi.Zero()}).logits
-    assert relative(run(given, none, nothing).logits, want) <= BAR
+    assert_agree(run(given, none, nothing).logits, want)
     held = corrupted(given)
     means = Written(held.input.mean(0), held.heads.mean(1, keepdims=True), held.mlps.mean(1, keepdims=True))
     kept = some_edges(given, 0.5)
     other = writer_outputs(given, given.corrupted).mean(0, keepdims=True)
-    assert relative(run(given, kept, means).logits, by_hand(given, kept, other)) <= BAR
+    assert_agree(run(given, kept, means).logits, by_hand(given, kept, other))
 
 
 @each(["gpt2/plain"])
@@ -136,18 +136,18 @@ def test_hooks_and_captures_see_the_circuit(name):
         run(given, given.graph.exists, ablated, hooks=silenced),
         given.run(given.clean, hooks=silenced),
     )
-    assert relative(found.logits, want.logits) <= BAR
+    assert_agree(found.logits, want.logits)
     # A removed edge carries what it did, whatever a hook does to its writer.
     cut = without(given, "a0.h1->logits")
     own = writer_outputs(given, given.clean, silenced)[:, :, 2]
     step = writer_outputs(given, given.corrupted)[:, :, 2] - own
     want = given.run(given.clean, hooks={**silenced, LAST: jmi.Add(step)})
-    assert relative(run(given, cut, ablated, hooks=silenced).logits, want.logits) <= BAR
+    assert_agree(run(given, cut, ablated, hooks=silenced).logits, want.logits)
     out = run(given, without(given, "m0->a1.h3<v>"), ablated)
     stream = given.run(given.clean, capture=["blocks.1.hook_resid_pre"])["blocks.1.hook_resid_pre"]
     mlp = [writer_outputs(given, x)[:, :, 5] for x in (given.corrupted, given.clean)]
-    assert relative(out["blocks.1.hook_v_input"][:, :, 3], stream + mlp[0] - mlp[1]) <= BAR
-    assert relative(out["blocks.1.hook_v_input"][:, :, 2], stream) <= BAR
+    assert_agree(out["blocks.1.hook_v_input"][:, :, 3], stream + mlp[0] - mlp[1])
+    assert_agree(out["blocks.1.hook_v_input"][:, :, 2], stream)
 
 
 @each(["qwen3/tied"])
@@ -156,16 +156,16 @@ def test_mapped_listed_and_padded_circuits_are_the_same(name):
     circuits = np.stack([some_edges(given, share, 3) for share in (0.2, 0.5, 0.9)])
     each_logits = np.stack([run(given, kept, ablated).logits for kept in circuits])
     together = jax.vmap(lambda kept: run(given, kept, ablated).logits)(circuits)
-    assert relative(together, each_logits) <= BAR
+    assert_agree(together, each_logits)
     in_list = listed(load(name, "float64")).params
     arch, params = circuit_model(given.arch, in_list, circuits[0], ablated)
     one = jmi.LanguageModel(arch, params).run(given.clean, logits_at=-1)
-    assert relative(one.logits, each_logits[0, :, -1]) <= BAR
+    assert_agree(one.logits, each_logits[0, :, -1])
     pad = lambda tokens: np.concatenate([np.full((2, 3), 7, np.int32), tokens], axis=1)
     mask = np.concatenate([np.zeros((2, 3), bool), np.ones((2, 6), bool)], axis=1)
     other = written(given.arch, given.params, pad(given.corrupted), mask=mask)
     padded = run(given, circuits[1], other, tokens=pad(given.clean), mask=mask).logits
-    assert relative(padded[:, 3:], each_logits[1]) <= BAR
+    assert_agree(padded[:, 3:], each_logits[1])
 
 
 def measured(given: Case, kept, ablated) -> np.ndarray:
@@ -187,12 +187,12 @@ def test_faithfulness_compares_circuits_with_the_model(name):
     once = len(traces)
     each_metric = np.stack([measured(given, kept, ablated) for kept in circuits])
     model, none = given.metric(given.run(given.clean)), given.metric(given.run(given.corrupted))
-    assert relative(found.metrics, each_metric) <= BAR
-    assert relative(found.model, model) <= BAR
+    assert_agree(found.metrics, each_metric)
+    assert_agree(found.model, model)
     diff = jmi.metrics.LogitDiff(3, 8)
     last, every = (judge(given.corrupted, diff, circuits, logits_at=at) for at in (-1, None))
-    assert relative(last.metrics, every.metrics) <= BAR
-    assert relative(found.ablated, none) <= BAR
+    assert_agree(last.metrics, every.metrics)
+    assert_agree(found.ablated, none)
     want = (each_metric.mean(1) - none.mean()) / (model.mean() - none.mean())
     np.testing.assert_allclose(found.values, want, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found.values[[0, 3]], [0, 1], atol=1e-10)

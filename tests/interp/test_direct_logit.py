@@ -15,8 +15,9 @@ from jmi.interp.attributable import require
 from jmi.interp.decomposition import accumulated_resid, decompose
 from jmi.interp.direct_logit import direct_logit_attribution
 from tests.core.conftest import lively, tiny
-from tests.models.committed import arch_of, each, every_site, listed, load, relative
+from tests.models.committed import arch_of, each, every_site, listed, load
 from tests.oracles import grid
+from tests.tolerances import assert_agree
 
 BARS = {"float32": 2e-5, "float64": 1e-10}
 KINDS = ("gpt2/plain", "gemma2/capped", "olmo2/grouped", "granite/multipliers", "falcon/new_decoder")
@@ -53,7 +54,7 @@ def of_tiny(**kwargs: Any) -> Any:
 def test_heads_sum_to_the_logit_on_every_other_family(name: str) -> None:
     parts, total = attribute(name, by="head")
     assert parts["heads"].shape == (load(name).arch.n_layers, load(name).arch.n_heads, 2)
-    assert relative(total, logit_difference(name)) <= BARS["float64"]
+    assert_agree(total, logit_difference(name))
 
 
 @pytest.mark.parametrize(
@@ -62,8 +63,8 @@ def test_heads_sum_to_the_logit_on_every_other_family(name: str) -> None:
 @each(KINDS)
 def test_parts_sum_to_the_logit(name: str, by: Any, dtype: str) -> None:
     parts, total = attribute(name, dtype, by=by)
-    assert relative(total, logit_difference(name)) <= BARS[dtype]
-    assert relative(sum(x.reshape(-1, 2).sum(0) for x in parts.values()), total) <= BARS[dtype]
+    assert_agree(total, logit_difference(name))
+    assert_agree(sum(x.reshape(-1, 2).sum(0) for x in parts.values()), total)
 
 
 @each(KINDS)
@@ -81,15 +82,15 @@ def test_each_part_is_read_by_the_final_norm_and_unembedding(name: str) -> None:
     parts, _ = attribute(name, by="layer")
     for part in parts.keys() - {"constant"}:
         site = x[f"hook_{part}"] if "embed" in part else x[f"blocks.*.hook_{part}"]
-        assert relative(parts[part], read(site[..., -1, :])) <= BARS["float64"], part
+        assert_agree(parts[part], read(site[..., -1, :]))
     if lm.arch.norms == "pre":
         heads = np.moveaxis(x["blocks.*.attn.hook_result"][:, :, -1], 1, 2) * lm.arch.residual_scale
-        assert relative(attribute(name, by="head")[0]["heads"], read(heads)) <= BARS["float64"]
+        assert_agree(attribute(name, by="head")[0]["heads"], read(heads))
         neurons = np.einsum(
             "lbm,lmd->lmbd", x["blocks.*.mlp.hook_post"][:, :, -1], p["blocks"]["mlp"]["W_out"]
         )
         neurons = neurons * lm.arch.residual_scale
-        assert relative(attribute(name, by="neuron")[0]["neurons"], read(neurons)) <= BARS["float64"]
+        assert_agree(attribute(name, by="neuron")[0]["neurons"], read(neurons))
 
 
 @each(KINDS)
@@ -98,20 +99,18 @@ def test_the_stream_is_the_sum_of_its_parts(name: str) -> None:
     with jax.enable_x64(True):
         parts = decompose(lm.arch, lm.params, grid.committed(name).tokens, by="head", positions=None)
         total, parts = np.asarray(parts.total()), jax.tree.map(np.asarray, parts.parts)
-    assert relative(total, x["blocks.*.hook_resid_post"][-1]) <= BARS["float64"]
-    assert relative(parts["mlp_out"], x["blocks.*.hook_mlp_out"]) <= BARS["float64"]
+    assert_agree(total, x["blocks.*.hook_resid_post"][-1])
+    assert_agree(parts["mlp_out"], x["blocks.*.hook_mlp_out"])
     whole = parts["heads"].sum((0, 1)) + parts["bias"]
-    assert relative(whole, x["blocks.*.hook_attn_out"].sum(0)) <= BARS["float64"]
+    assert_agree(whole, x["blocks.*.hook_attn_out"].sum(0))
 
 
 def test_the_stream_accumulates() -> None:
     lm, tokens = load("gpt2/plain"), grid.committed("gpt2/plain").tokens
     x = every_site("gpt2/plain", "float32")
     stream = accumulated_resid(lm.arch, lm.params, tokens, positions=[0, -1])
-    assert relative(stream[:-1], x["blocks.*.hook_resid_pre"][:, :, [0, -1]]) <= BARS["float32"]
-    assert (
-        relative(stream[-1], x["blocks.*.hook_resid_post"][-1, :, [0, -1]].swapaxes(0, 1)) <= BARS["float32"]
-    )
+    assert_agree(stream[:-1], x["blocks.*.hook_resid_pre"][:, :, [0, -1]])
+    assert_agree(stream[-1], x["blocks.*.hook_resid_post"][-1, :, [0, -1]].swapaxes(0, 1))
 
 
 def test_a_recurrent_stream_and_its_logits_are_sums_of_parts() -> None:
@@ -123,8 +122,8 @@ def test_a_recurrent_stream_and_its_logits_are_sums_of_parts() -> None:
         parts, given = decompose(arch, params, tokens), direct_logit_attribution(arch, params, tokens, 3)
         out = jmi.LanguageModel(arch, params).run(tokens, capture=["blocks.-1.hook_resid_post"])
         stream = np.asarray(out.stack("hook_resid_post")[0, :, -1])
-        assert relative(parts.total(), stream) <= BARS["float64"]
-        assert relative(given.total(), out.logits[:, -1, 3]) <= BARS["float64"]
+        assert_agree(parts.total(), stream)
+        assert_agree(given.total(), out.logits[:, -1, 3])
     assert parts.labels()[:3] == ["embed", "0_attn_out", "0_mlp_out"]
     with pytest.raises(ConfigError, match=r"blocks\.\*\.attn\.hook_z"):
         decompose(arch, params, tokens, by="head")
@@ -152,25 +151,25 @@ def test_hooks_change_their_parts_and_are_a_part_where_they_add_to_the_stream() 
     run = functools.partial(decompose, lm.arch, lm.params, tokens, by="head")
     plain = run().parts
     steered = run(hooks={"blocks.0.hook_resid_post": jmi.Add(vector)})
-    np.testing.assert_allclose(steered.parts["hooks"], np.tile(vector, (2, 1)), atol=1e-5)
+    assert_agree(steered.parts["hooks"], np.tile(vector, (2, 1)), scale=plain["heads"])
     ablated = run(hooks={"blocks.1.attn.hook_z": jmi.Zero(heads=2)}).parts
     assert not np.asarray(ablated["heads"][1, 2]).any()
-    np.testing.assert_allclose(ablated["hooks"], 0, atol=1e-5)
+    assert_agree(ablated["hooks"], np.zeros_like(ablated["hooks"]), scale=plain["heads"])
     removed = run(hooks={"blocks.0.attn.hook_result": jmi.Zero(heads=2)}).parts
-    np.testing.assert_allclose(removed["hooks"], -plain["heads"][0, 2], atol=1e-5)
+    assert_agree(removed["hooks"], -plain["heads"][0, 2])
     hooks = {"blocks.0.hook_resid_mid": jmi.Scale(1.5), "ln_final.hook_scale": jmi.Scale(2.0)}
     given = direct_logit_attribution(lm.arch, lm.params, tokens, 3, hooks=hooks, by="neuron")
-    assert relative(given.total(), lm.run(tokens, hooks).logits[:, -1, 3]) <= BARS["float32"]
+    assert_agree(given.total(), lm.run(tokens, hooks).logits[:, -1, 3])
 
 
 def test_positions_are_one_several_all_or_those_of_each_prompt() -> None:
     every = of_tiny(positions=None).parts
     for positions, index in ((-2, np.s_[:, 5]), ([0, -1], np.s_[:, [0, 6]])):
         some = of_tiny(positions=positions).parts
-        jax.tree.map(lambda x, y, i=index: np.testing.assert_array_equal(x, y[(..., *i)]), some, every)
+        assert_agree(some, jax.tree.map(lambda x, i=index: x[(..., *i)], every))
     rows = of_tiny(positions=np.array([[2], [-1]]))
-    np.testing.assert_array_equal(rows.parts["mlp_out"][:, 0, 0], every["mlp_out"][:, 0, 2])
-    np.testing.assert_array_equal(rows.parts["mlp_out"][:, 1, 0], every["mlp_out"][:, 1, 6])
+    assert_agree(rows.parts["mlp_out"][:, 0, 0], every["mlp_out"][:, 0, 2])
+    assert_agree(rows.parts["mlp_out"][:, 1, 0], every["mlp_out"][:, 1, 6])
 
 
 def test_padding_changes_nothing() -> None:
@@ -179,7 +178,7 @@ def test_padding_changes_nothing() -> None:
     padded, mask = np.pad(tokens, ((0, 0), (3, 0))), np.arange(10)[None] >= 3
     one = direct_logit_attribution(arch, lively(arch), tokens, 4, by="head").stack()
     other = direct_logit_attribution(arch, lively(arch), padded, 4, by="head", mask=mask).stack()
-    np.testing.assert_allclose(one, other, atol=2e-6)
+    assert_agree(other, one)
 
 
 def test_stacked_and_listed_layers_agree_under_jit_and_vmap() -> None:
@@ -193,10 +192,10 @@ def test_stacked_and_listed_layers_agree_under_jit_and_vmap() -> None:
         return direct_logit_attribution(lm.arch, params, tokens, target, by="head")
 
     stacked, in_list = given(lm.params, jnp.int32(4)), given(listed(lm).params, jnp.int32(4))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), stacked, in_list)
+    assert_agree(in_list, stacked)
     many = jax.vmap(given, (None, 0))(lm.params, jnp.asarray([4, 5], jnp.int32))
     other = given(lm.params, jnp.int32(5))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1], y, atol=1e-5), many, other)
+    assert_agree(jax.tree.map(lambda x: x[1], many), other)
     assert len(traces) == 2
 
 

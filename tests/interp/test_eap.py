@@ -21,8 +21,8 @@ from jmi.interp.written import outputs, written
 from tests.core.conftest import lively, tiny
 from tests.interp.edge_models import LAST, Case, case, reader_gradients, relative, writer_outputs
 from tests.models.committed import each
+from tests.tolerances import assert_agree
 
-BAR = 1e-10
 FAMILIES = [
     "gpt2/plain",
     "llama/longrope_beyond",
@@ -77,12 +77,12 @@ def test_scores_are_differences_times_gradients_at_the_readers(name):
     want = np.where(given.graph.exists, want, 0)
     found = scores(given, per_example=True)
     assert np.abs(want).max() > 1e-3
-    assert relative(found.values, want) <= BAR
+    assert_agree(found.values, want, "gradients")
     if name in ("gpt2/plain", "gemma2/capped"):
-        assert relative(found.values[:, 0].sum(-1), slope(given, 1)) <= BAR
+        assert_agree(found.values[:, 0].sum(-1), slope(given, 1), "gradients")
     if name == "gpt2/plain":
-        assert relative(scores(given, remat=False).values, want.mean(0)) <= BAR
-        assert relative(found["a0.h1->a1.h2<k>"], want[:, 2, 13 + 4 + 2]) <= BAR
+        assert_agree(scores(given, remat=False).values, want.mean(0), "gradients")
+        assert_agree(found["a0.h1->a1.h2<k>"], want[:, 2, 13 + 4 + 2], "gradients")
 
 
 @each(["gpt2/plain"])
@@ -92,10 +92,9 @@ def test_integrated_scores_average_gradients_along_the_path(name):
     gradients = [reader_gradients(given, on_the_way(given, k / steps)) for k in (1, 2, 3)]
     want = jnp.einsum("bswd,bsrd->bwr", difference, sum(gradients) / steps)
     found = scores(given, steps=steps, per_example=True)
-    assert relative(found.values, np.where(given.graph.exists, want, 0)) <= BAR
-    assert (
-        relative(scores(given, steps=1, per_example=True).values, scores(given, per_example=True).values)
-        <= BAR
+    assert_agree(found.values, np.where(given.graph.exists, want, 0), "gradients")
+    assert_agree(
+        scores(given, steps=1, per_example=True).values, scores(given, per_example=True).values, "gradients"
     )
 
 
@@ -126,7 +125,7 @@ def test_scores_are_the_first_order_of_removing_an_edge(name):
         return given.metric(jmi.forward(arch, params, given.clean)).mean()
 
     effects = jax.jit(jax.vmap(jax.grad(removed, argnums=1), (0, None)))(jnp.asarray(chosen), jnp.float64(0))
-    assert relative(effects, scores(given).values[tuple(chosen.T)]) <= BAR
+    assert_agree(effects, scores(given).values[tuple(chosen.T)], "gradients")
 
 
 @each(["qwen3/tied"])
@@ -136,7 +135,7 @@ def test_padding_changes_nothing(name):
     mask = np.concatenate([np.zeros((2, 3), bool), np.ones((2, 6), bool)], axis=1)
     padded = eap(given.arch, given.params, pad(given.clean), pad(given.corrupted), given.metric, mask=mask)
     shifted = np.tile(np.arange(6, dtype=np.int32) + 5, (2, 1))
-    assert relative(padded.values, scores(given).values) <= BAR
+    assert_agree(padded.values, scores(given).values, "gradients")
     assert relative(scores(given, positions=shifted).values, scores(given).values) <= 1e-8
 
 
@@ -153,7 +152,7 @@ def test_pairs_may_be_mapped_over_and_layers_listed():
         return eap(arch, params, clean, corrupted, lambda out: metric(goal, out)).values
 
     each = jax.lax.map(one, (jnp.asarray(clean), jnp.asarray(corrupted), goals))
-    assert relative(each.mean(0), whole.values) <= BAR
+    assert_agree(each.mean(0), whole.values, "gradients")
 
 
 @pytest.mark.parametrize("steps", [None, 2])
@@ -162,7 +161,7 @@ def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(steps):
     params = lively(arch, jnp.float64)
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
     run = functools.partial(eap, arch, params, clean, corrupted, jmi.metrics.LogitDiff(3, 8), steps=steps)
-    assert relative(run(logits_at=-1).values, run().values) <= BAR
+    assert_agree(run(logits_at=-1).values, run().values, "gradients")
     assert relative(run(logits_at=2).values, run().values) > 0.1
     with pytest.raises(ConfigError, match="logits_at=5"):
         run(logits_at=5)
@@ -225,14 +224,13 @@ def test_mistakes_are_named():
 def test_what_is_written_is_kept_compactly_and_sums_to_the_stream(name):
     given = case(name)
     final = given.run(given.clean, capture=[LAST])[LAST]
-    assert relative(writer_outputs(given, given.clean).sum(2), final) <= BAR
+    assert_agree(writer_outputs(given, given.clean).sum(2), final, "gradients")
     run = written(given.arch, given.params, given.clean)
     assert run.heads.shape == (given.arch.n_layers, 2, 6, given.arch.n_heads, given.arch.d_head)
-    assert (
-        relative(
-            outputs(given.arch, given.params, run), jnp.moveaxis(writer_outputs(given, given.clean), 2, 1)
-        )
-        <= BAR
+    assert_agree(
+        outputs(given.arch, given.params, run),
+        jnp.moveaxis(writer_outputs(given, given.clean), 2, 1),
+        "gradients",
     )
 
 

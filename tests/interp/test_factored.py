@@ -18,9 +18,9 @@ from jmi.interp.factored import (
     qk_circuits,
 )
 from tests.core.conftest import lively, tiny
-from tests.models.committed import each, every_site, listed, load, relative
+from tests.models.committed import each, every_site, listed, load
+from tests.tolerances import assert_agree
 
-BAR = 1e-12
 GROUPED = "cohere/qk_norm_untied"
 
 
@@ -48,35 +48,35 @@ def test_products_equal_those_of_the_whole() -> None:
     rng = np.random.default_rng(2)
     right, left, vector, covector = (rng.normal(size=s) for s in ((5, 8), (3, 7), (5,), (7,)))
     assert fm.shape == (2, 4, 7, 5)
-    assert relative(fm.full(), whole) <= BAR
-    assert relative(fm.T.full(), whole.swapaxes(-1, -2)) <= BAR
-    assert relative((fm @ right).full(), whole @ right) <= BAR
-    assert relative((left @ fm).full(), left @ whole) <= BAR
-    assert relative((jnp.asarray(left) @ fm).full(), left @ whole) <= BAR
-    assert relative(fm @ vector, whole @ vector) <= BAR
-    assert relative(covector @ fm, covector @ whole) <= BAR
-    assert relative(fm[1, 2].full(), whole[1, 2]) <= BAR
+    assert_agree(fm.full(), whole)
+    assert_agree(fm.T.full(), whole.swapaxes(-1, -2))
+    assert_agree((fm @ right).full(), whole @ right)
+    assert_agree((left @ fm).full(), left @ whole)
+    assert_agree((jnp.asarray(left) @ fm).full(), left @ whole)
+    assert_agree(fm @ vector, whole @ vector)
+    assert_agree(covector @ fm, covector @ whole)
+    assert_agree(fm[1, 2].full(), whole[1, 2])
     for product, want in (
         (fm @ other, whole @ other_whole),
         (other.T @ fm.T, (whole @ other_whole).swapaxes(-1, -2)),
     ):
         assert product.A.shape[-1] == 2
-        assert relative(product.full(), want) <= BAR
+        assert_agree(product.full(), want)
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 7), (7, 7), (2, 4)])
 @pytest.mark.usefixtures("float64")
 def test_norms_and_singular_values_equal_numpy(shape: tuple[int, ...]) -> None:
     fm, whole = factors(*shape)
-    assert relative(fm.norm(), np.linalg.norm(whole, axis=(-2, -1))) <= BAR
+    assert_agree(fm.norm(), np.linalg.norm(whole, axis=(-2, -1)))
     rank = min(3, *shape[-2:])
     u, s, vh = fm.svd()
-    assert relative(s, np.linalg.svd(whole, compute_uv=False)[..., :rank]) <= BAR
-    assert relative(np.einsum("...mr,...r,...rn->...mn", u, s, vh), whole) <= BAR
+    assert_agree(s, np.linalg.svd(whole, compute_uv=False)[..., :rank])
+    assert_agree(np.einsum("...mr,...r,...rn->...mn", u, s, vh), whole)
     identity = np.broadcast_to(np.eye(rank), (*shape[:-2], rank, rank))
-    assert relative(np.swapaxes(u, -1, -2) @ u, identity) <= BAR
-    assert relative(vh @ np.swapaxes(vh, -1, -2), identity) <= BAR
-    np.testing.assert_array_equal(s, fm.singular_values())
+    assert_agree(np.swapaxes(u, -1, -2) @ u, identity)
+    assert_agree(vh @ np.swapaxes(vh, -1, -2), identity)
+    assert_agree(s, fm.singular_values())
 
 
 @pytest.mark.usefixtures("float64")
@@ -85,7 +85,7 @@ def test_eigenvalues_and_traces_equal_numpy() -> None:
     want = np.linalg.eigvals(whole)
     want = np.take_along_axis(want, np.argsort(-np.abs(want), -1)[..., :3], -1)
     assert np.abs(sorted_complex(np.asarray(fm.eigenvalues())) - sorted_complex(want)).max() <= 1e-11
-    assert relative(fm.trace(), np.trace(whole, axis1=-2, axis2=-1)) <= BAR
+    assert_agree(fm.trace(), np.trace(whole, axis1=-2, axis2=-1))
 
 
 def test_norms_keep_their_digits_where_factors_cancel() -> None:
@@ -121,9 +121,9 @@ def test_circuits_are_the_products_of_the_weights(name: str) -> None:
             for layer, head in np.ndindex(lm.arch.n_layers, lm.arch.n_heads):
                 shared = head * lm.arch.n_kv_heads // lm.arch.n_heads
                 want = attn["W_V"][layer, :, shared] @ attn["W_O"][layer, head]
-                assert relative(ov[layer, head], want) <= BAR
+                assert_agree(ov[layer, head], want)
                 want = attn["W_Q"][layer, :, head] @ attn["W_K"][layer, :, shared].T
-                assert relative(qk[layer, head], want) <= BAR
+                assert_agree(qk[layer, head], want)
 
 
 def test_what_a_head_adds_is_its_circuit_times_what_it_attends_to() -> None:
@@ -134,7 +134,7 @@ def test_what_a_head_adds_is_its_circuit_times_what_it_attends_to() -> None:
     seen = np.einsum("lbhqt,lbtd->lbqhd", x["blocks.*.attn.hook_pattern"], x["blocks.*.attn.hook_in"])
     of_bias = np.einsum("lhk,lhkd->lhd", attn["b_V"], attn["W_O"])[:, None, None]
     result = np.einsum("lbqhd,lhde->lbqhe", seen, ov) + of_bias
-    assert relative(x["blocks.*.attn.hook_result"], result) <= BAR
+    assert_agree(x["blocks.*.attn.hook_result"], result)
 
 
 @each([GROUPED, "bloom/six_heads_untied", "opt/post_norm"])
@@ -149,8 +149,8 @@ def test_full_circuits_go_from_tokens_to_logits_and_scores(name: str) -> None:
         ov, qk = (np.asarray(f(lm.arch, lm.params)[layer, head].full()) for f in (ov_circuits, qk_circuits))
         full_ov = np.asarray(full_ov_circuit(lm.arch, lm.params, layer, head).full())
         full_qk = np.asarray(full_qk_circuit(lm.arch, lm.params, -1, head - lm.arch.n_heads).full())
-    assert relative(full_ov, embedding @ ov @ unembedding) <= BAR
-    assert relative(full_qk, embedding @ qk @ embedding.T) <= BAR
+    assert_agree(full_ov, embedding @ ov @ unembedding)
+    assert_agree(full_qk, embedding @ qk @ embedding.T)
 
 
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
@@ -166,7 +166,7 @@ def test_composition_scores_equal_the_formula_for_every_pair(name: str, kind: An
     for pair in np.ndindex(scores.shape):
         m, n = ov[pair[:2]], reading[pair[2:]]
         want = np.linalg.norm(m @ n) / (np.linalg.norm(m) * np.linalg.norm(n)) if pair[0] < pair[2] else 0
-        assert abs(scores[pair] - want) <= BAR, pair
+        assert_agree(scores[pair], np.float64(want))
 
 
 def test_one_head_that_reads_what_another_writes_scores_one() -> None:
@@ -180,7 +180,7 @@ def test_one_head_that_reads_what_another_writes_scores_one() -> None:
     scores = np.asarray(composition_scores(arch, {"blocks": {"attn": jax.tree.map(jnp.asarray, attn)}}, "Q"))
     want = np.zeros((2, 4, 2, 4))
     want[0, 2, 1, 0] = 1
-    np.testing.assert_allclose(scores, want, atol=1e-6)
+    assert_agree(scores, want)
 
 
 def test_traced_layers_and_heads_compile_once() -> None:

@@ -13,6 +13,7 @@ from jmi.errors import ConfigError, HookError
 from jmi.interp.factored import composition_scores
 from jmi.interp.heads import head_scores, repeated_tokens
 from tests.core.conftest import lively, tiny
+from tests.tolerances import assert_agree
 
 
 def mean_share(pattern: np.ndarray, tokens: np.ndarray, is_edge: Any) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_scores_equal_loops_over_edges() -> None:
     pattern = np.asarray(out.stack("attn.hook_pattern"), np.float64)
 
     def check(got: Any, is_edge: Any) -> None:
-        np.testing.assert_allclose(got, mean_share(pattern, tokens, is_edge), atol=2e-6)
+        assert_agree(got, mean_share(pattern, tokens, is_edge).astype(np.float32))
 
     check(scores.current_token, lambda words, query, key: key == query > 0)
     check(scores.previous_token, lambda words, query, key: key == query - 1)
@@ -74,9 +75,7 @@ def test_scores_of_other_models_and_tokens_retrace_nothing() -> None:
     other = scores(jax.tree.map(lambda w: -w, params), repeated_tokens(1, 2, 4, 29))
     assert len(traces) == 1
     assert not np.allclose(one.induction, other.induction)
-    np.testing.assert_allclose(
-        one.back, head_scores(arch, params, repeated_tokens(0, 2, 4, 29)).back, atol=1e-6
-    )
+    assert_agree(one.back, head_scores(arch, params, repeated_tokens(0, 2, 4, 29)).back)
 
 
 def test_tokens_without_copies_have_no_score_for_them() -> None:

@@ -15,6 +15,7 @@ from jmi_models.families import FAMILIES, family_of
 from tests.models.committed import arch_of, each, every_site, load, load_tensors, relative, run
 from tests.oracles import grid
 from tests.oracles.recording import UNEXPOSED
+from tests.tolerances import assert_agree
 
 BARS = {"float32": 2e-5, "float64": 1e-10}
 IDENTITY_BAR = 1e-12
@@ -178,8 +179,8 @@ def test_normalised_streams_have_the_scale_they_say(name: str) -> None:
     stream = x["blocks.*.hook_resid_pre"]
     centred = stream - stream.mean(-1, keepdims=True) if arch.norm.kind == "layer" else stream
     scale = np.sqrt((centred**2).mean(-1, keepdims=True) + arch.norm.eps)
-    assert relative(x["blocks.*.ln1.hook_scale"], scale) <= IDENTITY_BAR
-    assert relative(x["blocks.*.ln1.hook_normalized"], centred / scale) <= IDENTITY_BAR
+    assert_agree(x["blocks.*.ln1.hook_scale"], scale)
+    assert_agree(x["blocks.*.ln1.hook_normalized"], centred / scale)
 
 
 @pytest.mark.parametrize("name", [name for name in SUPPORTED if any(arch_of(name).windows)])

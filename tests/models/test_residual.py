@@ -10,10 +10,10 @@ import pytest
 
 from jmi.errors import ConfigError
 from jmi_models import residual
-from tests.models.committed import arch_of, each, every_site, load, relative
+from tests.models.committed import arch_of, each, every_site, load
 from tests.oracles import grid
+from tests.tolerances import assert_agree
 
-BAR = 1e-12
 NEURONS = [name for name in grid.COMMITTED if not arch_of(name).experts]
 POST = [name for name in grid.COMMITTED if arch_of(name).norms in ("post", "both")]
 
@@ -47,13 +47,13 @@ def test_heads_and_constant_sum_to_what_attention_adds(name: str) -> None:
     blocks, scale = params["blocks"], x.get("ln1_post.hook_scale")
     heads = over_layers(functools.partial(residual.head_outputs, arch), blocks, x["attn.hook_z"], scale)
     constant = over_layers(functools.partial(residual.attn_constant, arch), blocks, scale)
-    assert relative(heads, written(arch, blocks.get("ln1_post"), scale, x["attn.hook_result"])) <= BAR
-    assert relative(heads.sum(3) + constant, x["hook_attn_out"]) <= BAR
+    assert_agree(heads, written(arch, blocks.get("ln1_post"), scale, x["attn.hook_result"]))
+    assert_agree(heads.sum(3) + constant, x["hook_attn_out"])
     direction = np.random.default_rng(0).normal(size=x["hook_attn_out"].shape)
     effects = over_layers(
         functools.partial(residual.head_effects, arch), blocks, x["attn.hook_z"], direction, scale
     )
-    assert relative(effects, np.einsum("lbshd,lbsd->lbsh", heads, direction)) <= BAR
+    assert_agree(effects, np.einsum("lbshd,lbsd->lbsh", heads, direction))
 
 
 @each(NEURONS)
@@ -65,12 +65,12 @@ def test_neurons_and_constant_sum_to_what_the_mlp_adds(name: str) -> None:
     each_neuron = np.einsum("lbsm,lmd->lbsmd", post, blocks["mlp"]["W_out"])
     each_neuron = written(arch, blocks.get("ln2_post"), scale, each_neuron)
     some = over_layers(outputs, blocks, post, chosen, scale)
-    assert relative(some, np.take_along_axis(each_neuron, chosen[:, None, None, :, None], 3)) <= BAR
+    assert_agree(some, np.take_along_axis(each_neuron, chosen[:, None, None, :, None], 3))
     constant = over_layers(functools.partial(residual.mlp_constant, arch), blocks, scale)
-    assert relative(each_neuron.sum(3) + constant, x["hook_mlp_out"]) <= BAR
+    assert_agree(each_neuron.sum(3) + constant, x["hook_mlp_out"])
     direction = np.random.default_rng(0).normal(size=x["hook_mlp_out"].shape)
     effects = over_layers(functools.partial(residual.neuron_effects, arch), blocks, post, direction, scale)
-    assert relative(effects, np.einsum("lbsmd,lbsd->lbsm", each_neuron, direction)) <= BAR
+    assert_agree(effects, np.einsum("lbsmd,lbsd->lbsm", each_neuron, direction))
 
 
 def uncapped(arch: Any, params: Any, x: dict[str, np.ndarray]) -> np.ndarray:
@@ -95,13 +95,13 @@ def test_logits_of_parts_sum_to_the_logits(name: str) -> None:
         constant = np.asarray(arch.logit_constant(p))
         read_by = [arch.direction(p, tokens), arch.direction(p, others), arch.direction(p, tokens, others)]
         one, other, difference = jax.tree.map(np.asarray, read_by)
-    assert relative(sum(parts) + constant, logits) <= BAR
+    assert_agree(sum(parts) + constant, logits)
     read = stream if scale is None else stream / scale
     wanted = np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
     assert one.vector.shape == (*tokens.shape, arch.d_model)
-    assert relative(np.einsum("bsd,bsd->bs", read, one.vector) + one.constant, wanted) <= BAR
+    assert_agree(np.einsum("bsd,bsd->bs", read, one.vector) + one.constant, wanted)
     for d, a, b in zip(difference, one, other, strict=True):
-        np.testing.assert_array_equal(d, a - b)
+        assert_agree(d, a - b)
 
 
 @each(POST)
