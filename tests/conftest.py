@@ -20,6 +20,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests import tolerances
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
@@ -27,6 +29,16 @@ jax.config.update("jax_platforms", "cpu")
 # The first example compiles; how long that takes says nothing.
 hypothesis.settings.register_profile("jmi", deadline=None)
 hypothesis.settings.load_profile("jmi")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what compares two programs, which may differ on another CPU: no test can forget to say so."""
+    for item in items:
+        used = vars(item.module).values() if isinstance(item, pytest.Function) else ()
+        if any(value is tolerances.assert_agree for value in used):
+            item.add_marker("programs")
+
 
 _TESTS = iter(range(1, 1_000_000))
 

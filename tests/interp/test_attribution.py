@@ -23,12 +23,12 @@ from tests.core.conftest import lively, tiny
 from tests.models import test_rwkv
 from tests.models.committed import each, load
 from tests.oracles import grid
+from tests.tolerances import assert_agree
 
 LINEAR = ["gemma2/capped", "phi/qk_norm_grouped"]
 """Sandwich norms, soft-caps, windows; parallel blocks. Both have grouped heads."""
 
 PATTERN = "blocks.*.attn.hook_pattern"
-BAR = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +78,7 @@ def linear_metric(out: jmi.Output) -> jax.Array:
     return (stream[:, -1] + 2 * stream[:, 2]) @ along
 
 
-def assert_close(got: Any, want: Any, bar: float = BAR) -> None:
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= bar * np.abs(want).max()
+assert_close = functools.partial(assert_agree, kind="gradients")
 
 
 def captured(out: jmi.Output) -> dict[str, np.ndarray]:
@@ -190,7 +187,7 @@ def test_the_default_nodes_are_heads_at_positions_and_few_layers_are_some_of_all
     shapes = {every[0]: (1, 2, 6, 4), every[1]: (3, 2, 6, 2), "hook_embed": (2, 6)}
     assert {point: scores.shape for point, scores in got.items()} == shapes
     want[every[0]] = want[every[0]][1:2]
-    jax.tree.map(assert_close, got, want)
+    assert_close(got, want)
 
 
 def test_rows_are_pairs_of_their_own():
@@ -201,7 +198,7 @@ def test_rows_are_pairs_of_their_own():
         pairs = [(one.base[i : i + 1], one.source[i : i + 1]) for i in range(2)]
         rows = [atp_star(*one.arguments[:2], *pair, sites, metric) for pair in pairs]
         for name in whole.names():
-            assert_close(whole[name], np.concatenate([row[name] for row in rows]), 1e-12)
+            assert_agree(whole[name], np.concatenate([row[name] for row in rows]))
 
 
 def test_padding_has_no_score_and_changes_none():
@@ -389,7 +386,7 @@ def test_without_either_correction_atp_star_is_attribution_patching():
         got = atp_star(*one.arguments, sites, metric, qk_fix=False, grad_drop=False)
         want = attribution_patching(*one.arguments, sites, metric)
         for site in sites:
-            assert_close(got[site], want[site], 1e-12)
+            assert_agree(got[site], want[site])
 
 
 @each(["tiny", LINEAR[0]])
@@ -402,8 +399,8 @@ def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(name: str
             want = method(*one.arguments, sites, diff)
             at_each = method(*one.arguments, sites, diff, logits_at=[-1, 2])
             for site in sites:
-                assert_close(got[site], want[site], BAR)
-                assert_close(at_each[site][0], want[site][0], BAR)
+                assert_close(got[site], want[site])
+                assert_close(at_each[site][0], want[site][0])
                 assert not np.allclose(at_each[site][1], want[site][1])
             with pytest.raises(ConfigError, match="logits_at=99"):
                 method(*one.arguments, sites, diff, logits_at=99)
@@ -474,7 +471,7 @@ def test_shards_of_the_batch_have_the_scores_of_the_whole() -> None:
     with jax.enable_x64(True):
         specs = (jax.P("x"), jax.P(None, "x"))
         sharded = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=jax.P("x"), out_specs=specs))
-        jax.tree.map(assert_close, sharded(one.base, one.source), run(one.base, one.source))
+        assert_close(sharded(one.base, one.source), run(one.base, one.source))
 
 
 def test_scores_of_a_bfloat16_model_are_float32() -> None:

@@ -13,6 +13,7 @@ import jmi
 from jmi_models.rope import Dynamic, LongRope
 from tests.models.committed import arch_of, each, every_site, load, relative, run
 from tests.oracles import grid
+from tests.tolerances import BARS, assert_agree, log_margin
 
 LENGTHS, BUFFER = (10, 6), 14
 
@@ -64,8 +65,7 @@ def test_padding_on_either_side_changes_nothing(name: str, offsets: tuple[int, .
     for got, want in zip(
         padded_rows(name, "float64", offsets, filler), unpadded(name, "float64"), strict=True
     ):
-        found = errors(got, want)
-        assert max(found.values()) <= 1e-13, found
+        assert_agree(got, want)
 
 
 @each(grid.COMMITTED)
@@ -76,7 +76,9 @@ def test_padding_adds_no_error_in_float32(name: str) -> None:
     for got, alone, exact in zip(*rows, strict=True):
         noise = errors(alone, exact)
         for site, error in errors(got, exact).items():
-            assert error <= max(1e-6, 2 * noise[site]), (site, error, noise[site])
+            bar = max(BARS["plans"]["float32"], 2 * noise[site])
+            log_margin("plans", "float32", error, bar)
+            assert error <= bar, (site, error, noise[site])
 
 
 def padded(name: str, offsets: tuple[int, ...], filler: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,4 +115,5 @@ def test_padding_changes_no_gradient(name: str) -> None:
             for i, n in enumerate(LENGTHS)
         ]
     for padded_row, single in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(padded_row, single, rtol=1e-9, atol=1e-9 * np.abs(single).max() + 1e-12)
+        # A bias of keys moves all scores of a query alike: its gradient is nothing but rounding.
+        assert_agree(padded_row, single, "gradients", scale=0.01)

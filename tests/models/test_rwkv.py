@@ -14,6 +14,7 @@ import jmi_models
 from jmi.errors import ConfigError, HookError, InterventionError
 from jmi.lm import LanguageModel
 from jmi_models.rwkv import Rwkv
+from tests.tolerances import assert_agree
 
 ARCHS = {
     6: Rwkv(6, 3, 24, 2, 12, 40, 31, (("rank_mix", 4), ("rank_decay", 5))),
@@ -21,7 +22,6 @@ ARCHS = {
 }
 VERSIONS = [pytest.param(v, marks=pytest.mark.xdist_group(f"rwkv{v}")) for v in ARCHS]
 TOKENS = np.random.default_rng(0).integers(0, 31, (2, 8)).astype(np.int32)
-BAR = 1e-12
 
 each = pytest.mark.parametrize("version", VERSIONS)
 
@@ -47,10 +47,7 @@ def everything(version: int) -> dict[str, np.ndarray]:
     return {name.removeprefix("blocks.*."): value for name, value in out.captures.items()}
 
 
-def close(got: Any, want: Any, bar: float = BAR) -> None:
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= bar * max(1.0, np.abs(want).max())
+close = functools.partial(assert_agree, scale=1.0)
 
 
 def by_hand(version: int, x: dict[str, np.ndarray], layer: int, write: np.ndarray) -> tuple[Any, Any, Any]:

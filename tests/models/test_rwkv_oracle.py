@@ -15,10 +15,10 @@ import jmi_models
 from jmi.errors import CheckpointError, ConfigError
 from tests.models.rwkv_data import recorded, weights
 from tests.models.torch_files import write_state_dict
+from tests.tolerances import BARS, assert_agree
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 TINY = SHARED / "models" / "rwkv7-tiny-834k"
-BARS = {"float32": 2e-5, "float64": 1e-10}
 VERSIONS = [pytest.param(v, marks=pytest.mark.xdist_group(f"rwkv{v}")) for v in (6, 7)]
 PROMPTS = ("a", "b")
 
@@ -43,16 +43,10 @@ def load(folder: Path, dtype: str = "float32", **kwargs: Any) -> Any:
         return jmi_models.load(folder, dtype=dtype, **kwargs)
 
 
-def error(got: Any, want: np.ndarray) -> float:
-    got = np.asarray(got, np.float64)
-    assert got.shape == want.shape
-    return float(np.abs(got - want).max() / np.abs(want).max())
-
-
-@pytest.mark.parametrize("dtype", BARS)
+@pytest.mark.parametrize("dtype", BARS["oracle"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, folders: Any) -> None:
-    lm, z, bar = load(folders[version], dtype), recorded(version), BARS[dtype]
+    lm, z = load(folders[version], dtype), recorded(version)
     with jax.enable_x64(dtype == "float64"):
         for prompt in PROMPTS:
             want = {key.removeprefix(f"{prompt}/"): z[key] for key in z if key.startswith(f"{prompt}/")}
@@ -73,9 +67,9 @@ def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, fol
                 package, exact = want.get(f"{name}_package_f32"), want.get(f"{name}_f64")
                 assert package is not None or exact is not None, name
                 if exact is not None:
-                    assert error(value, exact) <= bar, name
+                    assert_agree({name: value}, {name: exact.astype(dtype)}, "oracle")
                 if package is not None:
-                    assert error(value, package) <= BARS["float32"], name
+                    assert_agree({name: np.asarray(value, np.float32)}, {name: package}, "oracle")
 
 
 @pytest.mark.oracle
@@ -86,12 +80,7 @@ def test_recorded_values_are_those_of_the_package(version: int) -> None:
     live, z = importlib.import_module("tests.oracles.rwkv_package").record(version), recorded(version)
     assert set(live) == set(z)
     for key, value in live.items():
-        if value.dtype.kind == "f":
-            np.testing.assert_allclose(
-                value, z[key], rtol=1e-5, atol=1e-5 * np.abs(z[key]).max(), err_msg=key
-            )
-        else:
-            np.testing.assert_array_equal(value, z[key])
+        assert_agree({key: value}, {key: z[key]}, "oracle")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
