@@ -63,7 +63,7 @@ def _assert_leaf(
         return
     bar, largest = times * BARS[kind][got.dtype.name], max(scale, float(np.abs(want[finite]).max()))
     gap = np.abs(np.where(finite, got, 0) - np.where(finite, want, 0))
-    log_margin(kind, got.dtype.name, gap.max(), bar * largest)
+    _log(kind, got.dtype.name, gap.max(), bar * largest)
     worst = tuple(map(int, np.unravel_index(gap.argmax(), gap.shape)))
     assert gap.max() <= bar * largest, (
         f"{where} {kind} in {got.dtype}: {gap.max() / largest:.2g} of the largest entry, {largest:.6g}; "
@@ -71,8 +71,7 @@ def _assert_leaf(
     )
 
 
-def log_margin(kind: str, dtype: str, seen: float, allowed: float) -> None:
-    """Note what a comparison saw and what it allowed, where someone asked for it."""
+def _log(kind: str, dtype: str, seen: float, allowed: float) -> None:
     if "JMI_TEST_MARGINS" not in os.environ:
         return
     caller = next(f for f in reversed(traceback.extract_stack()) if f.filename != __file__)

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 import jmi_models
 from jmi.errors import ConfigError
 from tests.oracles import grid, llama_grid
-from tests.tolerances import assert_agree
+from tests.tolerances import WIDER, assert_agree
 
 CONFIG = llama_grid.GRID["attention_bias"]
 
@@ -40,7 +40,8 @@ def test_parameters_are_placed_on_a_mesh(
     )
     tokens = grid.tokens(CONFIG)
     got, want = np.asarray(placed.run(tokens).logits), np.asarray(plain.run(tokens).logits)
-    assert_agree(got, want)
+    # Each device sums a part, and the parts are added.
+    assert_agree(got, want, times=WIDER)
 
 
 def test_a_mesh_that_would_split_nothing_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from jmi_models.rwkv import Rwkv
 from jmi_models.shards import window
 from tests.oracles import grid
 from tests.processes import run_two
-from tests.tolerances import assert_agree
+from tests.tolerances import WIDER, assert_agree
 
 FAMILIES = (
     "llama/longrope_beyond",
@@ -96,6 +96,7 @@ def test_two_processes_load_one_model_each_from_its_own_bytes(name: str, tmp_pat
     tokens = np.arange(10, dtype=np.int32)[None] % 61
     want = np.asarray(jmi_models.load(folder).run(tokens).logits)
     for result in results:
-        assert_agree(result["logits"], want)
+        # Each device sums a part, and the parts are added.
+        assert_agree(result["logits"], want, times=WIDER)
         # The four devices lie two and two along fsdp: each process needs half of nearly everything.
         assert result["read"] < 0.62 * whole
