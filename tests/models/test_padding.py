@@ -13,9 +13,11 @@ import jmi
 from jmi_models.rope import Dynamic, LongRope
 from tests.models.committed import arch_of, each, every_site, load, run
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.tolerances import WIDER, assert_agree
 
 LENGTHS, BUFFER = (10, 6), 14
+DEEP = ("gemma3_text/linear",)
+"""Six layers, in each of which two norms divide what a module adds by its size: float32 is off by as much alone."""
 
 
 @functools.cache
@@ -69,7 +71,7 @@ def test_padding_adds_no_error_in_float32(name: str) -> None:
         scores = exact["blocks.*.attn.hook_attn_scores"]
         largest = np.abs(scores[np.isfinite(scores)]).max()
         want = {site: value.astype(np.float32) for site, value in exact.items()}
-        assert_agree(got, want, times=max(1.0, largest))
+        assert_agree(got, want, times=max(WIDER if name in DEEP else 1.0, largest))
 
 
 def padded(name: str, offsets: tuple[int, ...], filler: int) -> tuple[np.ndarray, np.ndarray]:
