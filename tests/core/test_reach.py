@@ -12,6 +12,7 @@ from jmi.gradients import Detach
 from jmi.reach import says
 from jmi.sites import PATTERN, SCORES, Site, table_of
 from tests.core.conftest import lively, tiny
+from tests.tolerances import assert_agree
 
 S = 7
 SITES = {
@@ -222,7 +223,7 @@ def test_a_sweep_on_random_base_hooks_is_a_loop(seed, monkeypatch):
         at = None if rng.random() < 0.7 else -1
         got = jmi.sweep(arch, params, tokens, swept, lambda out: out.logits, base=base, logits_at=at)
     want = want if at is None else want[..., -1, :]
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max(), err_msg=repr(base))
+    assert_agree({repr(base): got}, {repr(base): want})
 
 
 def test_the_sweeps_above_share_positions_where_they_may():
