@@ -9,6 +9,7 @@ from scipy.special import rel_entr, softmax
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError, TokenizerError
 from jmi.interp import knockout
+from tests.tolerances import assert_agree
 
 PROMPT = "The capital of France is"
 
@@ -37,13 +38,12 @@ def test_result_equals_the_same_cut_written_by_hand(lm):
         lm, PROMPT, layer=everywhere, queries=-1, keys=france, heads=[0, 3], target="Paris", top=4
     )
     before, after = np.asarray(lm.run(tokens).logits[0, -1]), by_hand(lm, tokens, "*", -1, france, [0, 3])
-    np.testing.assert_allclose(result.baseline_logits, before, atol=1e-5)
-    np.testing.assert_allclose(result.ablated_logits, after, atol=1e-5)
+    assert_agree((result.baseline_logits, result.ablated_logits), (before, np.asarray(after)))
     p, q = softmax(before.astype(np.float64)), softmax(np.asarray(after, np.float64))
     # In float32 a divergence is a difference of logarithms: good to about 1e-6 absolutely.
     np.testing.assert_allclose(result.kl, rel_entr(p, q).sum(), rtol=1e-4, atol=1e-6)
     paris = lm.token_id("Paris")
-    np.testing.assert_allclose(result.target_logit_drop, before[paris] - after[paris], atol=2e-5)
+    assert_agree(np.float32(result.target_logit_drop), np.float32(before[paris] - after[paris]), scale=before)
     np.testing.assert_allclose(result.target_probs, (p[paris], q[paris]), rtol=1e-4)
     assert set(result.top.tokens) == set(np.argsort(-np.abs(p - q))[:4])
 
@@ -55,7 +55,7 @@ def test_by_default_the_last_token_no_longer_sees_the_one_before_and_that_has_an
     assert np.argwhere(result.cut.all(0)).tolist() == [[last, last - 1]]
     assert result.target == result.baseline_logits.argmax()
     expected = by_hand(lm, lm.encode(PROMPT), "*", -1, -2, slice(None))
-    np.testing.assert_allclose(result.ablated_logits, expected, atol=1e-5)
+    assert_agree(result.ablated_logits, expected)
     assert result.changed
     assert result.kl > 1
     assert result.top.tokens[0] == result.target

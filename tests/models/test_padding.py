@@ -17,7 +17,7 @@ from tests.tolerances import WIDER, assert_agree
 
 LENGTHS, BUFFER = (10, 6), 14
 DEEP = ("gemma3_text/linear",)
-"""Six layers, in each of which two norms divide what a module adds: float32 is off by as much without padding."""
+"""Six layers, and two norms in each divide what a module adds: float32 is off by as much without padding."""
 
 
 @functools.cache
