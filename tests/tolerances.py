@@ -52,6 +52,7 @@ def _assert_leaf(
 ) -> None:
     assert got.shape == want.shape, f"{where} shape {got.shape}, not {want.shape}"
     assert got.dtype == want.dtype, f"{where} dtype {got.dtype}, not {want.dtype}"
+    assert got.size, f"{where} nothing to compare"
     if got.dtype.name not in BARS[kind]:
         assert got.dtype.kind in "bui", f"{where} the table has no bar for {kind} in {got.dtype}"
         np.testing.assert_array_equal(got, want, err_msg=where)
@@ -66,8 +67,8 @@ def _assert_leaf(
     _log(kind, got.dtype.name, gap.max(), bar * largest)
     worst = tuple(map(int, np.unravel_index(gap.argmax(), gap.shape)))
     assert gap.max() <= bar * largest, (
-        f"{where} {kind} in {got.dtype}: {gap.max() / largest:.2g} of the largest entry, {largest:.6g}; "
-        f"the bar is {bar:.2g}. Furthest apart at {worst}: {got[worst]!r}, not {want[worst]!r}"
+        f"{where} {kind} in {got.dtype}: {gap.max():.3g} apart, where {bar:.3g} of {largest:.6g} is allowed; "
+        f"at {worst} {got[worst]!r}, not {want[worst]!r}"
     )
 
 
