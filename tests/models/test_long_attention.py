@@ -53,9 +53,11 @@ def test_blocks_of_queries_equal_all_at_once(name: str) -> None:
         with jax.enable_x64(True):
             plain, edited = lm.run(tokens, mask=mask), lm.run(tokens, hooks, capture, mask=mask)
             runs.append((plain, edited.logits, edited.captures, jax.jit(jax.grad(loss))(lm.params)))
-    for eager, blockwise in zip(*map(jax.tree.leaves, runs), strict=True):
-        real = np.isfinite(eager)
-        assert_agree(blockwise[real], eager[real])
+    for kind, *both in zip(("plans", "plans", "plans", "gradients"), *runs, strict=True):
+        for eager, blockwise in zip(*map(jax.tree.leaves, both), strict=True):
+            real = np.isfinite(eager)
+            # A bias of keys moves all scores of a query alike: its gradient is nothing but rounding.
+            assert_agree(blockwise[real], eager[real], kind, scale=0.01)
 
 
 def decoder(**fields: Any) -> jmi_models.Transformer:
