@@ -12,7 +12,7 @@ import jmi_models
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi_models.families import FAMILIES, family_of
-from tests.models.committed import arch_of, each, every_site, load, load_tensors, relative, run
+from tests.models.committed import arch_of, each, every_site, load, load_tensors, run
 from tests.oracles import grid
 from tests.oracles.recording import UNEXPOSED
 from tests.tolerances import BARS, assert_agree
