@@ -10,7 +10,7 @@ KEPT = 64
 """Programs that one function keeps; each takes 3 to 13 MiB of host memory."""
 
 
-def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: `jax.jit` that forgets its programs when there are more than `KEPT` of them.
 
     jax.jit alone keeps a program for every shape and structure it ever saw, so that a loop over prompts of
@@ -28,7 +28,7 @@ def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]],
       6
     """
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Any:
         jitted: Any = jax.jit(function, static_argnums=static)
 
         @functools.wraps(function)

@@ -14,6 +14,7 @@ from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.console import say
 from jmi.cli.effects import axes_of, figure_of, point_of, print_effects, print_pair
 from jmi.errors import ArgumentError
+from jmi.interp.measure import Prompts
 from jmi.interp.patching import patch
 from jmi.interp.places import places_of
 
@@ -61,8 +62,8 @@ def command(
     axes = over or axes_of(point)
     prompts = pairs.prompts_of(lm, texts, direction)
     positions = None if prompts.aligned else _positions(*prompts.tokens)
-    shape = (1, prompts.tokens[0].shape[1])
-    places_of(point, shape, axes, {}, window, False)  # its errors, before anything is run
+    # Its errors, before anything is run.
+    places_of(point, Prompts(prompts.tokens[0]), axes, {}, window, False)
     pair, name = pairs.pair_of(lm, prompts, answer, wrong), metric.value
     values, goal = pair.values(metric), {name: pair.metric(metric)}
     result = patch(lm, *prompts.tokens, site, goal, over=axes, positions=positions, window=window)
