@@ -90,11 +90,9 @@ def context_of(
     return Context(positions, mask, (jnp.stack([c for c, _ in pairs]), jnp.stack([s for _, s in pairs])))
 
 
-def looked_up(positions: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Given ``positions`` for a table of them, in which negative ones find no row, and so NaN."""
-    positions = jnp.where(positions < 0, _NO_POSITION, positions)
-    # Whatever stands at padding: NaN there would reach the tokens, which attend to it with weight zero.
-    return positions if mask is None else jnp.where(mask, positions, 0)
+def looked_up(positions: jax.Array) -> jax.Array:
+    """Given ``positions`` for a table, which may begin with other rows: negative ones find none."""
+    return jnp.where(positions < 0, _NO_POSITION, positions)
 
 
 def _distinct(ropes: tuple[Rope | None, ...]) -> tuple[Rope | None, ...]:

@@ -158,7 +158,7 @@ class Transformer:
     ) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
         if positions is not None and self.learned_positions is not None:
-            positions = looked_up(jnp.asarray(positions), mask)
+            positions = looked_up(jnp.asarray(positions))
         return context_of(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
 
     @property

@@ -233,8 +233,10 @@ def test_a_token_that_a_row_does_not_have(name: str) -> None:
             assert np.isfinite(wanted[1]).all()
 
 
-def test_positions_of_a_run_are_those_of_a_table() -> None:
-    lm, tokens = model("gpt2/plain"), CLEAN
+@each(("gpt2/plain", "opt/pre_norm"))
+def test_positions_of_a_run_are_those_of_a_table(name: str) -> None:
+    """That of opt begins with two rows that are no position's."""
+    lm, tokens = model(name), CLEAN
     for wrong, said in ((-1, "has -1"), (lm.arch.n_ctx, f"has {lm.arch.n_ctx}")):
         positions = np.stack([np.where(np.arange(6) == 2, wrong, np.arange(6)), np.arange(6)])
         with pytest.raises(ConfigError, match=said):
