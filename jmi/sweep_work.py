@@ -19,7 +19,6 @@ from jmi.errors import ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.metrics import check_metric
 from jmi.past import past_points
-from jmi.programs import KEPT
 from jmi.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
 from jmi.sweep_fingerprint import fingerprint
 from jmi.sweep_plan import Chunk, Kind, chunks_of, fitting, groups_of
@@ -160,7 +159,7 @@ def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> boo
     return any(hook.layers[layer] for hook in hooks) or any(kept and layer in kept for kept in fixed.kept)
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=16)
 def _program(
     fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
 ) -> Callable[[], jax.stages.Traced]:

@@ -103,9 +103,8 @@ def test_in_a_model_factors_are_added_logarithms_and_zero_is_a_knockout(name):
     lm = committed.load(name, "float64")
     tokens = np.random.default_rng(0).integers(0, lm.arch.d_vocab, (2, 10)).astype(np.int32)
     mask = np.arange(10) >= np.array([[0], [3]])
-    edges = {"keys": [2, 4], "heads": 1}
-    chosen = np.zeros((10, 10))
-    chosen[:, [2, 4]] = 1
+    chosen = np.tile(np.isin(np.arange(10), [2, 4]), (10, 1))
+    edges = {"mask": chosen, "heads": 1}
 
     def run(point, hook):
         return lm.run(tokens, {point: hook}, mask=mask).logits[mask]
@@ -119,7 +118,7 @@ def test_in_a_model_factors_are_added_logarithms_and_zero_is_a_knockout(name):
         assert relative(run(PATTERN, jmi.ScaleAttention(1, **edges)), plain) < 1e-13
         cut = run(SCORES, jmi.Knockout(**edges))
         assert relative(run(PATTERN, jmi.ScaleAttention(0, **edges)), cut) < 1e-12
-        early = run(PATTERN, jmi.ScaleAttention(7.0, keys=8))
+        early = run(PATTERN, jmi.ScaleAttention(7.0, mask=np.arange(10) == 8))
         assert relative(early[:8], plain[:8]) < 1e-13
 
 
