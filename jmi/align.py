@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jmi.errors import ConfigError
+from jmi.checks import choice, several, shown, whole_array, whole_number
+from jmi.checks import text as check_text
+from jmi.errors import ArgumentError, ConfigError
 from jmi.lm import LanguageModel
 
 Span = tuple[int, int]
@@ -46,7 +48,7 @@ def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = No
       >>> pairs.base.tolist(), pairs.source.tolist()
       ([0, 3], [0, 2])
     """
-    a, b = np.atleast_2d(np.asarray(base)), np.atleast_2d(np.asarray(source))
+    a, b = _rows("base", base), _rows("source", source)
     if len(a) != len(b):
         raise ConfigError(f"base has {len(a)} rows and source has {len(b)}: align row by row")
     if mask is not None or source_mask is not None:
@@ -58,6 +60,13 @@ def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = No
     last = _run((a[:, s - left :] == b[:, t - left :]).all(0)[::-1])
     begin, end = np.arange(first), np.arange(-last, 0)
     return Alignment(np.concatenate([begin, end + s]), np.concatenate([begin, end + t]))
+
+
+def _rows(name: str, given: Any) -> np.ndarray:
+    ids = np.asarray(whole_array(name, given))
+    if ids.ndim not in (1, 2):
+        raise ArgumentError(f"{name}={shown(given)}: give token ids [s], or [b, s]")
+    return np.atleast_2d(ids)
 
 
 def _tokens_of(tokens: np.ndarray, mask: Any) -> list[np.ndarray]:
@@ -102,10 +111,10 @@ def align_spans(
       >>> pairs.base.tolist(), pairs.source.tolist()
       ([2, 3], [2, 3])
     """
+    base, source = _spans("base", base), _spans("source", source)
     if set(base) != set(source) or not base:
         raise ConfigError(f"spans of the same names pair up; got {sorted(base)} and {sorted(source)}")
-    if anchor not in ("first", "last"):
-        raise ConfigError(f"anchor={anchor!r}: use 'first' or 'last'")
+    choice("anchor", anchor, ("first", "last"))
     pairs: list[tuple[int, int]] = []
     for name in base:
         (a, a_stop), (b, b_stop) = base[name], source[name]
@@ -121,6 +130,21 @@ def align_spans(
     return Alignment(ordered[:, 0], ordered[:, 1])
 
 
+def _spans(name: str, given: Any) -> dict[str, Span]:
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"{name}={shown(given)}: give a dict of spans, such as {{'subject': (1, 4)}}")
+    spans = {}
+    for key, span in given.items():
+        ends = [
+            whole_number(f"{name}[{check_text('name', key)!r}]", end, 0)
+            for end in several(name, span, "two ends")
+        ]
+        if len(ends) != 2:
+            raise ArgumentError(f"{name}[{key!r}]={shown(span)}: give (first, one behind the last)")
+        spans[key] = ends[0], ends[1]
+    return spans
+
+
 def find_span(lm: LanguageModel, text: str, part: str) -> Span:
     """Positions of the tokens of ``text`` that cover its first ``part``.
 
@@ -134,8 +158,9 @@ def find_span(lm: LanguageModel, text: str, part: str) -> Span:
       >>> lm.decode(lm.encode("The capital of France is")[0, start:stop]).strip()
       'France'
     """
-    start = text.find(part)
-    if start < 0 or not part:
+    check_text("text", text)
+    start = text.find(check_text("part", part))
+    if start < 0:
         raise ConfigError(f"{part!r} does not occur in {text!r}")
     covered = [
         i

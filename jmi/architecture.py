@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from jmi.captures import Group
+from jmi.captures import Group, reduced
 from jmi.errors import HookError
 from jmi.interventions import At, apply
 from jmi.sites import Site
@@ -230,9 +230,9 @@ class Tap:
         if reduce is None:
             return value
         if group.count is None or group.whole:
-            return reduce(value, site)
+            return reduced(reduce, value, site)
         # A reducer may be dear (a dictionary): it runs in the layers that are kept.
-        row = jax.eval_shape(lambda: reduce(value, site))
+        row = jax.eval_shape(lambda: reduced(reduce, value, site))
         nothing = vary_like(jnp.zeros(row.shape, row.dtype), value)
         return jax.lax.cond(
             jnp.asarray(slots)[self.layer] >= 0, lambda v: reduce(v, site), lambda v: nothing, value

@@ -9,9 +9,25 @@ import numpy as np
 
 from jmi.architecture import Architecture
 from jmi.captures import Plan
-from jmi.errors import ConfigError, HookError
+from jmi.checks import as_array, shown
+from jmi.errors import ArgumentError, ConfigError, HookError
 from jmi.padding import check_token
 from jmi.sites import part_of
+
+
+def as_tokens(given: Any, name: str = "tokens") -> Any:
+    """Token ids as given: an array (of jax, numpy, PyTorch, ...), or a list, which is one row or several.
+
+    Raises:
+      ArgumentError: text, or what cannot be read as an array.
+    """
+    first = given[0] if isinstance(given, (list, tuple)) and given else given
+    if isinstance(first, str):
+        raise ArgumentError(
+            f"{name}={shown(given)}: this takes token ids; make them of a text with lm.to_tokens(text)"
+        )
+    tokens = as_array(name, given)
+    return tokens[None] if isinstance(given, (list, tuple)) and tokens.ndim == 1 else tokens
 
 
 def check_arrays(tokens: Any, mask: Any, positions: Any, arch: Any = None) -> tuple[Any, Any]:
@@ -21,7 +37,8 @@ def check_arrays(tokens: Any, mask: Any, positions: Any, arch: Any = None) -> tu
         raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
     if 0 in tokens.shape:
         raise ConfigError("the prompt is empty: there is no token to run")
-    mask, positions = _as_array(mask), _as_array(positions)
+    mask = None if mask is None else as_array("mask", mask)
+    positions = None if positions is None else as_array("positions", positions)
     for name, given in (("mask", mask), ("positions", positions)):
         if given is not None and given.shape != tokens.shape:
             raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
@@ -76,17 +93,15 @@ def is_known(arrays: Any) -> bool:
     )
 
 
-def _as_array(given: Any) -> Any:
-    return given if given is None or isinstance(given, jax.Array) else np.asarray(given)
-
-
 def layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
     """A layer given as an int, as int32; a traced one as it is."""
     if layer is None or isinstance(layer, jax.core.Tracer):
         return layer
-    given = np.asarray(layer)
+    given = np.asarray(as_array(name, layer))
     if not np.issubdtype(given.dtype, np.integer) or given.ndim or not 0 <= given <= arch.n_layers:
-        raise ConfigError(f"{name}={layer}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers")
+        raise ConfigError(
+            f"{name}={shown(layer)}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers"
+        )
     return np.int32(given)
 
 

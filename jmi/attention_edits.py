@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 
 from jmi import pytrees
+from jmi.checks import as_array, shown
 from jmi.errors import InterventionError
 from jmi.interventions import fit, payload
 from jmi.numerics import wide
@@ -51,9 +52,9 @@ class Edges:
         check_selectors(self._selectors(), site, shape)
         if all(getattr(self, f) is None for f in ("queries", "keys", "heads", "rows", "edges", "mask")):
             raise InterventionError(f"{site.point}: name the edges: queries=, keys=, heads=, edges= or mask=")
-        if self.mask is not None and self.mask.dtype != np.bool_:
+        if self.mask is not None and as_array("mask", self.mask).dtype != bool:
             raise InterventionError(
-                f"{site.point}: mask= must be booleans, True at chosen edges; got {self.mask.dtype}"
+                f"{site.point}: mask= must be booleans, True at chosen edges; got {shown(self.mask)}"
             )
         if self.edges is None:
             return

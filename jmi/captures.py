@@ -6,6 +6,7 @@ ever stored. Layers are stored one after another on one axis, in layer order.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,9 @@ import numpy as np
 
 from jmi import padding, pytrees
 from jmi.attention_points import seen
+from jmi.checks import as_array, no_number_in, several, shown
 from jmi.errors import HookError, InterventionError
+from jmi.hooks import as_data
 from jmi.numerics import wide
 from jmi.selection import check_selectors
 from jmi.sites import HasSites, Site, find, table_of
@@ -81,6 +84,14 @@ class Dot:
 
     vectors: Any
 
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for vectors that do not lie in the last axis."""
+        given = as_array("vectors", self.vectors).shape
+        if len(given) not in (1, 2) or given[-1] != shape[-1]:
+            raise InterventionError(
+                f"{site.point}: Dot has vectors {list(given)}; give [{shape[-1]}] or [n, {shape[-1]}]"
+            )
+
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         dtype = wide(value.dtype)
         return seen(value, site).astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
@@ -130,7 +141,12 @@ class Plan:
 
 def as_list(capture: str | Capture | Sequence[str | Capture]) -> list[str | Capture]:
     """``capture`` as given by a user, one or several."""
-    return [capture] if isinstance(capture, (str, Capture)) else list(capture)
+    given = [capture] if isinstance(capture, (str, Capture)) else several("capture", capture, "names")
+    for one in given:
+        spec = one if isinstance(one, Capture) else Capture(one)
+        if not isinstance(spec.name, str) or not isinstance(spec.label, (str, NoneType)):
+            raise HookError(f"capture= takes names and jmi.Capture(name, ...); got {shown(spec.name)}")
+    return given
 
 
 def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int], mask: Any = None) -> Plan:
@@ -145,8 +161,9 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
     merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]] = {}
     for given in as_list(capture):
         spec = Capture(given) if isinstance(given, str) else given
-        if spec.when not in ("after", "before"):
-            raise HookError(f"{spec.name}: when={spec.when!r}; use 'after' or 'before'")
+        if not isinstance(spec.when, str) or spec.when not in ("after", "before"):
+            raise HookError(f"{spec.name}: when={shown(spec.when)}; use 'after' or 'before'")
+        _check_reducer(spec)
         for site, layers in find(arch, spec.name):
             site = site if mask is None else dataclasses.replace(site, mask=mask)
             if hasattr(spec.reduce, "check"):
@@ -162,6 +179,27 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
     return _build(arch, merged)
 
 
+def reduced(reduce: Reducer, value: jax.Array, site: Site) -> jax.Array:
+    """What a reducer makes of ``value``; InterventionError where that is no array."""
+    out = reduce(value, site)
+    if not hasattr(out, "shape") or not hasattr(out, "dtype"):
+        raise InterventionError(f"{site.point}: the reducer returned {shown(out)}; it must return an array")
+    return out
+
+
+def _check_reducer(spec: Capture) -> None:
+    wrong = no_number_in(spec.reduce)
+    if (
+        wrong is not None
+        or isinstance(spec.reduce, type)
+        or not (spec.reduce is None or callable(spec.reduce))
+    ):
+        what = shown(spec.reduce) if wrong is None else f"{type(spec.reduce).__name__} with {shown(wrong[0])}"
+        raise InterventionError(
+            f"{spec.name}: reduce= is {what}; give a function (value, site) -> array, such as jmi.Norm()"
+        )
+
+
 def _build(arch: HasSites, merged: dict[str, tuple[str, str, Reducer | None, set[int] | None]]) -> Plan:
     groups, data, kept, n_layers = [], [], [], arch.n_layers
     for label, (point, when, reduce, known) in merged.items():
@@ -170,9 +208,7 @@ def _build(arch: HasSites, merged: dict[str, tuple[str, str, Reducer | None, set
         axis = table_of(arch)[point].axis("pos", "query") if reduce is None else None
         groups.append(Group(label, point, when, count, count == n_layers, axis))
         slots = None if layers is None else _slots(layers, n_layers)
-        if reduce is not None and jax.tree_util.all_leaves([reduce]):
-            reduce = jax.tree_util.Partial(reduce)
-        data.append((slots, reduce))
+        data.append((slots, None if reduce is None else as_data(reduce)))
         kept.append(layers)
     return Plan(tuple(groups), tuple(data), tuple(kept))
 

@@ -14,7 +14,7 @@ from jmi.attention_edits import Edges, Knockout, ScaleAttention, SetAttention
 from jmi.errors import HookError, InterventionError
 from jmi.gradients import Detach
 from jmi.grid import Grid, Swept
-from jmi.hooks import Hooks, as_data, prepare
+from jmi.hooks import Hooks, as_data, named, prepare
 from jmi.interventions import Add, At, Patch, PerLayer, Replace, Scale, Zero
 from jmi.noise import Noise
 from jmi.projection import Project
@@ -99,7 +99,7 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int], mask: Any = N
       HookError, InterventionError: as `jmi.prepare`, for any cell.
     """
     # In numpy from the start: `prepare` must find nothing left to convert, for it is matched by identity.
-    host = jax.tree.map(_on_host, hooks)
+    host = jax.tree.map(_on_host, dict(named(hooks)))
     given = {
         name: tuple(as_data(h) for h in (v if isinstance(v, (list, tuple)) else (v,)))
         for name, v in host.items()

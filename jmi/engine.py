@@ -13,14 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Continuable, Params, Tap
-from jmi.arguments import (
-    check_arrays,
-    check_logits_at,
-    check_reached,
-    check_tokens,
-    layer_bound,
-)
+from jmi.arguments import as_tokens, check_arrays, check_logits_at, check_reached, check_tokens, layer_bound
 from jmi.captures import Capture, Group, Plan, as_list, plan
+from jmi.checks import check_model, flag
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks, prepare
 from jmi.layers import layer_of, run_layers
@@ -104,6 +99,7 @@ def forward(
 
     Matmuls use precision ``highest`` unless ``jax.default_matmul_precision`` is set.
     """
+    check_model(arch, params)
     static, data, layout = plan_run(
         arch,
         tokens,
@@ -138,6 +134,7 @@ def plan_run(
     remat: bool = True,
 ) -> tuple[Static, tuple[Any, ...], Plan]:
     """Validate the arguments of a run (as `forward`): its static part, its data, its captures."""
+    tokens, remat = as_tokens(tokens), flag("remat", remat)
     mask, positions = check_arrays(tokens, mask, positions, arch)
     check_tokens(arch, tokens)
     start = layer_bound(arch, "start_at_layer", start_at_layer)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Continuable, Params
-from jmi.arguments import check_arrays, check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_tokens
 from jmi.captures import Capture, as_list
+from jmi.checks import check_model, real_number, whole_number
 from jmi.engine import execute, forward, plan_run
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
@@ -92,10 +93,9 @@ def generate(
       >>> jax.vmap(sample)(keys).shape
       (8, 1, 4)
     """
-    if n < 1:
-        raise ConfigError(f"n={n}: generate at least one token")
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ConfigError(f"temperature={temperature}: must be above 0; without a key the likeliest is taken")
+    check_model(arch, params)
+    n, temperature = whole_number("n", n), real_number("temperature", temperature, above=0)
+    tokens = as_tokens(tokens)
     mask, _ = check_arrays(tokens, mask, None)
     check_tokens(arch, tokens)
     capture = as_list(capture)

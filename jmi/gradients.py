@@ -14,8 +14,9 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_arrays, check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_tokens
 from jmi.captures import Capture, Plan, plan
+from jmi.checks import as_function, as_result, check_architecture, check_model, flag, several
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
@@ -81,6 +82,8 @@ def value_and_grad_at(
       >>> found.grads["blocks.2.attn.hook_z"].shape == (1, tokens.shape[1], lm.arch.n_heads, lm.arch.d_head)
       True
     """
+    check_model(arch, params)
+    tokens, readout = as_tokens(tokens), as_function("readout", readout)
     check_arrays(tokens, mask, positions)
     check_tokens(arch, tokens)
     shape = jnp.shape(tokens)
@@ -139,6 +142,8 @@ def frozen(arch: Architecture, *, patterns: bool = False, norms: bool = False) -
       >>> sorted(frozen(jmi_models.load("atlas").arch, patterns=True))
       ['blocks.*.attn.hook_pattern']
     """
+    check_architecture(arch)
+    patterns, norms = flag("patterns", patterns), flag("norms", norms)
     scales = [point for point in table_of(arch) if point.endswith(".hook_scale")]
     if patterns and PATTERN not in table_of(arch):
         raise ConfigError("patterns=True: this model has no attention patterns to freeze")
@@ -214,7 +219,7 @@ def follow(arch: Architecture, hooks: Hooks | None, shape: Any, layout: Plan, la
 def plan_points(arch: Architecture, sites: str | Sequence[str], shape: Any) -> Plan:
     """The points and layers that ``sites`` name; HookError for one that no hook can act on."""
     names = _names(sites)
-    if not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError("sites= takes names: a gradient is that of a whole value, after its hooks")
     layout = plan(arch, names, shape)
     derived = [group.point for group in layout.groups if table_of(arch)[group.point].derived]
@@ -225,6 +230,7 @@ def plan_points(arch: Architecture, sites: str | Sequence[str], shape: Any) -> P
 
 def checked(value: jax.Array, batch: int) -> jax.Array:
     """``value`` of a readout, found to be a real scalar or one number per row; NaN has NaN as gradient."""
+    as_result("the readout", value)
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape not in ((), (batch,)) or not jnp.issubdtype(dtype, jnp.floating):
         raise ConfigError(
@@ -236,4 +242,4 @@ def checked(value: jax.Array, batch: int) -> jax.Array:
 
 
 def _names(sites: str | Sequence[str]) -> list[str]:
-    return [sites] if isinstance(sites, str) else list(sites)
+    return [sites] if isinstance(sites, str) else several("sites", sites, "names")

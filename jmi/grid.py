@@ -2,9 +2,9 @@
 
 from typing import Any, NoReturn
 
-import jax.numpy as jnp
 import numpy as np
 
+from jmi.checks import as_array, is_real, shown
 from jmi.errors import ArgumentError
 
 
@@ -50,9 +50,9 @@ class Grid:
     """
 
     def __init__(self, **axes: Any) -> None:
-        self.axes = {name: np.asarray(values) for name, values in axes.items()}
+        self.axes = {name: np.asarray(as_array(name, values)) for name, values in axes.items()}
         for name, values in self.axes.items():
-            if not values.ndim or not values.size or not _real(values):
+            if not values.ndim or not values.size or not _numbers(values):
                 raise ArgumentError(
                     f"Grid: {name}= needs one or more values, real numbers or arrays of them, got "
                     f"{values.dtype} of shape {values.shape}"
@@ -84,8 +84,9 @@ class Grid:
           >>> grid = jmi.Grid(layer=[2, 5])
           >>> hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Replace(grid.take("layer", means)))}
         """
-        values, rows = self._axis(name), np.asarray(table)
-        if values.ndim > 1 or not np.issubdtype(values.dtype, np.integer) or not rows.ndim:
+        values, rows = self._axis(name), np.asarray(as_array("table", table))
+        integers = values.ndim == 1 and np.issubdtype(values.dtype, np.integer)
+        if not integers or not rows.ndim or not _numbers(rows):
             raise ArgumentError(f"take: values of {name!r} must be indices into a table [n, ...]")
         if values.min() < -len(rows) or values.max() >= len(rows):
             raise ArgumentError(
@@ -95,19 +96,16 @@ class Grid:
 
     def cells(self, values: Any) -> Swept:
         """An array ``[*grid.shape, ...]``, such as a sweep returned, as values of the cells."""
-        given = np.asarray(values)
-        if given.shape[: len(self.shape)] != self.shape:
-            raise ArgumentError(f"cells: got shape {given.shape}; this grid begins with {self.shape}")
+        given = np.asarray(as_array("values", values))
+        if not _numbers(given) or given.shape[: len(self.shape)] != self.shape:
+            raise ArgumentError(f"cells: got {shown(given)}; this grid begins with {self.shape}")
         return Swept(given.reshape(-1, *given.shape[len(self.shape) :]), self)
 
     def _axis(self, name: str) -> np.ndarray:
-        if name not in self.axes:
-            raise ArgumentError(f"Grid has no axis {name!r}; it has {', '.join(self.axes)}")
+        if not isinstance(name, str) or name not in self.axes:
+            raise ArgumentError(f"Grid has no axis {shown(name)}; it has {', '.join(self.axes)}")
         return self.axes[name]
 
 
-def _real(values: np.ndarray) -> bool:
-    # jax's numpy knows bfloat16 as a number, too.
-    return values.dtype == bool or any(
-        jnp.issubdtype(values.dtype, kind) for kind in (jnp.integer, jnp.floating)
-    )
+def _numbers(values: np.ndarray) -> bool:
+    return values.dtype == bool or is_real(values.dtype)

@@ -6,6 +6,7 @@ Add(v)),)}``, whose tree structure does not depend on the layer. The result is i
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ import jax
 import numpy as np
 
 from jmi.attention_points import check_weights
-from jmi.errors import HookError, InterventionError
+from jmi.checks import as_array, check_architecture, no_number_in, several, shown, whole_number
+from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.grid import Swept
 from jmi.interventions import At, PerLayer
 from jmi.sites import HasSites, Site, find
@@ -35,15 +37,34 @@ def prepare(
       HookError: an unknown name, layer or something that is not an intervention.
       InterventionError: an index out of range or a selector without meaning at the site.
     """
+    check_architecture(arch)
+    shape = _pair(shape)
     prepared: dict[str, list[Any]] = {}
-    for name in sorted(hooks or {}):
-        given = hooks[name]  # type: ignore[index]
+    for name, given in sorted(named(hooks).items()):
         sequence = given if isinstance(given, (list, tuple)) else (given,)
         for site, layers in find(arch, name):
             site = site if mask is None else dataclasses.replace(site, mask=mask)
             checked = [_one(arch, name, hook, site, layers, shape) for hook in sequence]
             prepared.setdefault(site.point, []).extend(checked)
     return {point: tuple(sequence) for point, sequence in prepared.items()}
+
+
+def _pair(shape: Any) -> tuple[int, int]:
+    sizes = several("shape", shape, "two numbers, (batch, pos)")
+    if len(sizes) != 2:
+        raise ArgumentError(f"shape={shown(shape)}: give two numbers, (batch, pos)")
+    return whole_number("shape", sizes[0]), whole_number("shape", sizes[1])
+
+
+def named(hooks: Hooks | None) -> Hooks:
+    """``hooks``, found to be a mapping of names; HookError for what people write instead."""
+    if hooks is None:
+        return {}
+    if not isinstance(hooks, Mapping) or not all(isinstance(name, str) for name in hooks):
+        raise HookError(
+            f"hooks={shown(hooks)}: give a dict of names, such as {{'blocks.3.hook_mlp_out': jmi.Zero()}}"
+        )
+    return hooks
 
 
 def _one(
@@ -62,8 +83,7 @@ def _one(
         raise HookError(
             f"{name}: {hook!r} has a value of a jmi.Grid, which means something to jmi.sweep only"
         )
-    if not _acts(hook):
-        raise HookError(f"{name}: {hook!r} is not an intervention (a callable (value, site) -> value)")
+    _check_acts(name, hook)
     if not isinstance(hook, At):
         hook = as_data(hook)
         if isinstance(getattr(hook, "hook", None), At):
@@ -72,24 +92,48 @@ def _one(
         return hook if layers is None else At(_layer_mask(layers, arch.n_layers), hook)
     if layers is None or len(layers) != arch.n_layers:
         raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
-    inner = as_data(hook.hook)
-    if not _acts(inner) or any(isinstance(h, At) for h in (inner, getattr(inner, "hook", None))):
+    if isinstance(hook.hook, (list, tuple)) or any(
+        isinstance(h, At) for h in (hook.hook, getattr(hook.hook, "hook", None))
+    ):
         raise HookError(f"{name}: At() takes one intervention; give several At() in a sequence")
+    inner = as_data(hook.hook)
     _check(inner, site, shape)
     return At(_as_mask(name, hook.layers, arch.n_layers), inner)
 
 
-def _acts(hook: Any) -> bool:
-    return callable(hook) or isinstance(hook, PerLayer)
+def _check_acts(name: str, hook: Any) -> None:
+    """HookError for what is no intervention, also inside `At` and `PerLayer`."""
+    while isinstance(hook, (At, PerLayer)) and not isinstance(hook.hook, (list, tuple)):
+        hook = hook.hook
+    if isinstance(hook, type):
+        raise HookError(f"{name}: {hook.__name__} is a class; give an instance of it, {hook.__name__}(...)")
+    if not callable(hook):
+        raise HookError(f"{name}: {shown(hook)} is not an intervention (a callable (value, site) -> value)")
+    try:
+        inspect.signature(hook).bind(None, None)
+    except TypeError:
+        raise HookError(f"{name}: {shown(hook)} must take two arguments, (value, site)") from None
+    except ValueError:  # A builtin, which does not say what it takes.
+        pass
 
 
 def _check(hook: Any, site: Site, shape: tuple[int, int]) -> None:
-    for leaf in jax.tree.leaves(hook):
-        if isinstance(leaf, (str, bytes)) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU"):
-            raise InterventionError(f"{site.point}: {type(hook).__name__} holds {leaf!r}; give real numbers")
+    wrong = no_number_in(hook)
+    if wrong is not None:
+        raise InterventionError(f"{site.point}: {type(hook).__name__} holds {shown(wrong[0])}; give numbers")
+    _check_payloads(hook, site)
     if hasattr(hook, "check"):
         hook.check(site, site.shape(*shape))
     check_weights(hook, site)
+
+
+def _check_payloads(hook: Any, site: Site) -> None:
+    """InterventionError for a function or a dict where the numbers of an intervention belong."""
+    hook = hook.hook if isinstance(hook, PerLayer) else hook
+    for field in dataclasses.fields(hook) if dataclasses.is_dataclass(hook) else ():
+        value = getattr(hook, field.name)
+        if field.metadata.get("payload") and not isinstance(value, (np.ndarray, jax.Array, list, tuple)):
+            raise InterventionError(f"{site.point}: {field.name}={shown(value)}: give numbers")
 
 
 def _layer_mask(layers: tuple[int, ...], n_layers: int) -> np.ndarray:
@@ -107,7 +151,7 @@ def _as_mask(name: str, layers: Any, n_layers: int) -> Any:
         index = jax.numpy.atleast_1d(layers)
         index = jax.numpy.where(index < 0, index + n_layers, index)
         return (index[:, None] == jax.numpy.arange(n_layers, dtype=index.dtype)[None]).any(0)
-    given = np.asarray(layers)
+    given = np.asarray(as_array("layers", layers))
     if given.dtype == bool and given.shape == (n_layers,):
         return given
     if not np.issubdtype(given.dtype, np.integer):
@@ -129,7 +173,9 @@ def as_data(hook: Any) -> Any:
         }
         return dataclasses.replace(hook, **data)
     if isinstance(hook, (bool, int, float, np.generic, range)) or _is_numbers(hook):
-        return np.asarray(hook)
+        return as_array("hooks", hook)
+    if hasattr(hook, "__array__") and not isinstance(hook, (np.ndarray, jax.Array, Swept, type)):
+        return as_array("hooks", hook)
     if callable(hook) and jax.tree_util.all_leaves([hook]):
         return jax.tree_util.Partial(hook)
     return hook

@@ -19,6 +19,7 @@ from flax import struct
 
 from jmi import padding, pytrees
 from jmi.attention_points import beside_mask
+from jmi.checks import as_array, real_array, shown
 from jmi.errors import InterventionError
 from jmi.reach import looks_ahead, says
 from jmi.selection import Selective, check_selectors
@@ -187,7 +188,7 @@ class Patch(Selective):
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError for selectors or a source that do not fit this run."""
         super().check(site, shape)
-        source = jnp.shape(self.source)
+        source = real_array(f"{site.point}: source", self.source).shape
         axis = site.axis("pos", "query")
         wanted = list(shape)
         if self.source_mask is not None and self.source_positions is None:
@@ -214,12 +215,12 @@ class Patch(Selective):
             )
 
     def _check_pairs(self, site: Site, axis: int | None) -> None:
-        read, write = jnp.atleast_1d(self.source_positions), jnp.atleast_1d(self.positions)
+        read, write = (as_array(name, getattr(self, name)) for name in ("source_positions", "positions"))
         integers = all(jnp.issubdtype(x.dtype, jnp.integer) for x in (read, write))
-        if axis is None or not integers or read.shape != write.shape or write.ndim != 1:
+        if axis is None or not integers or (read.shape or (1,)) != (write.shape or (1,)) or write.ndim > 1:
             raise InterventionError(
                 f"{site.point}: source_positions= pairs with positions= one to one, both indices; "
-                f"got {self.source_positions!r} and {self.positions!r}"
+                f"got {shown(self.source_positions)} and {shown(self.positions)}"
             )
 
     def is_local(self, site: Site) -> bool:
@@ -361,7 +362,7 @@ def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:
             "`if site.layer == 3`. To act in layer 3 only use jmi.At([3], hook), for values use jnp.where"
         ) from error
     if getattr(out, "shape", None) != value.shape or out.dtype != value.dtype:
-        got = f"{out.dtype}{list(out.shape)}" if hasattr(out, "shape") else type(out).__name__
+        got = f"{out.dtype}{list(out.shape)}" if hasattr(out, "shape") else shown(out)
         raise InterventionError(
             f"{site.point}: the intervention returned {got}; it must return "
             f"{value.dtype}{list(value.shape)} like the value it was given"

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_tokens
 from jmi.captures import Capture
+from jmi.checks import real_number, whole_number
 from jmi.engine import forward, plan_run, run_compiled
 from jmi.errors import ArgumentError, ConfigError, TokenizerError
 from jmi.generation import Generated, generate
@@ -116,17 +117,11 @@ class LanguageModel:
         Raises:
           ArgumentError: a model that gives NaN; else as `jmi.generate`.
         """
-        tokens: Any = self.to_tokens(prompt) if isinstance(prompt, str) else prompt
-        if getattr(tokens, "ndim", 0) != 2:
-            raise ConfigError(
-                "generate takes one text, or tokens [batch, pos]; jmi.generate takes a mask, too"
-            )
-        if not temperature > 0:
-            raise ConfigError(
-                f"temperature={temperature}: must be above 0; without a seed the likeliest is taken"
-            )
+        tokens: Any = self.to_tokens(prompt) if isinstance(prompt, str) else as_tokens(prompt, "prompt")
+        check_arrays(tokens, None, None)
+        n, temperature = whole_number("n", n), real_number("temperature", temperature, above=0)
         check_tokens(self.arch, tokens)
-        key = None if seed is None else jax.random.key(seed)
+        key = None if seed is None else jax.random.key(whole_number("seed", seed, 0))
         batch, length = tokens.shape
         data = (
             prepare(self.arch, hooks, (batch, length)),
@@ -154,12 +149,12 @@ class LanguageModel:
         """
         if isinstance(prompt, str):
             return self.to_tokens(prompt), mask
-        if isinstance(prompt, (list, tuple)) and all(isinstance(p, str) for p in prompt):
+        if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
             if mask is not None or not all(prompt):
                 raise ConfigError("texts bring their own mask and may not be empty; give tokens to set mask=")
             batch = self.encode_batch(prompt, padding="left")
             return batch.tokens, batch.mask
-        return prompt, mask
+        return as_tokens(prompt, "prompt"), mask
 
     def to_tokens(self, prompt: str) -> np.ndarray:
         """Tokens int32 ``[1, s]`` to run; ConfigError for an empty prompt (a lone BOS says nothing)."""
@@ -194,7 +189,8 @@ class LanguageModel:
 
     def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
-        return site_shapes(self.arch, batch, pos, self.dtype)
+        sizes = whole_number("batch", batch), whole_number("pos", pos)
+        return site_shapes(self.arch, *sizes, self.dtype)
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jmi import padding, pytrees
 from jmi.architecture import Architecture
 from jmi.arguments import check_ids
+from jmi.checks import real_array, shown, whole_array, whole_number
+from jmi.errors import ArgumentError
 from jmi.numerics import wide
 from jmi.output import Output
 
@@ -23,6 +25,8 @@ Metric = Callable[[Output], jax.Array]
 def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
     """KL(baseline || other) in nats, ``[...]`` from logits ``[..., vocab]``, in at least float32."""
     p, q = _log_softmax(baseline), _log_softmax(other)
+    if p.shape != q.shape:
+        raise ArgumentError(f"logits of shapes {list(p.shape)} and {list(q.shape)}: give those of one shape")
     # Both distributions sum to one, so adding (other - baseline) to each term changes nothing but that
     # no term is negative, whatever the rounding. Without mass in the baseline, that is all there is;
     # the difference is taken of finite numbers only, or its unused branch would make gradients NaN.
@@ -33,6 +37,7 @@ def kl_divergence(baseline: jax.Array, other: jax.Array) -> jax.Array:
 
 def logit_diff(logits: jax.Array, token: jax.Array | int, other: jax.Array | int) -> jax.Array:
     """Logit of ``token`` minus logit of ``other``, ``[...]``."""
+    logits = _as_logits(logits)
     return _take(logits, token) - _take(logits, other)
 
 
@@ -48,6 +53,7 @@ def prob(logits: jax.Array, token: jax.Array | int) -> jax.Array:
 
 def rank(logits: jax.Array, token: jax.Array | int) -> jax.Array:
     """Number of tokens with a larger logit than ``token``, int32 ``[...]``; 0 is the top, -1 is NaN's."""
+    logits = _as_logits(logits)
     own = _take(logits, token)[..., None]
     return jnp.where(jnp.isnan(own[..., 0]), -1, (logits > own).sum(-1))
 
@@ -63,6 +69,7 @@ class Changes(NamedTuple):
 def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:
     """The ``k`` tokens whose probability differs most between two logits ``[..., vocab]``."""
     p, q = jnp.exp(_log_softmax(baseline)), jnp.exp(_log_softmax(other))
+    k = whole_number("k", k, most=p.shape[-1])
     _, tokens = jax.lax.top_k(jnp.abs(p - q), k)
     return Changes(tokens, jnp.take_along_axis(p, tokens, -1), jnp.take_along_axis(q, tokens, -1))
 
@@ -140,7 +147,15 @@ def final_logits(out: Output) -> jax.Array:
     return padding.take(out.logits, padding.place_of(-1, out.mask)[:, None], 1)[:, 0]
 
 
+def _as_logits(logits: Any) -> jax.Array:
+    given = jnp.asarray(real_array("logits", logits, 1))
+    if not given.shape[-1] or not jnp.issubdtype(given.dtype, jnp.floating):
+        raise ArgumentError(f"logits={shown(given)}: give floats with the vocabulary as last axis")
+    return given
+
+
 def _log_softmax(logits: jax.Array) -> jax.Array:
+    logits = _as_logits(logits)
     return jax.nn.log_softmax(logits.astype(wide(logits.dtype)), axis=-1)
 
 
@@ -158,9 +173,11 @@ _OF_TOKENS = (LogitDiff, Prob, LogProb, Rank)
 
 def _take(values: jax.Array, token: jax.Array | int) -> jax.Array:
     """The value of ``token``. One that is not there is an error, or where it is traced NaN, gradients too."""
-    size = values.shape[-1]
+    size, index = values.shape[-1], jnp.asarray(whole_array("token", token))
     check_ids("token ids", token, size)
-    index = jnp.broadcast_to(jnp.asarray(token), values.shape[:-1])
+    if index.ndim > values.ndim - 1:
+        raise ArgumentError(f"token={shown(token)}: give one id, or {list(values.shape[:-1])} of them")
+    index = jnp.broadcast_to(index, values.shape[:-1])
     known = (index >= 0) & (index < size)
     taken = jnp.take_along_axis(values, jnp.where(known, index, 0)[..., None], axis=-1)[..., 0]
     return taken * jnp.where(known, 1, jnp.nan).astype(values.dtype)

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jmi import padding, pytrees
 from jmi.attention_points import beside_mask
+from jmi.checks import real_array, shown, whole_array, whole_number
+from jmi.errors import ArgumentError
 from jmi.interventions import fit, payload
 from jmi.numerics import wide
 from jmi.selection import Selective
@@ -35,6 +36,13 @@ class Noise(Selective):
 
     scale: Any = payload()
     seed: Any = 0
+
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for selectors that do not fit, ArgumentError for a seed that is none."""
+        super().check(site, shape)
+        seed = whole_array(f"{site.point}: seed", self.seed)
+        if not isinstance(seed, jax.core.Tracer):
+            whole_number(f"{site.point}: seed", seed, 0, 2**32 - 1)
 
     def is_local(self, site: Site) -> bool:
         """Each position by itself."""
@@ -72,11 +80,15 @@ def random_directions(seeds: Any, vector: Any) -> jax.Array:
       >>> grid = jmi.Grid(control=jmi.random_directions(range(100), steered))
       >>> hooks = {"blocks.3.hook_resid_post": jmi.Add(grid["control"], positions=-1)}
     """
-    vector = jnp.asarray(vector)
+    vector, seeds = jnp.asarray(real_array("vector", vector, 1)), whole_array("seeds", seeds)
+    if not vector.size:
+        raise ArgumentError("vector= is empty: give a direction")
+    if seeds.ndim != 1 or not seeds.size:
+        raise ArgumentError(f"seeds={shown(seeds)}: give a list of whole numbers")
     length = jnp.linalg.norm(vector.astype(wide(vector.dtype)), axis=-1, keepdims=True)
 
     def one(seed: jax.Array) -> jax.Array:
         drawn = jax.random.normal(jax.random.key(seed), vector.shape, length.dtype)
         return drawn / jnp.linalg.norm(drawn, axis=-1, keepdims=True) * length
 
-    return jax.vmap(one)(jnp.asarray(np.asarray(seeds), jnp.uint32)).astype(vector.dtype)
+    return jax.vmap(one)(jnp.asarray(seeds).astype(jnp.uint32)).astype(vector.dtype)

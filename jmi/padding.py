@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.checks import as_array, shown
 from jmi.errors import ConfigError
 
 
@@ -80,18 +81,20 @@ def check_token(name: str, index: Any, shape: tuple[int, int], mask: Any) -> Any
     """
     if isinstance(index, jax.core.Tracer):
         return index
-    given = np.asarray(index)
+    given = np.asarray(as_array(name, index))
     if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), shape[:1]):
-        raise ConfigError(f"{name}={index}: use one position, or one for each of the {shape[0]} rows")
+        raise ConfigError(f"{name}={shown(index)}: use one position, or one for each of the {shape[0]} rows")
     if given.min() < -shape[1] or given.max() >= shape[1]:
-        raise ConfigError(f"{name}={index}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})")
+        raise ConfigError(
+            f"{name}={shown(index)}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})"
+        )
     if mask is not None and not isinstance(mask, jax.core.Tracer):
         count = np.asarray(mask).sum(-1)
         absent = np.flatnonzero((given < -count) | (given >= count))
         if absent.size:
             row = absent[0]
             raise ConfigError(
-                f"{name}={index}: row {row} has {count[row]} tokens beside its padding, not that"
+                f"{name}={shown(index)}: row {row} has {count[row]} tokens beside its padding, not that"
             )
     return given.astype(np.int32)
 

@@ -9,6 +9,7 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.attention_points import beside_mask
+from jmi.checks import flag, real_array
 from jmi.errors import InterventionError
 from jmi.numerics import wide
 from jmi.selection import Selective
@@ -30,7 +31,8 @@ class Project(Selective):
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError for selectors or directions that do not fit, and for zero ones."""
         super().check(site, shape)
-        given = jnp.shape(self.directions)
+        flag(f"{site.point}: keep", self.keep)
+        given = real_array(f"{site.point}: directions", self.directions).shape
         if len(given) not in (1, 2) or given[-1] != shape[-1]:
             raise InterventionError(
                 f"{site.point}: directions of shape {given} do not lie in its last axis, "

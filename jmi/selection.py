@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 
 from jmi import padding, pytrees
+from jmi.checks import as_array, shown
 from jmi.errors import InterventionError
 from jmi.sites import Site
 
@@ -96,7 +97,7 @@ def check_selectors(selectors: dict[str, Any], site: Site, shape: tuple[int, ...
                 )
             continue
         axis = _axis(name, site)
-        size, values = shape[axis], np.asarray(selector)
+        size, values = shape[axis], np.asarray(as_array(name, selector))
         if values.dtype == bool:
             if values.shape[-1:] != (size,) or values.ndim > 2:
                 raise InterventionError(
@@ -104,7 +105,9 @@ def check_selectors(selectors: dict[str, Any], site: Site, shape: tuple[int, ...
                     f"{site.axes[axis]} axis has {size} entries"
                 )
         elif not np.issubdtype(values.dtype, np.integer):
-            raise InterventionError(f"{site.point}: {name}= must be integers or booleans, got {selector!r}")
+            raise InterventionError(
+                f"{site.point}: {name}= must be integers or booleans, got {shown(selector)}"
+            )
         elif values.size and (values.min() < -size or values.max() >= size):
             raise InterventionError(
                 f"{site.point}: {name}={values.tolist()} is out of range; the {site.axes[axis]} axis "

@@ -18,6 +18,7 @@ import numpy as np
 
 from jmi.architecture import Continuable
 from jmi.captures import Capture, Plan, as_list
+from jmi.checks import as_arrays
 from jmi.engine import Static, execute, plan_run
 from jmi.output import Output, wrap
 from jmi.past import past_captures
@@ -132,7 +133,8 @@ def run_cells(
 
     def cell(params: Any, base: Base, swept: Sequence[Any]) -> Any:
         hooks = structure(layers, shared, swept[1:])
-        return readout(_cell(fixed, first, embeds, narrow, params, base, data, start, hooks))
+        out = _cell(fixed, first, embeds, narrow, params, base, data, start, hooks)
+        return as_arrays("the readout", readout(out))
 
     run = jax.vmap(cell, in_axes=(None, None, 0))
     return (

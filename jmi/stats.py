@@ -7,12 +7,12 @@ for they have no mean to compare.
 
 import dataclasses
 import itertools
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
+from jmi.checks import real_number, whole_number
 from jmi.errors import ArgumentError
 
 _BLOCK = 2**24
@@ -69,9 +69,8 @@ def bootstrap(values: Any, *, level: float = 0.95, resamples: int = 2000, seed: 
     flat, shape = _cells(values)
     if flat.shape[1] < 2:
         raise ArgumentError("a bootstrap needs two examples or more")
-    if not 0 < level < 1:
-        raise ArgumentError(f"level={level}: give a share between 0 and 1, such as 0.95")
-    resamples, seed = _whole("resamples", resamples, 1), _whole("seed", seed, 0)
+    level = real_number("level", level, 0, 1)
+    resamples, seed = whole_number("resamples", resamples), whole_number("seed", seed, 0)
     n = flat.shape[1]
     chosen = np.random.default_rng(seed).integers(0, n, (resamples, n))
     weights = np.stack([np.bincount(row, minlength=n) for row in chosen], axis=1) / n
@@ -133,7 +132,7 @@ def sign_flip(values: Any, *, permutations: int = 10_000, seed: int = 0) -> np.n
     """
     given, shape = _cells(values)
     flat, _ = _scaled(given)
-    permutations, seed = _whole("permutations", permutations, 1), _whole("seed", seed, 0)
+    permutations, seed = whole_number("permutations", permutations), whole_number("seed", seed, 0)
     n = flat.shape[1]
     exact = n < 63 and 2**n <= permutations
     if exact:
@@ -219,13 +218,3 @@ def _scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row over a power of two, so that neither its squares nor its sums leave the floats; the powers."""
     _, exponent = np.frexp(np.fmax.reduce(np.abs(values), axis=-1))
     return np.ldexp(values, -exponent[:, None]), exponent
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        found = operator.index(value)
-    except TypeError:
-        found = least - 1
-    if found < least:
-        raise ArgumentError(f"{name}={value!r}: must be a whole number, {least} or more")
-    return found

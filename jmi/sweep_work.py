@@ -12,10 +12,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_logits_at
+from jmi.arguments import as_tokens, check_logits_at
 from jmi.captures import Capture
 from jmi.cells import Cells, Structure, all_say, cells_of
-from jmi.errors import ConfigError
+from jmi.checks import as_function, check_model, flag, shown, whole_number
+from jmi.errors import ArgumentError, ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.metrics import check_metric
 from jmi.past import past_points
@@ -63,6 +64,7 @@ class Work:
 
     def compiled(self, memory: int) -> tuple[list[Chunk], Programs]:
         """The chunks, each within ``memory`` bytes of a device, and the program of each kind of them."""
+        memory = whole_number("memory", memory, most=2**63)
         programs: dict[Kind, Compiled] = {}
         groups = groups_of(self.cells, self.shape, self.last_first, self.share, self.narrow)
         devices = 1 if self.mesh is None else self.mesh.size
@@ -124,6 +126,13 @@ def prepare(
     mesh: jax.sharding.Mesh | None = None,
 ) -> Work:
     """Validate the arguments of `jmi.sweep` and run the base."""
+    check_model(arch, params)
+    tokens, readout = as_tokens(tokens), as_function("readout", readout)
+    models, share = flag("models", models), flag("share", share)
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        raise ArgumentError(
+            f"mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh((4,), ('cells',))"
+        )
     if mesh is not None and mesh.axis_names != (AXIS,):
         raise ConfigError(f"mesh= has axes {mesh.axis_names}; a sweep spreads over one: ('{AXIS}',)")
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}

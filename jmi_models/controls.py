@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jmi.architecture import Params
+from jmi.checks import whole_number
 from jmi_models.params import HasParams, Param
 from jmi_models.processing import check_applies, each_param
 
@@ -30,7 +31,7 @@ def shuffled(arch: _Arch, params: Params, seed: int) -> tuple[_Arch, Params]:
       ConfigError: ``params`` are not those of ``arch``.
     """
     check_applies("shuffled", arch, params, {})
-    root = jax.random.key(seed)
+    root = jax.random.key(whole_number("seed", seed, 0))
 
     def change(path: str, param: Param, layer: int | None, x: jax.Array) -> jax.Array:
         key = jax.random.fold_in(root, zlib.crc32(path.encode()))

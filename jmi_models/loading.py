@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,8 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from jmi.artefacts import replacing
-from jmi.errors import CheckpointError, ConfigError
+from jmi.checks import flag, float_dtype, shown
+from jmi.errors import ArgumentError, CheckpointError, ConfigError
 from jmi.lm import LanguageModel
 from jmi.reading import read_object
 from jmi.tokenizers import Tokenizer
@@ -68,8 +70,8 @@ def load(
       >>> lm.run("The capital of France is").logits.shape[-1] == lm.arch.d_vocab
       True
     """
-    dtype = _check_dtype(dtype)
-    source = hub.find(str(name), revision, pytorch_bin=pytorch_bin)
+    dtype, pytorch_bin = float_dtype(dtype), flag("pytorch_bin", pytorch_bin)
+    source = hub.find(_as_text(name), revision, pytorch_bin=pytorch_bin)
     change, given = _adapter(source) if adapter else None, source
     if change is not None and not (source.folder / "config.json").exists():
         source = _base_of(source, change)
@@ -92,7 +94,7 @@ def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: 
     That of an unknown family, or one without a config, is inferred from the headers of its weights, which
     must be on this machine.
     """
-    source = hub.find(str(name), revision, config_only=True)
+    source = hub.find(_as_text(name), revision, config_only=True)
     return _describe(source, *_headers(source.folder, pytorch_bin))[1]
 
 
@@ -109,7 +111,7 @@ def inspect(
     Raises:
       DownloadError, ConfigError: there is no such model, or no config that can be read.
     """
-    source = hub.find(str(name), revision, config_only=True)
+    source = hub.find(_as_text(name), revision, config_only=True)
     try:
         headers, errors = headers_of(source, pytorch_bin), list[str]()
     except CheckpointError as error:
@@ -239,17 +241,7 @@ def stored_tensors(arch: AnyArch, family: Family, params: Any) -> dict[str, np.n
     }
 
 
-def _check_dtype(dtype: Any) -> Any:
-    try:
-        dtype = jnp.dtype(dtype)
-    except TypeError:
-        raise ConfigError(
-            f"dtype={dtype!r} is not a dtype; use float32, bfloat16, float16 or float64"
-        ) from None
-    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize == 1:
-        raise ConfigError(f"dtype={dtype.name}: use float32, bfloat16, float16 or float64")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if jnp.zeros((), dtype).dtype != dtype:
-            raise ConfigError("dtype=float64 needs jax.config.update('jax_enable_x64', True) first")
-    return dtype
+def _as_text(name: Any) -> str:
+    if isinstance(name, (str, os.PathLike)) and str(name):
+        return str(name)
+    raise ArgumentError(f"name={shown(name)}: give a hub id, a folder, or an embedded model such as 'atlas'")

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jmi.checks import check_architecture, check_params, float_dtype, shown, whole_number
+from jmi.errors import ArgumentError
+
 
 @dataclasses.dataclass(frozen=True)
 class Param:
@@ -32,6 +35,13 @@ class HasParams(Protocol):
     """The part of an architecture that loading and initialisation need."""
 
     def param_tree(self) -> dict[str, Any]: ...
+
+
+def check_describes(arch: Any) -> None:
+    """Raise ArgumentError for what is no architecture that describes its parameters."""
+    check_architecture(arch)
+    if not hasattr(arch, "param_tree"):
+        raise ArgumentError(f"arch={shown(arch)}: it has no param_tree(), which describes parameters")
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -58,6 +68,8 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
     Returns:
       The parameter pytree, layers stacked, in ``dtype``.
     """
+    check_describes(arch)
+    seed, dtype = whole_number("seed", seed, 0), float_dtype(dtype)
     params = flat(arch.param_tree())
     keys = jax.random.split(jax.random.key(seed), len(params))
     drawn = zip(params.items(), keys, strict=True)
@@ -80,6 +92,7 @@ def listed(params: Any) -> Any:
       >>> len(lm.params["blocks"]) == lm.arch.n_layers
       True
     """
+    check_params(params)
     blocks = params["blocks"]
     if isinstance(blocks, (list, tuple)):
         return params
@@ -99,4 +112,5 @@ def _init(key: jax.Array, shape: tuple[int, ...], init: float | str, dtype: Any)
 
 def n_params(arch: HasParams) -> int:
     """Number of parameters."""
+    check_describes(arch)
     return sum(math.prod(p.shape) for p in flat(arch.param_tree()).values())

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from jmi.architecture import Params
+from jmi.checks import check_params
 from jmi.errors import ConfigError
 from jmi.numerics import wide
-from jmi_models.params import HasParams, Param, flat
+from jmi_models.params import HasParams, Param, check_describes, flat
 from jmi_models.transformer import Transformer
 
 Processing = Callable[[Transformer, Params], tuple[Transformer, Params]]
@@ -223,6 +224,8 @@ def _value_bias_written(b_o: jax.Array | None, b_v: jax.Array, w_o: jax.Array) -
 
 def check_applies(processing: str, arch: Any, params: Params, reasons: dict[str, bool]) -> None:
     """ConfigError for a reason that holds, or for parameters of another architecture."""
+    check_describes(arch)
+    check_params(params)
     why = [reason for reason, holds in reasons.items() if holds]
     if why:
         raise ConfigError(f"{processing} does not apply to this {arch.family} model: {'; '.join(why)}")

@@ -15,6 +15,7 @@ from flax import struct
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
+from jmi.checks import flag
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
@@ -85,6 +86,7 @@ def atp_star(
       >>> scores["blocks.0.attn.hook_q"].shape == (*base.shape, lm.arch.n_heads)
       True
     """
+    qk_fix, grad_drop = flag("qk_fix", qk_fix), flag("grad_drop", grad_drop)
     pair = pair_of(
         arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )

@@ -16,8 +16,8 @@ import numpy as np
 
 from jmi.architecture import Architecture, Params
 from jmi.captures import Capture
+from jmi.checks import whole_number
 from jmi.engine import precise
-from jmi.errors import ConfigError
 from jmi.hooks import Hooks
 from jmi.interp.nodes import NODES, Pair, checked_scores, pair_of
 from jmi.interventions import Replace
@@ -132,7 +132,7 @@ def integrated_gradients(
     pair = pair_of(
         arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
     )
-    return checked_scores(pair, _integrated(pair, _checked_steps(steps)))
+    return checked_scores(pair, _integrated(pair, whole_number("steps", steps)))
 
 
 @compiled(static=1)
@@ -157,9 +157,7 @@ def _integrated(pair: Pair, steps: int) -> Output:
 
 
 def _checked_steps(steps: int | None) -> Any:
-    if steps is not None and steps < 1:
-        raise ConfigError(f"steps={steps}: use at least one")
-    return steps
+    return None if steps is None else whole_number("steps", steps)
 
 
 def _mean(

@@ -15,8 +15,8 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.captures import Capture
-from jmi.errors import ConfigError
-from jmi.interp.measure import Metrics, prompts_of
+from jmi.checks import real_number, whole_array
+from jmi.interp.measure import Metrics, checked_metrics, checked_seeds, prompts_of
 from jmi.interp.patching import PatchResult, patch
 from jmi.lm import LanguageModel
 from jmi.metrics import Prob
@@ -79,20 +79,19 @@ def causal_trace(
       True
     """
     prompts = prompts_of(lm, prompt, mask)
-    if not len(seeds):
-        raise ConfigError("seeds=[] is empty: give one seed for each noise")
+    seeds = checked_seeds(seeds)
+    subject = np.asarray(whole_array("subject", subject))
     if metrics is None:
         clean = lm.run(prompts.tokens, mask=prompts.mask, logits_at=logits_at).logits
         metrics = {"prob": Prob(clean.argmax(-1))}
-    std = MULTIPLE * embedding_std(lm) if scale is None else scale
+    checked_metrics(metrics)
+    std = MULTIPLE * embedding_std(lm) if scale is None else real_number("scale", scale, above=0)
     run = functools.partial(
         patch, lm, prompts.tokens, prompts.tokens, site, metrics, layers=layers, positions=positions,
         window=window, centred=True, mask=prompts.mask, source_mask=prompts.mask, logits_at=logits_at,
         **options,
     )  # fmt: skip
-    found = [
-        run(hooks={"hook_embed": Noise(std, seed=int(seed), positions=np.asarray(subject))}) for seed in seeds
-    ]
+    found = [run(hooks={"hook_embed": Noise(std, seed=seed, positions=subject)}) for seed in seeds]
     axes = {"seed": np.asarray(seeds), **found[0].axes}
     patched = {name: np.stack([one.patched[name] for one in found]) for name in metrics}
     base = {name: np.stack([one.base[name] for one in found])[:, None, None] for name in metrics}

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params, Tap
+from jmi.checks import check_model, real_array, shown
 from jmi.errors import ConfigError
 from jmi.interp.edges import READS, EdgeGraph, edge_graph
-from jmi.interp.written import Written, head_outputs
+from jmi.interp.written import Written, check_written, head_outputs
 from jmi.numerics import wide
 from jmi.sites import Site
 
@@ -187,9 +188,11 @@ def circuit_model(
       >>> out = jmi.forward(arch, params, lm.encode("The capital of France is"))
     """
     graph = edge_graph(arch)
+    check_model(arch, params)
+    check_written(ablated)
     shape, dtype = graph.exists.shape, getattr(kept, "dtype", None)
-    if jnp.shape(kept) != shape or not np.issubdtype(dtype, np.bool_):
-        raise ConfigError(f"kept= is {dtype}{list(jnp.shape(kept))}; it must be booleans {list(shape)}")
+    if getattr(kept, "shape", None) != shape or not np.issubdtype(dtype, np.bool_):
+        raise ConfigError(f"kept= is {shown(kept)}; it must be booleans {list(shape)}")
     removed = (jnp.asarray(graph.exists) & ~jnp.asarray(kept)).T
     rows = removed[:-1].reshape(graph.n_layers, graph.read_by_layer, graph.n_writers)
     blocks = params["blocks"]
@@ -212,7 +215,7 @@ def _fitted(graph: EdgeGraph, ablated: Written, dtype: Any) -> list[jax.Array]:
     }
     fitted = []
     for name, shape in whole.items():
-        given = jnp.asarray(getattr(ablated, name)).astype(dtype)
+        given = jnp.asarray(real_array(f"ablated.{name}", getattr(ablated, name))).astype(dtype)
         try:
             fitted.append(jnp.broadcast_to(given, jnp.broadcast_shapes(given.shape, shape)))
         except ValueError:

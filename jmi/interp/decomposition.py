@@ -15,10 +15,12 @@ import numpy as np
 
 from jmi import padding, pytrees
 from jmi.architecture import Architecture, Params
+from jmi.arguments import as_tokens, check_arrays
 from jmi.captures import Capture
+from jmi.checks import as_array, check_model, choice
 from jmi.engine import precise
 from jmi.errors import ConfigError
-from jmi.hooks import Hooks
+from jmi.hooks import Hooks, named
 from jmi.interp.attributable import require
 from jmi.layers import over_layers
 from jmi.lm import LanguageModel
@@ -148,6 +150,8 @@ def accumulated_resid(
 
     Arguments as `decompose`.
     """
+    check_model(arch, params)
+    tokens = as_tokens(tokens)
     points = ["blocks.*.hook_resid_pre", _final(arch)]
     out = run_at(arch, params, tokens, points, positions, hooks, mask)
     return squeezed(jnp.concatenate([out.stack("hook_resid_pre"), out[_final(arch)][None]]), positions, -2)
@@ -190,9 +194,9 @@ def decompose(
       >>> parts.stack().shape[0] == len(parts.labels())
       True
     """
-    if by not in ("layer", "head"):
-        raise ConfigError(f'by={by!r}: use "layer" or "head"; direct_logit_attribution takes "neuron", too')
-    check(arch, tokens, by)
+    if choice("by", by, tuple(_SPLITS)) == "neuron":
+        raise ConfigError('by="neuron": direct_logit_attribution has them; use "layer" or "head" here')
+    tokens = checked(arch, params, tokens, by)
     out = run_at(arch, params, tokens, points_of(arch, by, hooks), positions, hooks, mask)
     parts = _stream_parts(arch, by, params, out)
     return jax.tree.map(lambda x: squeezed(x, positions, -2), parts)
@@ -206,12 +210,12 @@ def _stream_parts(arch: Any, by: str, params: Params, out: Output) -> Decomposit
     return parts_of(arch, by, params, out, lambda x: x.astype(wide(x.dtype)), pieces)
 
 
-def check(arch: Architecture, tokens: Any, by: str) -> None:
-    """Raise ConfigError for what cannot be taken apart."""
-    if by not in _SPLITS:
-        raise ConfigError(f"by={by!r}: use one of {', '.join(_SPLITS)}")
-    if len(getattr(tokens, "shape", ())) != 2:
-        raise ConfigError("tokens must be integers of shape [batch, pos]")
+def checked(arch: Architecture, params: Params, tokens: Any, by: str) -> Any:
+    """``tokens`` as an array; ConfigError or ArgumentError for what cannot be taken apart."""
+    check_model(arch, params)
+    choice("by", by, tuple(_SPLITS))
+    tokens = as_tokens(tokens)
+    check_arrays(tokens, None, None)
     if "ln_final.hook_scale" not in table_of(arch):
         raise ConfigError(
             "this model normalises its residual stream after each module: what a module writes is scaled "
@@ -222,6 +226,7 @@ def check(arch: Architecture, tokens: Any, by: str) -> None:
         if split.source not in table_of(arch):
             raise ConfigError(f"by={by!r}: this model has no {split.source} to take apart")
         require(arch, split.needs)
+    return tokens
 
 
 def points_of(arch: Architecture, by: str, hooks: Hooks | None) -> list[str]:
@@ -230,7 +235,8 @@ def points_of(arch: Architecture, by: str, hooks: Hooks | None) -> list[str]:
     wholes = [name for name in ("attn_out", "mlp_out") if split is None or split.whole != name]
     inner = () if split is None else (split.source, split.denominator)
     present = [point for point in ("hook_embed", "hook_pos_embed", *inner) if point in table]
-    return [*present, *(f"blocks.*.hook_{name}" for name in wholes), *([_final(arch)] if hooks else [])]
+    present += [f"blocks.*.hook_{name}" for name in wholes]
+    return [*present, _final(arch)] if named(hooks) else present
 
 
 def run_at(
@@ -253,7 +259,7 @@ def index_of(positions: Any, tokens: Any) -> Any:
     """Positions as ``[p]`` or ``[b, p]``."""
     if positions is None:
         return np.arange(tokens.shape[1], dtype=np.int32)
-    index = positions if isinstance(positions, jax.Array) else np.asarray(positions)
+    index = as_array("positions", positions)
     return index if index.ndim else index[None]
 
 

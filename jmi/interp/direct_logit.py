@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
+from jmi.checks import shown, whole_array
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
 from jmi.interp import decomposition
@@ -68,7 +69,7 @@ def direct_logit_attribution(
       >>> given.parts["heads"].shape == (lm.arch.n_layers, lm.arch.n_heads, 1)
       True
     """
-    decomposition.check(arch, tokens, by)
+    tokens = decomposition.checked(arch, params, tokens, by)
     behind = [point for point in _BEHIND if point in prepare(arch, hooks, tokens.shape)]
     if behind:
         raise HookError(f"{behind[0]}: acts behind the sum of the parts; drop it, or hook what comes before")
@@ -85,9 +86,9 @@ def _goal(arch: Architecture, token: Any, shape: tuple[int, int]) -> jax.Array:
     """Token ids of ``shape`` ``[b, p]``."""
     d_vocab = getattr(arch, "d_vocab", None)
     if d_vocab is not None and not isinstance(token, jax.core.Tracer):
-        given = np.asarray(token)
-        if not np.issubdtype(given.dtype, np.integer) or given.min() < 0 or given.max() >= d_vocab:
-            raise ConfigError(f"target and other are token ids, 0 to {d_vocab - 1}; got {token!r}")
+        given = np.asarray(whole_array("target and other", token))
+        if not given.size or given.min() < 0 or given.max() >= d_vocab:
+            raise ConfigError(f"target and other are token ids, 0 to {d_vocab - 1}; got {shown(token)}")
     token = jnp.asarray(token)
     if token.shape not in ((), shape[:1], shape):
         raise ConfigError(f"target and other are one token, {list(shape[:1])} or {list(shape)} of them")

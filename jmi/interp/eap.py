@@ -17,8 +17,9 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params, Tap
-from jmi.arguments import check_arrays, check_logits_at, check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_logits_at, check_tokens
 from jmi.captures import Group
+from jmi.checks import as_function, as_result, check_model, flag, shown, whole_number
 from jmi.engine import forward, precise
 from jmi.errors import ArgumentError, ConfigError
 from jmi.gradients import Gradients, value_and_grad_at
@@ -126,13 +127,15 @@ def eap(
       10
     """
     graph = edge_graph(arch)
+    check_model(arch, params)
+    clean, corrupted = as_tokens(clean, "clean"), as_tokens(corrupted, "corrupted")
+    per_example, remat = flag("per_example", per_example), flag("remat", remat)
     check_pair(arch, clean, corrupted)
-    check_metric(arch, metric)
-    if steps is not None and not (isinstance(steps, (int, np.integer)) and steps >= 1):
-        raise ConfigError(f"steps={steps}: use a whole number, at least 1, or None for EAP")
+    mask, positions = check_arrays(clean, mask, positions)
+    check_metric(arch, as_function("metric", metric))
     if logits_at is not None:
         logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
-    count = None if steps is None else np.int32(steps)
+    count = None if steps is None else np.int32(whole_number("steps", steps))
     run = {"mask": mask, "positions": positions, "logits_at": logits_at}
     metric = as_data(metric)
     values = _scores(arch, per_example, remat, params, clean, corrupted, metric, count, run)
@@ -154,11 +157,9 @@ def check_pair(arch: Architecture, clean: Any, corrupted: Any) -> None:
 
 def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
     """The metric of a run, found to be one number per example."""
-    value = metric(out)
+    value = as_result("the metric", metric(out))
     if jnp.shape(value) != (batch,):
-        raise ConfigError(
-            f"the metric gave shape {jnp.shape(value)}; it must give one number each, ({batch},)"
-        )
+        raise ConfigError(f"the metric gave {shown(value)}; it must give one number each, ({batch},)")
     return value
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from jmi.errors import ConfigError
+from jmi.checks import as_array, real_number, shown, whole_number
+from jmi.errors import ArgumentError, ConfigError
 from jmi.interp.eap import EdgeScores
 from jmi.interp.edges import EdgeGraph
 
 
 def top_edges(scores: EdgeScores, n: int) -> np.ndarray:
     """The ``n`` edges with the largest absolute scores, by mean scores ``[w, r]``; the first among equals."""
-    _check(scores.graph, n)
+    n = _checked(scores, n)
     kept = np.zeros(scores.graph.exists.size, bool)
     strength = np.where(scores.graph.exists, _strength(scores), -1.0)
     kept[np.argsort(-strength, axis=None, kind="stable")[:n]] = True
@@ -24,7 +25,8 @@ def top_edges(scores: EdgeScores, n: int) -> np.ndarray:
 
 def edges_above(scores: EdgeScores, threshold: float) -> np.ndarray:
     """The edges whose absolute score is at least ``threshold``."""
-    return scores.graph.exists & (_strength(scores) >= threshold)
+    strength = _strength(scores)
+    return scores.graph.exists & (strength >= real_number("threshold", threshold))
 
 
 def greedy_edges(scores: EdgeScores, n: int) -> np.ndarray:
@@ -34,8 +36,8 @@ def greedy_edges(scores: EdgeScores, n: int) -> np.ndarray:
     (Hanna et al. 2024, arXiv:2403.17806). Every edge then leads on to the logits, though not every one
     comes from the input: `prune`.
     """
+    n = _checked(scores, n)
     graph, strength = scores.graph, _strength(scores)
-    _check(graph, n)
     kept, reached = np.zeros_like(graph.exists), np.zeros(graph.n_readers, bool)
     waiting: list[tuple[float, int, int]] = []
 
@@ -55,7 +57,12 @@ def greedy_edges(scores: EdgeScores, n: int) -> np.ndarray:
 
 def prune(graph: EdgeGraph, kept: Any) -> np.ndarray:
     """The edges of ``kept`` that lie on a path from the input to the logits."""
-    kept = np.asarray(kept) & graph.exists
+    if not isinstance(graph, EdgeGraph):
+        raise ArgumentError(f"graph={shown(graph)}: give an EdgeGraph, such as edge_graph(arch)")
+    kept = np.asarray(as_array("kept", kept))
+    if kept.dtype != bool or kept.shape != graph.exists.shape:
+        raise ArgumentError(f"kept={shown(kept)}: give booleans {list(graph.exists.shape)}")
+    kept = kept & graph.exists
     from_input = np.zeros(graph.n_writers, bool)
     from_input[0] = True
     # Indices of writers run with the model, so whatever one reads from was decided before it.
@@ -70,12 +77,18 @@ def prune(graph: EdgeGraph, kept: Any) -> np.ndarray:
 
 
 def _strength(scores: EdgeScores) -> np.ndarray:
+    _check_scores(scores)
     values = np.abs(scores.known())
     if values.shape != scores.graph.exists.shape:
         raise ConfigError(f"scores of shape {values.shape}: choose edges by mean scores, [writers, readers]")
     return values
 
 
-def _check(graph: EdgeGraph, n: int) -> None:
-    if not 0 <= n <= graph.n_edges:
-        raise ConfigError(f"n={n}: this model has {graph.n_edges} edges")
+def _checked(scores: EdgeScores, n: int) -> int:
+    _check_scores(scores)
+    return whole_number("n", n, 0, scores.graph.n_edges)
+
+
+def _check_scores(scores: Any) -> None:
+    if not isinstance(scores, EdgeScores):
+        raise ArgumentError(f"scores={shown(scores)}: give EdgeScores, such as eap(...) returns")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jmi.checks import check_architecture
 from jmi.errors import ConfigError
 from jmi.interp.attributable import require
 from jmi.sites import table_of
@@ -139,6 +140,7 @@ def edge_graph(arch: Any) -> EdgeGraph:
       >>> graph.writers[:2], graph.readers[-1]
       (('input', 'a0.h0'), 'logits')
     """
+    check_architecture(arch)
     table = table_of(arch)
     missing = [name for name in READS if f"blocks.*.{name}" not in table]
     if missing:

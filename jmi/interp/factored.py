@@ -23,6 +23,7 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
+from jmi.checks import check_model, choice, whole_number
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.interp.attributable import require
@@ -185,6 +186,7 @@ def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
       ConfigError: no such layer or head; a model without attention heads, or that does not say how
         logits read its stream.
     """
+    check_model(arch, params)
     reads = require(arch, "direction")
     embedding = _embedding(arch, params)
     vocabulary = jnp.arange(len(embedding), dtype=jnp.int32)
@@ -199,12 +201,12 @@ def full_qk_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
 
     Arguments and errors as `full_ov_circuit`.
     """
+    check_model(arch, params)
     embedding = _embedding(arch, params)
     w_q, w_k = (_of_head(arch, params, name, layer, head) for name in ("W_Q", "W_K"))
     return FactoredMatrix(embedding @ w_q, (embedding @ w_k).T)
 
 
-@compiled(static=(0, 2))
 def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K", "V"]) -> jax.Array:
     """How much each head reads of what each head of an earlier layer writes: ``[l, h, p, q]``.
 
@@ -215,8 +217,13 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
     Raises:
       ConfigError: a model without attention heads.
     """
-    if kind not in ("Q", "K", "V"):
-        raise ConfigError(f'kind={kind!r}: use "Q", "K" or "V"')
+    check_model(arch, params)
+    choice("kind", kind, ("Q", "K", "V"))
+    return _compositions(arch, params, kind)
+
+
+@compiled(static=(0, 2))
+def _compositions(arch: Architecture, params: Params, kind: str) -> jax.Array:
     writing, qk = ov_circuits(arch, params), qk_circuits(arch, params)
     reading = {"Q": qk, "K": qk.T, "V": writing}[kind]
     with precise():
@@ -238,6 +245,7 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
 
 def _weights(arch: Architecture, params: Params, name: str) -> jax.Array:
     """A weight of attention, ``[l, ...]``, of layers that are stacked or listed."""
+    check_model(arch, params)
     blocks = params["blocks"]
     listed = isinstance(blocks, (list, tuple))
     if "attn" not in (blocks[0] if listed else blocks):
@@ -255,8 +263,8 @@ def _of_head(arch: Architecture, params: Params, name: str, layer: Any, head: An
     """A weight of one head, ``[d, k]``, of ``W_O`` ``[k, d]``; those of other heads are not copied."""
     weight, n_heads = _weights(arch, params, name), _weights(arch, params, "W_O").shape[1]
     for what, index, size in (("layer", layer, arch.n_layers), ("head", head, n_heads)):
-        if not isinstance(index, jax.core.Tracer) and not -size <= index < size:
-            raise ConfigError(f"{what}={index}: use 0 to {size - 1}")
+        if not isinstance(index, jax.core.Tracer):
+            whole_number(what, index, -size, size - 1)
     axis = 0 if name == "W_O" else 1
     of_layer = jnp.take(weight, layer, axis=0)
     return _wide(jnp.take(of_layer, head // (n_heads // of_layer.shape[axis]), axis=axis))

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_logits_at
+from jmi.arguments import as_tokens, check_arrays, check_logits_at
+from jmi.checks import as_array, as_function, check_model
 from jmi.engine import forward, precise
 from jmi.errors import ArgumentError, ConfigError
 from jmi.hooks import as_data
 from jmi.interp.circuits import circuit_model
 from jmi.interp.eap import check_pair, per_row
 from jmi.interp.edges import edge_graph
-from jmi.interp.written import Written, written
+from jmi.interp.written import Written, check_written, written
 from jmi.metrics import Metric, check_metric
 from jmi.programs import compiled
 
@@ -104,15 +105,23 @@ def faithfulness(
       1.0
     """
     graph = edge_graph(arch)
-    chosen = np.asarray(circuits)
+    check_model(arch, params)
+    chosen = np.asarray(as_array("circuits", circuits))
+    metric, clean = as_function("metric", metric), as_tokens(clean, "clean")
+    check_arrays(clean, mask, positions)
     if chosen.ndim != 3 or chosen.shape[1:] != graph.exists.shape or chosen.dtype != bool or not len(chosen):
         raise ConfigError(
             f"circuits= are {chosen.dtype}{list(chosen.shape)}; they must be booleans "
             f"[circuits, {graph.n_writers}, {graph.n_readers}]"
         )
-    check_pair(arch, clean, clean if corrupted is None else corrupted)
+    if corrupted is None and ablated is None:
+        raise ArgumentError("corrupted=None: give corrupted tokens, or ablated=, to say what replaces edges")
+    corrupted = clean if corrupted is None else as_tokens(corrupted, "corrupted")
+    check_pair(arch, clean, corrupted)
     check_metric(arch, metric)
-    if ablated is None:
+    if ablated is not None:
+        check_written(ablated)
+    else:
         ablated = written(arch, params, corrupted, mask=mask, positions=positions)
     if logits_at is not None:
         logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)

@@ -15,7 +15,9 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
+from jmi.arguments import as_tokens, check_arrays
 from jmi.captures import Capture
+from jmi.checks import check_model, whole_number
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi.numerics import wide
@@ -86,6 +88,13 @@ def repeated_tokens(
     Raises:
       ConfigError: there are fewer ids than ``length``.
     """
+    seed, n_sequences, d_vocab = (
+        whole_number("seed", seed, 0),
+        whole_number("n_sequences", n_sequences),
+        whole_number("d_vocab", d_vocab, most=10**9),
+    )
+    bos = None if bos is None else whole_number("bos", bos, 0, d_vocab - 1)
+    length = whole_number("length", length)
     ids = np.delete(np.arange(d_vocab), [] if bos is None else [bos])
     if not 0 < length <= len(ids):
         raise ConfigError(f"length={length}: use 1 to {len(ids)}, the number of ids to draw from")
@@ -113,8 +122,9 @@ def head_scores(arch: Architecture, params: Params, tokens: Any, reach: int = 4)
       >>> float(scores.previous_token.max()) > 0.9
       True
     """
-    if reach < 2:
-        raise ConfigError(f"reach={reach}: at least 2, for the previous token is one place back")
+    check_model(arch, params)
+    tokens, reach = as_tokens(tokens), whole_number("reach", reach, 2)
+    check_arrays(tokens, None, None)
     edges, queries = _edges(jnp.asarray(tokens), reach)
     capture = [Capture(PATTERN, reduce=SumOver(edges))]
     sums = LanguageModel(arch, params).run(tokens, capture=capture, logits_at=-1)[PATTERN]

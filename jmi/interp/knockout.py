@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import metrics
-from jmi.arguments import check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_tokens
 from jmi.attention_edits import Knockout
+from jmi.checks import as_array, whole_number
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
 from jmi.interventions import At, Zero
@@ -102,15 +103,16 @@ def knockout(
       >>> result.kl > 1
       True
     """
-    tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else prompt
-    if len(getattr(tokens, "shape", ())) != 2 or tokens.shape[0] != 1:
+    tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else as_tokens(prompt, "prompt")
+    check_arrays(tokens, None, None)
+    if tokens.shape[0] != 1:
         raise ArgumentError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
-    if top < 1:
-        raise ArgumentError(f"top={top}: list at least one token")
+    top = whole_number("top", top)
     check_tokens(lm.arch, tokens)  # before anything as large as its square is made
     goal = lm.token_id(target) if isinstance(target, str) else target
+    goal = None if goal is None else whole_number("target", goal, 0)
     layers = range(lm.arch.n_layers) if layer is None else layer
-    if np.size(layers) == 0:
+    if np.size(as_array("layer", layers)) == 0:
         raise ArgumentError("layer=[]: name at least one layer")
     means = _means(lm, Knockout(queries=queries, keys=keys, heads=heads))
     hooks = {means.point: At(layers, means.hook)}

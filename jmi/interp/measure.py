@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jmi import pytrees
-from jmi.errors import ConfigError
+from jmi.arguments import check_arrays
+from jmi.checks import as_function, as_result, several, shown, whole_number
+from jmi.errors import ArgumentError, ConfigError
 from jmi.hooks import Hooks, as_data
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
@@ -35,9 +37,27 @@ class Prompts:
 def prompts_of(lm: LanguageModel, given: str | Sequence[str] | Any, mask: Any = None) -> Prompts:
     """Tokens of a text, of several (padded on the left), or ``[b, s]`` as given."""
     tokens, mask = lm.tokens_of(given, mask)
-    if getattr(tokens, "ndim", 0) != 2:
-        raise ConfigError("prompts are a text, several texts, or tokens [batch, pos]")
+    mask, _ = check_arrays(tokens, mask, None)
     return Prompts(tokens, None if mask is None or np.asarray(mask).all() else mask)
+
+
+def checked_metrics(metrics: Any) -> Metrics:
+    """``metrics``, found to be a dict of one or more metrics by name."""
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise ArgumentError(
+            f"metrics={shown(metrics)}: give a dict of metrics, such as {{'prob': jmi.metrics.Prob(token)}}"
+        )
+    for name, metric in metrics.items():
+        as_function(f"metric {name!r}", metric)
+    return metrics
+
+
+def checked_seeds(seeds: Any) -> list[int]:
+    """``seeds``, found to be one or more whole numbers."""
+    given = [whole_number("seeds", seed, 0) for seed in several("seeds", seeds, "whole numbers")]
+    if not given:
+        raise ArgumentError("seeds=[] is empty: give one or more")
+    return given
 
 
 def measured(metrics: Metrics, out: Output) -> Measured:
@@ -46,8 +66,6 @@ def measured(metrics: Metrics, out: Output) -> Measured:
     Raises:
       ConfigError: a metric without one number per row, or one that is NaN: it names no such token.
     """
-    if not metrics:
-        raise ConfigError("metrics= is empty: name at least one, such as {'prob': jmi.metrics.Prob(token)}")
     values = {name: np.asarray(value) for name, value in _Readout(metrics)(out).items()}
     for name, value in values.items():
         if value.shape != out.logits.shape[:1]:
@@ -80,4 +98,4 @@ class _Readout:
     metrics: Any
 
     def __call__(self, out: Output) -> dict[str, jax.Array]:
-        return {name: metric(out) for name, metric in self.metrics.items()}
+        return {name: as_result(f"metric {name!r}", metric(out)) for name, metric in self.metrics.items()}

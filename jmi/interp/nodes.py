@@ -15,8 +15,9 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_ids, check_logits_at, check_tokens
-from jmi.captures import Capture, Plan, plan
+from jmi.arguments import as_tokens, check_arrays, check_logits_at, check_tokens
+from jmi.captures import Capture, Plan, as_list, plan
+from jmi.checks import as_function, check_model, choice, several
 from jmi.engine import forward
 from jmi.errors import ConfigError
 from jmi.gradients import checked, follow, nudge, plan_points
@@ -193,10 +194,13 @@ def pair_of(
     logits_at: Any,
 ) -> Pair:
     """The arguments of an attribution, checked."""
+    check_model(arch, params)
+    base, source = as_tokens(base, "base"), as_tokens(source, "source")
     for tokens in (base, source):
         # Before they are int32: of a larger number only the last bits would be left.
-        check_ids("token ids", tokens, getattr(arch, "d_vocab", None))
-    check_metric(arch, metric)
+        check_arrays(tokens, mask if tokens.shape == base.shape else None, None)
+        check_tokens(arch, tokens)
+    check_metric(arch, as_function("metric", metric))
     base, source = jnp.asarray(base), jnp.asarray(source)
     if base.shape != source.shape or base.ndim != 2:
         raise ConfigError(
@@ -204,8 +208,7 @@ def pair_of(
         )
     check_tokens(arch, base)
     known = {axis for axes in AXES.values() for axis in axes}
-    if isinstance(keep, str) or set(keep) - known:
-        raise ConfigError(f"keep={keep!r}: use a list of axes, of {', '.join(sorted(known))}")
+    keep = [choice("keep", axis, sorted(known)) for axis in several("keep", keep, "axes")]
     kept = frozenset(axis for name in keep for axis in _MEANS.get(name, (name,)))
     layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape, mask)
     names = [
@@ -213,7 +216,7 @@ def pair_of(
         for group, layers in zip(layout.groups, layout.layers, strict=True)
         for layer in ((0,) if layers is None else layers)
     ]
-    seen = [Capture(c) if isinstance(c, str) else c for c in capture]
+    seen = [Capture(c) if isinstance(c, str) else c for c in as_list(capture)]
     read = plan(arch, seen, base.shape, mask)
     if logits_at is not None:
         points = [group.point for group in (*layout.groups, *read.groups)]

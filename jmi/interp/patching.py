@@ -10,15 +10,25 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
 from jmi.align import Alignment
+from jmi.checks import choice, text
 from jmi.errors import ConfigError
 from jmi.hooks import Hooks
-from jmi.interp.measure import Measured, Metrics, Prompts, measured, prompts_of, swept
+from jmi.interp.measure import (
+    Measured,
+    Metrics,
+    Prompts,
+    checked_metrics,
+    checked_seeds,
+    measured,
+    prompts_of,
+    swept,
+)
 from jmi.interp.places import counts, placed, places_of
 from jmi.interp.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, replacement
 from jmi.interventions import Patch
@@ -129,11 +139,13 @@ def patch(
       >>> found.recovery["diff"].shape == (lm.arch.n_layers, lm.encode(clean).shape[1], 1)
       True
     """
-    point, only = _point(lm, site)
+    point, only = _point(lm, text("site", site))
+    checked_metrics(metrics)
     if only is not None and layers is not None:
         raise ConfigError(f"{site} names its layer; drop layers=, or name {point.point}")
     prompts = prompts_of(lm, base, mask)
     others = prompts if source is None else prompts_of(lm, source, source_mask)
+    choice("using", using, get_args(Kind))
     if using not in ABLATIONS if source is None else using == "zero":
         raise ConfigError(f"using={using!r}: {'give a source' if source is None else 'drop the source'}")
     shape, rows = tuple(prompts.tokens.shape), others.tokens.shape[0]
@@ -162,7 +174,8 @@ def patch(
         run = {"base": hooks, **_own_folder(options, seed)}
         return places.seen(swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run))
 
-    axes, found = dict(places.axes), [patched(int(seed)) for seed in (seeds if using in RANDOM else (0,))]
+    seeds = checked_seeds(seeds) if using in RANDOM else [0]
+    axes, found = dict(places.axes), [patched(seed) for seed in seeds]
     if using in RANDOM:
         axes = {"seed": np.asarray(seeds), **axes}
     return PatchResult(

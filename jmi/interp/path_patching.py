@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import pytrees
-from jmi.errors import ConfigError
+from jmi.checks import choice, flag, several, shown
+from jmi.errors import ArgumentError, ConfigError
 from jmi.grid import Grid
-from jmi.interp.measure import Measured, Metrics, Prompts, measured, prompts_of, swept
+from jmi.interp.measure import Measured, Metrics, Prompts, checked_metrics, measured, prompts_of, swept
 from jmi.interp.patching import PatchResult
 from jmi.interp.places import placed, places_of
 from jmi.interp.replacements import replacement
@@ -106,8 +107,9 @@ def path_patch(
     prompts, others = prompts_of(lm, base, mask), prompts_of(lm, source, source_mask)
     if prompts.tokens.shape != others.tokens.shape:
         raise ConfigError(f"base is {prompts.tokens.shape} and source {others.tokens.shape}: use one shape")
-    if senders not in ("heads", "mlps"):
-        raise ConfigError(f"senders={senders!r}: use 'heads' or 'mlps'")
+    choice("senders", senders, ("heads", "mlps"))
+    checked_metrics(metrics)
+    through_mlps = flag("through_mlps", through_mlps)
     _check_receivers(lm, receivers)
     table = table_of(lm.arch)
     heads = next(point for point in _HEADS if point in table)
@@ -147,7 +149,9 @@ def path_patch(
 
 
 def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) -> None:
-    for given in receivers or ():
+    for given in () if receivers is None else several("receivers", receivers, "Receiver"):
+        if not isinstance(given, Receiver):
+            raise ArgumentError(f"receivers= holds {shown(given)}; give Receiver('q', layer, head)")
         if given.input not in _READS:
             raise ConfigError(f"{given}: its input is one of {', '.join(_READS)}")
         ((site, _),) = find(lm.arch, f"blocks.{given.layer}.{_READS[given.input]}")
@@ -155,7 +159,7 @@ def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) ->
         exist = [None] if axis is None else range(site.sizes[axis] or 0)
         if given.head not in exist:
             raise ConfigError(f"{given}: {'an MLP has no head' if axis is None else f'heads are {exist}'}")
-    if receivers is not None and not receivers:
+    if receivers is not None and not len(receivers):
         raise ConfigError("receivers=[] is empty; None stands for the logits")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jmi import padding
 from jmi.align import Alignment
+from jmi.checks import as_array, choice, flag, several, shown, whole_number
 from jmi.errors import ConfigError, HookError
 from jmi.grid import Grid
 from jmi.interp.measure import Prompts
@@ -75,7 +76,9 @@ def places_of(
     """
     has = ["layer"] * (site.n_layers is not None)
     has += [axis for axis, name in SELECTORS.items() if site.axis(*AXES_OF[name]) is not None]
-    over = [axis for axis in ("layer", "position") if axis in has] if over is None else list(over)
+    window, centred = whole_number("window", window), flag("centred", centred)
+    usual = [axis for axis in ("layer", "position") if axis in has]
+    over = usual if over is None else [choice("over", axis, has) for axis in several("over", over, "axes")]
     asked = {*over, *(axis for axis, values in chosen.items() if values is not None)}
     if not over or len(set(over)) < len(over) or not asked <= set(has):
         raise ConfigError(
@@ -109,18 +112,19 @@ def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.nda
     """Values of an axis, ``[n]``, or positions ``[b, n]``."""
     if axis == "layer":
         n = site.n_layers or 0
-        values = np.arange(n) if given is None else np.atleast_1d(np.asarray(given))
+        values = np.arange(n) if given is None else np.atleast_1d(np.asarray(as_array("layers", given)))
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or not values.size:
-            raise ConfigError(f"layers={given!r}: give one or more layers in a row")
+            raise ConfigError(f"layers={shown(given)}: give one or more layers in a row")
         if values.min() < -n or values.max() >= n:
             raise HookError(f"layers={values.tolist()}: this model has layers 0 to {n - 1}")
         return values % n
     size = site.shape(*shape)[site.axis(*AXES_OF[SELECTORS[axis]]) or 0]
-    values = np.arange(size) if given is None else np.atleast_1d(np.asarray(given))
+    given_array = None if given is None else np.asarray(as_array(SELECTORS[axis], given))
+    values = np.arange(size) if given_array is None else np.atleast_1d(given_array)
     per_row = values.ndim == 2 and axis == "position" and len(values) == shape[0]
     if (values.ndim != 1 and not per_row) or not np.issubdtype(values.dtype, np.integer) or not values.size:
         rows = f", or [{shape[0]}, n], a list for each row" if axis == "position" else ""
-        raise ConfigError(f"{SELECTORS[axis]}={given!r}: give one or more indices in a row{rows}")
+        raise ConfigError(f"{SELECTORS[axis]}={shown(given)}: give one or more indices in a row{rows}")
     return values
 
 
@@ -138,8 +142,6 @@ def _per_layer(values: np.ndarray, n_layers: int | None) -> np.ndarray:
 
 def _masks(layers: np.ndarray, n_layers: int, window: int, centred: bool) -> np.ndarray:
     """Layers patched together for each of ``layers``, bool ``[n, l]``."""
-    if window < 1:
-        raise ConfigError(f"window={window}: patch at least one layer")
     first = (layers - window // 2 if centred else layers)[:, None]
     every = np.arange(n_layers)[None]
     return (first <= every) & (every < first + window)

@@ -3,7 +3,7 @@
 Axis letters: l layers (absent outside the blocks), n rows of the other prompts, b rows, s sequence.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,6 @@ def replacement(
     Raises:
       ConfigError: a kind that does not fit the prompts or the site.
     """
-    if kind not in get_args(Kind):
-        raise ConfigError(f"using={kind!r}; use one of {', '.join(get_args(Kind))}")
     batch = int(site.n_layers is not None)
     pos = site.axis("pos")
     if pos is None and kind in _ANYWHERE:

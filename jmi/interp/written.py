@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.arguments import check_arrays, check_tokens
+from jmi.arguments import as_tokens, check_arrays, check_tokens
+from jmi.checks import check_model, shown
 from jmi.engine import forward
+from jmi.errors import ArgumentError
 from jmi.interp.edges import edge_graph
 from jmi.layers import over_layers
 from jmi.numerics import wide
@@ -62,7 +64,9 @@ def written(
       ConfigError: a model without edges, see `edge_graph`; tokens that it cannot read.
     """
     edge_graph(arch)
-    check_arrays(tokens, mask, positions)
+    check_model(arch, params)
+    tokens = as_tokens(tokens)
+    mask, positions = check_arrays(tokens, mask, positions)
     check_tokens(arch, tokens)
     return _run(arch, params, tokens, mask, positions)
 
@@ -71,6 +75,14 @@ def written(
 def _run(arch: Architecture, params: Params, tokens: Any, mask: Any, positions: Any) -> Written:
     out = forward(arch, params, tokens, capture=points(arch), mask=mask, positions=positions)
     return of_run(out)
+
+
+def check_written(given: Any) -> None:
+    """Raise ArgumentError for what is no `Written`."""
+    if not isinstance(given, Written):
+        raise ArgumentError(
+            f"ablated={shown(given)}: give a Written, such as jmi.interp.written(...) of a run"
+        )
 
 
 def points(arch: Architecture) -> list[str]:

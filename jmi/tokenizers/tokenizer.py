@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jmi.artefacts import replacing, write_json
+from jmi.checks import shown
 from jmi.errors import TokenizerError, printable
 from jmi.tokenizers import limits
 from jmi.tokenizers.folder import VOCABULARIES, Backend, read
@@ -162,7 +163,7 @@ class Tokenizer:
           TokenizerError: the word is several tokens either way.
         """
         if not isinstance(word, str) or not word.strip():
-            raise TokenizerError(f"{printable(repr(word))} is not a word; name one token")
+            raise TokenizerError(f"{shown(word)} is not a word; name one token")
         spaced = self.encode(" " + word.removeprefix(" "), special_tokens=False)
         bare = self.encode(word, special_tokens=False)
         for ids in (spaced, bare):

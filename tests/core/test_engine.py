@@ -299,7 +299,7 @@ def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
         np.zeros((1, 0), np.int32),
         np.zeros((0, 3), np.int32),
         np.zeros((1, 3)),
-        [[1, 2]],
+        [[1.5, 2.0]],
     ],
 )
 def test_tokens_must_be_a_batch_of_integers(lm, tokens):

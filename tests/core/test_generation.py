@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, ConfigError, HookError
 from jmi_models.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
 from tests.models import committed
@@ -228,7 +228,7 @@ def test_what_cannot_be_generated_is_refused(model):
     for site in ("blocks.1.attn.hook_pattern", "blocks.*.attn.hook_attn_scores"):
         with pytest.raises(HookError, match="more keys"):
             run(step_hooks={site: jmi.Scale(0.5)})
-    with pytest.raises(ConfigError, match="at least one token"):
+    with pytest.raises(ArgumentError, match="1 or more"):
         run(n=0)
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ArgumentError, match="above 0"):
         run(temperature=0.0)

@@ -188,7 +188,7 @@ def test_index_and_boolean_selectors_agree(indices):
         (jmi.PerLayer(jmi.Zero(positions=[0, 1, 2, 7])), ["positions=7"]),
         (lambda v, s: v[:, 0], ["returned", "[2, 7, 16]"]),
         (lambda v, s: v.astype(jnp.bfloat16), ["bfloat16", "float32"]),
-        (lambda v, s: None, ["NoneType"]),
+        (lambda v, s: None, ["returned None"]),
     ],
 )
 def test_what_does_not_fit_is_one_clear_error(lm, tokens, hook, words):
