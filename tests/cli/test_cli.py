@@ -98,7 +98,7 @@ def test_help_explains_every_option():
         (["--target", "Llanfairpwllgwyngyll"], "not one token"),
         (["--layer", "99"], "layers 0 to"),
         (["--dtype", "int8"], "float32"),
-        (["--dtype", "nonsense"], "not a dtype"),
+        (["--dtype", "nonsense"], "use float32"),
         (["--revision", "main"], "revision"),
         (["--plot", "result.txt"], ".png"),
         (["--output", "missing/result.json"], "does not exist"),

@@ -58,7 +58,7 @@ def test_a_map_of_nothing_says_so():
     ("arguments", "words"),
     [
         (("--site", "hook_resid_per"), "hook_resid_pre"),
-        (("--over", "banana"), "no banana"),
+        (("--over", "banana"), "'layer', 'position'"),
         (("--answer", "Constantinople of old"), "one token"),
         (("--plot", "picture.gif"), ".png"),
         (("--over", "layer", "--plot", "picture.png"), "two axes"),

@@ -201,8 +201,8 @@ def test_lengths_and_products_of_scores_are_those_of_the_keys_a_query_sees(lm, t
         (jmi.Scale(-np.inf), "factor= is not finite"),
         (jmi.Noise(np.nan), "scale= is not finite"),
         (jmi.Replace(np.ones(7) * 1j), "real numbers"),
-        *((kind, "real numbers") for kind in (jmi.Replace("even"), jmi.ScaleAttention("2", keys=0))),
-        (jmi.Replace(np.array([None] * 7)), "real numbers"),
+        *((kind, "give numbers") for kind in (jmi.Replace("even"), jmi.ScaleAttention("2", keys=0))),
+        (jmi.Replace(np.array([None] * 7)), "give numbers"),
     ],
 )
 def test_what_is_no_weight_of_attention_is_refused(lm, tokens, hook, words):
