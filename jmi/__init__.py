@@ -6,6 +6,7 @@ and what you capture comes back as a pytree: every experiment jits, vmaps, diffe
 
 from jmi import interp, metrics, pytrees, stats
 from jmi.attention_edits import Knockout, ScaleAttention, SetAttention
+from jmi.by_layer import At, PerLayer
 from jmi.captures import Capture, Dot, IsFinite, Norm, Select
 from jmi.engine import forward
 from jmi.errors import (
@@ -23,7 +24,7 @@ from jmi.generation import Generated, generate
 from jmi.gradients import Detach, Gradients, frozen, value_and_grad_at
 from jmi.grid import Grid
 from jmi.hooks import prepare
-from jmi.interventions import Add, At, Intervention, Patch, PerLayer, Replace, Scale, Zero
+from jmi.interventions import Add, Intervention, Patch, Replace, Scale, Zero
 from jmi.lm import LanguageModel, site_shapes
 from jmi.noise import Noise, random_directions
 from jmi.output import Output

@@ -12,9 +12,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from jmi.by_layer import At
 from jmi.captures import Group, reduced
 from jmi.errors import HookError
-from jmi.interventions import At, apply
+from jmi.interventions import apply
 from jmi.sites import Site
 from jmi.varying import vary_like
 

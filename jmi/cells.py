@@ -11,16 +11,18 @@ import jax
 import numpy as np
 
 from jmi.attention_edits import Edges, Knockout, ScaleAttention, SetAttention
+from jmi.by_layer import At
 from jmi.errors import HookError, InterventionError
 from jmi.gradients import Detach
 from jmi.grid import Grid, Swept
 from jmi.hooks import Hooks, as_data, named, prepare
-from jmi.interventions import Add, At, Patch, PerLayer, Replace, Scale, Zero
+from jmi.interventions import Add, Patch, Replace, Scale, Zero
 from jmi.noise import Noise
 from jmi.projection import Project
 from jmi.reach import says
-from jmi.selection import Selective, lowest
-from jmi.sites import HasSites, Site, part_of, table_of
+from jmi.selection import Selective
+from jmi.sites import HasSites, table_of
+from jmi.starts import bare, first_layers, first_positions
 
 _OURS = (Add, Detach, Knockout, Noise, Patch, Project, Replace, Scale, ScaleAttention, SetAttention, Zero)
 
@@ -155,7 +157,7 @@ def _checked(
     """
     first = cell(operator.itemgetter(0))
     asked = {
-        getattr(type(_bare(hook)), name, None)
+        getattr(type(bare(hook)), name, None)
         for hooks in first.values()
         for hook in hooks
         for name in ("check", "is_local", "is_causal")
@@ -177,7 +179,7 @@ def _checked(
 
 def _rows(hooks: Hooks) -> list[Any]:
     """The rows that each hook chooses."""
-    chosen = [getattr(_bare(hook), "rows", None) for sequence in hooks.values() for hook in sequence]
+    chosen = [getattr(bare(hook), "rows", None) for sequence in hooks.values() for hook in sequence]
     return [None if rows is None else np.asarray(rows).tolist() for rows in chosen]
 
 
@@ -219,8 +221,8 @@ def _taken_apart(
         every = masks.get(id(hook.layers), np.broadcast_to(hook.layers, (count, arch.n_layers)))
         layers = np.concatenate([layers, every[:, None]], axis=1)
 
-    bare = {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in in_order.items()}
-    leaves, tree = jax.tree.flatten(bare)
+    inner = {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in in_order.items()}
+    leaves, tree = jax.tree.flatten(inner)
     swept = [id(x) in column_of for x in leaves]
     of_layers = {id(hook.layers) for hooks in first.values() for hook in hooks if isinstance(hook, At)}
     if not set(column_of) <= {*map(id, leaves)} | of_layers:
@@ -231,14 +233,14 @@ def _taken_apart(
     first_position = np.zeros(count, int)
     if local:
         whole, flags = jax.tree.unflatten(tree, values), jax.tree.unflatten(tree, swept)
-        first_position = _first_positions(arch, whole, flags, count, shape, mask)
+        first_position = first_positions(arch, whole, flags, count, shape, mask)
     return Cells(
         Structure(tree, tuple(swept), hash(tree)),
         grid,
         layers,
         [x for x, flag in zip(values, swept, strict=True) if not flag],
         [_canonical(x) for x, flag in zip(values, swept, strict=True) if flag],
-        _first_layers(arch, list(bare), layers),
+        first_layers(arch, list(inner), layers),
         first_position,
     )
 
@@ -258,49 +260,3 @@ def _layer_masks(layers: np.ndarray, n_layers: int) -> np.ndarray:
 
 def _in_blocks(point: str) -> bool:
     return point.startswith("blocks.")
-
-
-def _first_layers(arch: HasSites, points: Sequence[str], masks: np.ndarray) -> np.ndarray:
-    """Per cell, the first layer of its ``masks`` [cells, hooks, n_layers]."""
-    if any(part_of(arch, point) == "embed" for point in points):
-        return np.full(len(masks), -1)
-    acted = np.any(masks, axis=1)
-    return np.where(np.any(acted, axis=1), np.argmax(acted, axis=1), arch.n_layers)
-
-
-def _bare(hook: Any) -> Any:
-    """The intervention inside `At` and `PerLayer`."""
-    hook = hook.hook if isinstance(hook, At) else hook
-    return hook.hook if isinstance(hook, PerLayer) else hook
-
-
-def _first_positions(
-    arch: HasSites,
-    hooks: dict[str, Any],
-    swept: dict[str, Any],
-    count: int,
-    shape: tuple[int, int],
-    mask: Any,
-) -> np.ndarray:
-    """Per cell, the first place at which a hook acts; ``swept`` tells which arrays have cells."""
-    first = np.full(count, shape[1])
-    for point, site in table_of(arch).items():
-        for hook, flags in zip(hooks.get(point, ()), swept.get(point, ()), strict=True):
-            first = np.minimum(first, _position_of(_bare(hook), _bare(flags), site, shape[1], mask))
-    return first
-
-
-def _position_of(hook: Any, swept: Any, site: Site, length: int, mask: Any) -> Any:
-    """One place, or one for each cell."""
-    if site.axis("pos", "query") is None:
-        return 0
-    if isinstance(hook, Edges):
-        if hook.mask is not None:
-            return 0
-        edges = None if hook.edges is None else np.asarray(hook.edges)[..., 0]
-        # A query sees a key only from behind or beside it.
-        each = ((hook.queries, swept.queries), (hook.keys, swept.keys), (edges, swept.edges))
-        return functools.reduce(np.maximum, [lowest(x, length, bool(flag), mask) for x, flag in each])
-    if not isinstance(hook, Selective):
-        return 0
-    return lowest(hook.positions, length, bool(swept.positions), mask)

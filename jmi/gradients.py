@@ -15,12 +15,12 @@ import numpy as np
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
 from jmi.arguments import as_tokens, check_arrays, check_tokens
+from jmi.by_layer import At, PerLayer
 from jmi.captures import Capture, Plan, plan
 from jmi.checks import as_function, as_result, check_architecture, check_model, flag, several
 from jmi.engine import forward, precise
 from jmi.errors import ConfigError, HookError
 from jmi.hooks import Hooks, prepare
-from jmi.interventions import At, PerLayer
 from jmi.output import Output, wrap
 from jmi.selection import Selective
 from jmi.sites import PATTERN, Site, table_of

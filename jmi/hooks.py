@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from jmi.attention_points import check_weights
+from jmi.by_layer import At, PerLayer
 from jmi.checks import as_array, check_architecture, no_number_in, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.grid import Swept
-from jmi.interventions import At, PerLayer
 from jmi.sites import HasSites, Site, find
 
 Hooks = Mapping[str, Any]

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jmi.architecture import Architecture, Params, Tap
+from jmi.by_layer import PerLayer
 from jmi.captures import Group
 from jmi.errors import ConfigError
-from jmi.interventions import PerLayer
 from jmi.sites import table_of
 from jmi.varying import vary_like
 

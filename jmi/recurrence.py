@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.by_layer import At, PerLayer
 from jmi.captures import Capture
 from jmi.errors import ConfigError
-from jmi.interventions import At, PerLayer, Replace
+from jmi.interventions import Replace
 from jmi.sites import HasSites, Site, table_of
 
 LABEL = "state:"

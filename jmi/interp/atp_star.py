@@ -14,6 +14,7 @@ from flax import struct
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
+from jmi.by_layer import At, PerLayer
 from jmi.captures import Capture
 from jmi.checks import flag
 from jmi.engine import precise
@@ -21,7 +22,7 @@ from jmi.errors import ConfigError
 from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
 from jmi.hooks import Hooks
 from jmi.interp.nodes import NODES, Pair, checked_scores, pair_of, then
-from jmi.interventions import At, Patch, PerLayer, Replace
+from jmi.interventions import Patch, Replace
 from jmi.metrics import Metric
 from jmi.numerics import wide
 from jmi.output import Output

@@ -16,10 +16,11 @@ import numpy as np
 from jmi import metrics
 from jmi.arguments import as_tokens, check_arrays, check_tokens
 from jmi.attention_edits import Knockout
+from jmi.by_layer import At
 from jmi.checks import as_array, whole_number
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
-from jmi.interventions import At, Zero
+from jmi.interventions import Zero
 from jmi.lm import LanguageModel, check_logits
 from jmi.output import Output
 from jmi.sites import PATTERN, SCORES, layer_name, table_of

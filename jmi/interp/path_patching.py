@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import pytrees
+from jmi.by_layer import At, PerLayer
 from jmi.checks import choice, flag, several, shown
 from jmi.errors import ArgumentError, ConfigError
 from jmi.grid import Grid
@@ -29,7 +30,7 @@ from jmi.interp.measure import Measured, Metrics, Prompts, checked_metrics, meas
 from jmi.interp.patching import PatchResult
 from jmi.interp.places import placed, places_of
 from jmi.interp.replacements import replacement
-from jmi.interventions import At, Patch, PerLayer
+from jmi.interventions import Patch
 from jmi.lm import LanguageModel
 from jmi.output import Output
 from jmi.sites import Site, find, table_of

@@ -13,11 +13,11 @@ import numpy as np
 
 from jmi import padding
 from jmi.align import Alignment
+from jmi.by_layer import At, PerLayer
 from jmi.checks import as_array, choice, flag, several, shown, whole_number
 from jmi.errors import ConfigError, HookError
 from jmi.grid import Grid
 from jmi.interp.measure import Prompts
-from jmi.interventions import At, PerLayer
 from jmi.selection import AXES_OF
 from jmi.sites import Site
 
