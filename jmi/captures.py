@@ -188,12 +188,10 @@ def reduced(reduce: Reducer, value: jax.Array, site: Site) -> jax.Array:
 
 
 def _check_reducer(spec: Capture) -> None:
+    if spec.reduce is None:
+        return
     wrong = no_number_in(spec.reduce)
-    if (
-        wrong is not None
-        or isinstance(spec.reduce, type)
-        or not (spec.reduce is None or callable(spec.reduce))
-    ):
+    if wrong is not None or isinstance(spec.reduce, type) or not callable(spec.reduce):
         what = shown(spec.reduce) if wrong is None else f"{type(spec.reduce).__name__} with {shown(wrong[0])}"
         raise InterventionError(
             f"{spec.name}: reduce= is {what}; give a function (value, site) -> array, such as jmi.Norm()"
