@@ -99,8 +99,8 @@ class Pair:
 
     @property
     def layout(self) -> Plan:
-        """The nodes by point."""
-        return plan_points(self.arch, self.names, self.base.shape)
+        """The nodes by point; of a part of a pair there may be none."""
+        return plan(self.arch, self.names, self.base.shape)
 
     @property
     def points(self) -> list[str]:
