@@ -125,7 +125,7 @@ def _takes_two(function: Any, *own: None) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _made_takes_two(kind: type) -> bool:
+def _made_takes_two(kind: Any) -> bool:
     """Whether what a class makes takes a value and a site; once per class, for it takes 50 us."""
     return _takes_two(kind.__call__, None)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from jmi import pytrees
 from jmi.architecture import Architecture, Params
-from jmi.checks import check_model, choice, whole_number
+from jmi.checks import check_architecture, check_model, check_params, choice, whole_number
 from jmi.engine import precise
 from jmi.errors import ConfigError
 from jmi.interp.attributable import require
@@ -217,7 +217,7 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
     Raises:
       ConfigError: a model without attention heads.
     """
-    check_model(arch, params)
+    check_architecture(arch)
     choice("kind", kind, ("Q", "K", "V"))
     return _compositions(arch, params, kind)
 
@@ -245,7 +245,8 @@ def _compositions(arch: Architecture, params: Params, kind: str) -> jax.Array:
 
 def _weights(arch: Architecture, params: Params, name: str) -> jax.Array:
     """A weight of attention, ``[l, ...]``, of layers that are stacked or listed."""
-    check_model(arch, params)
+    check_architecture(arch)
+    check_params(params)  # of which only the heads are read
     blocks = params["blocks"]
     listed = isinstance(blocks, (list, tuple))
     if "attn" not in (blocks[0] if listed else blocks):

@@ -13,7 +13,7 @@ import jmi
 import jmi_models
 from jmi import metrics
 from jmi.align import find_span
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.causal_tracing import causal_trace, embedding_std
 from jmi.noise import Noise
 from tests.core.conftest import lively, tiny
@@ -67,7 +67,7 @@ def test_each_row_has_its_own_subject_and_metrics_may_be_several() -> None:
         found = run([[1, 2], [3, 3]], measures)
         for row, subject in enumerate(([1, 2], [3])):
             assert_agree(found.patched["diff"][..., row], run(subject, measures).patched["diff"][..., row])
-    with pytest.raises(ConfigError, match="seeds="):
+    with pytest.raises(ArgumentError, match="seeds="):
         causal_trace(lm, TOKENS, SUBJECT, seeds=())
 
 

@@ -217,9 +217,11 @@ def test_mistakes_are_named():
     given = case("gpt2/plain")
     exists, ablated = given.graph.exists, corrupted(given)
     make = functools.partial(circuit_model, given.arch, given.params)
-    with pytest.raises(ConfigError, match=r"kept= is float64\[11, 27\]; it must be booleans \[11, 27\]"):
+    with pytest.raises(
+        ConfigError, match=r"kept= is an array of float64 \[11, 27\]; it must be booleans \[11, 27\]"
+    ):
         make(exists.astype(float), ablated)
-    with pytest.raises(ConfigError, match=r"kept= is bool\[27, 11\]"):
+    with pytest.raises(ConfigError, match=r"kept= is .*bool.*\[27, 11\]"):
         make(exists.T, ablated)
     with pytest.raises(ConfigError, match=r"ablated\.heads of shape \(2, 2, 6, 3, 4\) does not fit"):
         make(exists, Written(ablated.input, ablated.heads[..., :3, :], ablated.mlps))

@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
 from jmi.interp.attributable import require
 from jmi.interp.decomposition import accumulated_resid, decompose
 from jmi.interp.direct_logit import direct_logit_attribution
@@ -225,7 +225,7 @@ def test_what_cannot_be_attributed_says_why() -> None:
         attribute("mixtral/full", "float32", by="neuron")
     with pytest.raises(ConfigError, match="direct_logit_attribution"):
         decompose(tiny(), lively(tiny()), np.zeros((1, 3), np.int32), by="neuron")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="one of layer"):
+    with pytest.raises(ArgumentError, match="one of 'layer'"):
         of_tiny(by="token")
     with pytest.raises(ConfigError, match=r"direction\(\)"):
         require(object(), "direction")

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from jmi.errors import ConfigError
+from jmi.errors import ConfigError, JmiError
 from jmi.interp.circuit_files import load_circuit, save_circuit
 from jmi.interp.eap import EdgeScores
 from jmi.interp.edge_selection import edges_above, greedy_edges, prune, top_edges
@@ -156,7 +156,7 @@ def test_edges_are_chosen_by_means_and_within_the_model():
     graph = GRAPHS["sequential"]
     for choose in (top_edges, greedy_edges):
         for n in (-1, graph.n_edges + 1):
-            with pytest.raises(ConfigError, match=f"n={n}: this model has {graph.n_edges} edges"):
+            with pytest.raises(JmiError, match=f"n={n}: "):
                 choose(random_scores(graph), n)
         with pytest.raises(ConfigError, match="mean scores"):
             choose(EdgeScores(np.zeros((2, *graph.exists.shape)), graph), 1)
@@ -226,7 +226,8 @@ def scored(value):
     [
         (remove, "1 edges missing or unknown: no input->m0"),
         (rename, "2 edges missing or unknown: input->a7.h0<q>, no input->m0"),
-        *((scored(x), "input->m0: needs a score") for x in (None, True, "1", np.nan, np.inf, 10**400, [[]])),
+        *((scored(x), "input->m0: needs a score") for x in (None, True, "1", 10**400, [[]])),
+        *((scored(x), "which is no number") for x in (np.nan, np.inf)),
         (lambda stored: stored["edges"].update({"input->m0": {"score": 1.0}}), "input->m0: needs a score"),
         (lambda stored: stored["cfg"].update(n_heads=3), "'n_heads': 3"),
         (lambda stored: stored.pop("cfg"), "has cfg and edges"),

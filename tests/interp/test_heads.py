@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, ConfigError, HookError
 from jmi.interp.factored import composition_scores
 from jmi.interp.heads import head_scores, repeated_tokens
 from tests.core.conftest import lively, tiny
@@ -87,10 +87,11 @@ def test_tokens_without_copies_have_no_score_for_them() -> None:
 def test_a_model_without_patterns_and_too_short_a_reach_are_refused() -> None:
     ranks = (("rank_mix", 4), ("rank_decay", 5))
     arch = jmi_models.Rwkv(6, 2, 24, 2, 12, 40, 31, ranks)
+    params = jmi_models.init(arch, 0)
     with pytest.raises(HookError, match="hook_pattern"):
-        head_scores(arch, None, np.zeros((1, 4), np.int32))
-    with pytest.raises(ConfigError, match="at least 2"):
-        head_scores(arch, None, np.zeros((1, 4), np.int32), reach=1)
+        head_scores(arch, params, np.zeros((1, 4), np.int32))
+    with pytest.raises(ArgumentError, match="2 or more"):
+        head_scores(arch, params, np.zeros((1, 4), np.int32), reach=1)
 
 
 LENGTH = 20

@@ -110,8 +110,8 @@ def test_several_layers_and_negative_layers(lm):
         ({"queries": 99}, InterventionError, "queries"),
         ({"queries": 0, "keys": 3}, ArgumentError, "only to itself and earlier"),
         ({"target": "Llanfairpwllgwyngyll"}, TokenizerError, "not one token"),
-        ({"target": -3}, ArgumentError, "token ids"),
-        ({"top": 0}, ArgumentError, "at least one"),
+        ({"target": -3}, ArgumentError, "target=-3"),
+        ({"top": 0}, ArgumentError, "top=0"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(lm, arguments, error, words):

@@ -15,7 +15,7 @@ import jmi
 import jmi_models
 from jmi import metrics, stats
 from jmi.align import Alignment, align_spans, align_tokens, find_span
-from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
 from jmi.interp.patching import PatchResult, patch
 from jmi.interp.replacements import replacement
 from jmi.sweep_work import _program
@@ -213,7 +213,7 @@ def test_windows_are_cut_off_at_the_borders() -> None:
         found = run(window=window, centred=centred)
         for i, layers in enumerate(wanted):
             same(found.patched["diff"][i], diff(by_hand(lm, BASE, point, put, layers, position=-1)))
-    with pytest.raises(ConfigError, match="window"):
+    with pytest.raises(ArgumentError, match="window"):
         run(window=0)
 
 
@@ -441,7 +441,7 @@ def test_other_tokens_and_answers_compile_nothing_anew() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     lm = small()
     run = functools.partial(patch, lm, BASE, SOURCE)
-    with pytest.raises(ConfigError, match="it has no head"):
+    with pytest.raises(ArgumentError, match="over='head': use one of"):
         run("hook_resid_pre", MEASURES, over=("layer", "head"))
     with pytest.raises(ConfigError, match="must name one or more"):
         run("hook_resid_pre", MEASURES, over=())
@@ -459,7 +459,7 @@ def test_what_does_not_fit_is_refused() -> None:
         run("blocks.*.attn.*", MEASURES)
     with pytest.raises(ConfigError, match="names its layer"):
         run("blocks.1.hook_resid_pre", MEASURES, layers=[0])
-    with pytest.raises(ConfigError, match="metrics= is empty"):
+    with pytest.raises(ArgumentError, match="give a dict of metrics"):
         run("hook_resid_pre", {})
     with pytest.raises(ConfigError, match="token ids must be"):
         run("hook_resid_pre", {"p": metrics.Prob(29)})
@@ -469,7 +469,7 @@ def test_what_does_not_fit_is_refused() -> None:
         run("hook_resid_pre", MEASURES, using="zero")
     with pytest.raises(ConfigError, match="give a source"):
         patch(lm, BASE, None, "hook_resid_pre", MEASURES)
-    with pytest.raises(ConfigError, match="use one of source"):
+    with pytest.raises(ArgumentError, match="use one of 'source'"):
         run("hook_resid_pre", MEASURES, using="noise")
     with pytest.raises(ConfigError, match="two rows"):
         patch(lm, BASE[:1], None, "hook_resid_pre", MEASURES, using="resample")

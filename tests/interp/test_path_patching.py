@@ -11,7 +11,7 @@ import pytest
 
 import jmi
 from jmi import metrics
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, ConfigError, HookError
 from jmi.interp.path_patching import Receiver, path_patch
 from jmi_models.norms import Norm
 from tests.core.conftest import lively, tiny
@@ -172,5 +172,5 @@ def test_what_does_not_fit_is_refused() -> None:
         path_patch(lm, BASE, SOURCE, DIFF, receivers=[])
     with pytest.raises(ConfigError, match="one shape"):
         path_patch(lm, BASE, SOURCE[:, 1:], DIFF)
-    with pytest.raises(ConfigError, match="senders="):
+    with pytest.raises(ArgumentError, match="senders="):
         path_patch(lm, BASE, SOURCE, DIFF, senders="neurons")  # type: ignore[arg-type]
