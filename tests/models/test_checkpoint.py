@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from tests.models.checkpoints import assert_same, fails
 from tests.oracles import grid, llama_grid
 
@@ -230,7 +230,7 @@ def test_weights_are_cast_as_numpy_casts(tmp_path: Path, stored: str, wanted: st
 
 @pytest.mark.parametrize("dtype", ["int32", "float8_e4m3fn", "complex64", "no such dtype", "float64"])
 def test_dtype_that_cannot_be_computed_in_is_refused(folder: Path, dtype: str) -> None:
-    with pytest.raises(ConfigError, match="dtype"):
+    with pytest.raises(ArgumentError, match="dtype"):
         jmi_models.load(folder, dtype=dtype)
 
 
