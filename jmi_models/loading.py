@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jmi.artefacts import replacing
 from jmi.checks import flag, float_dtype, shown
-from jmi.errors import ArgumentError, CheckpointError, ConfigError
+from jmi.errors import ArgumentError, CheckpointError, ConfigError, OutputError, printable
 from jmi.lm import LanguageModel
 from jmi.reading import read_object
 from jmi.tokenizers import Tokenizer
@@ -203,6 +204,7 @@ def save(
     Raises:
       ConfigError: ``config`` describes another architecture; parameters are missing, surplus or of
         another shape; or the folder holds a sharded checkpoint.
+      OutputError: a file cannot be written, such as on a full disk; one that was there stays.
     """
     if arch.family not in FAMILIES:
         raise ConfigError(f"save: how a model of family {arch.family!r} names its tensors is not known")
@@ -218,7 +220,12 @@ def save(
         raise ConfigError(f"save: {folder} holds a sharded checkpoint; give an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OutputError(
+                f"{folder}: model.safetensors could not be written: {printable(error)}"
+            ) from None
     with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
     if tokenizer is not None:

@@ -1,5 +1,7 @@
 """Saving: what is written loads again bit by bit, and nothing is written that could not."""
 
+import resource
+import signal
 from pathlib import Path
 
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import jmi_models
-from jmi.errors import ConfigError
+from jmi.errors import ConfigError, OutputError
 from jmi_models.loading import read_config
 from tests.oracles import llama_grid
 
@@ -70,3 +72,19 @@ def test_a_sharded_checkpoint_is_not_overwritten_by_half(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="sharded"):
         jmi_models.save(tmp_path / "out", lm.arch, lm.params, CONFIG)
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_a_full_disk_is_one_error_and_the_model_that_was_there_stays(tmp_path: Path) -> None:
+    """A limit on the size of files fails as a full disk does."""
+    lm = jmi_models.load(llama_grid.write_folder(tmp_path, CONFIG))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"model\.safetensors could not be written"):
+            jmi_models.save(tmp_path, lm.arch, lm.params, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
