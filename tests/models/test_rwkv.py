@@ -11,7 +11,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.errors import ConfigError, HookError, InterventionError, JmiError
 from jmi.lm import LanguageModel
 from jmi_models.rwkv import Rwkv
 from tests.tolerances import assert_agree
@@ -281,9 +281,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="carries no state"):
         atlas.run("Paris is", state={})
     for arguments, message in (
-        ({"prompt": TOKENS[0]}, r"tokens \[batch, pos\]"),
-        ({"temperature": 0.0}, "above 0"),
-        ({"n": 0}, "at least one"),
+        ({"prompt": TOKENS[0]}, r"shape \[batch, pos\]"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"n": 0}, "n=0"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(JmiError, match=message):
             load(7, "float32").generate(**{"prompt": TOKENS, "n": 3, **arguments})
