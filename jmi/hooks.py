@@ -110,7 +110,8 @@ def _check_acts(name: str, hook: Any) -> None:
         raise HookError(f"{name}: {hook.__name__} is a class; give an instance of it, {hook.__name__}(...)")
     if not callable(hook):
         raise HookError(f"{name}: {shown(hook)} is not an intervention (a callable (value, site) -> value)")
-    if not (_made_takes_two(type(hook)) if dataclasses.is_dataclass(hook) else _takes_two(hook)):
+    kind: Any = type(hook)
+    if not (_made_takes_two(kind) if dataclasses.is_dataclass(hook) else _takes_two(hook)):
         raise HookError(f"{name}: {shown(hook)} must take two arguments, (value, site)")
 
 

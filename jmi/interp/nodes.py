@@ -100,7 +100,8 @@ class Pair:
     @property
     def layout(self) -> Plan:
         """The nodes by point; of a part of a pair there may be none."""
-        return plan(self.arch, self.names, self.base.shape)
+        batch, pos = self.base.shape
+        return plan(self.arch, self.names, (batch, pos))
 
     @property
     def points(self) -> list[str]:
