@@ -76,6 +76,23 @@ class Select:
 
 
 @pytrees.dataclass
+class Positions:
+    """Reducer: the tokens ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
+
+    index: Any
+
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError for an index out of range."""
+        check_selectors({"positions": self.index}, site, shape)
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        index = jnp.asarray(self.index)
+        if site.mask is not None:
+            return padding.take(value, padding.places(index, site.mask), 1)
+        return padding.take(value, jnp.broadcast_to(index, (value.shape[0], index.shape[-1])), 1)
+
+
+@pytrees.dataclass
 class Dot:
     """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32.
 

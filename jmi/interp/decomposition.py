@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import padding, pytrees
+from jmi import pytrees
 from jmi.architecture import Architecture, Params
 from jmi.arguments import as_tokens, check_arrays
-from jmi.captures import Capture
+from jmi.captures import Capture, Positions
 from jmi.checks import as_array, check_model, choice
 from jmi.engine import precise
 from jmi.errors import ConfigError
@@ -27,8 +27,7 @@ from jmi.lm import LanguageModel
 from jmi.numerics import wide
 from jmi.output import Output
 from jmi.programs import compiled
-from jmi.selection import check_selectors
-from jmi.sites import Site, table_of
+from jmi.sites import table_of
 
 
 @pytrees.dataclass
@@ -118,23 +117,6 @@ _SPLITS: dict[str, _Split | None] = {
         "neuron_effects",
     ),
 }
-
-
-@pytrees.dataclass
-class Positions:
-    """Reducer: the tokens ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
-
-    index: Any
-
-    def check(self, site: Site, shape: tuple[int, ...]) -> None:
-        """Raise InterventionError for an index out of range."""
-        check_selectors({"positions": self.index}, site, shape)
-
-    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        index = jnp.asarray(self.index)
-        if site.mask is not None:
-            return padding.take(value, padding.places(index, site.mask), 1)
-        return padding.take(value, jnp.broadcast_to(index, (value.shape[0], index.shape[-1])), 1)
 
 
 def accumulated_resid(
