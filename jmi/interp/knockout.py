@@ -22,6 +22,7 @@ from jmi.errors import ArgumentError, HookError
 from jmi.hooks import prepare
 from jmi.interventions import Zero
 from jmi.lm import LanguageModel, check_logits
+from jmi.numerics import wide
 from jmi.output import Output
 from jmi.sites import PATTERN, SCORES, layer_name, table_of
 
@@ -156,7 +157,9 @@ def _changes(before: jax.Array, after: jax.Array, top: int) -> tuple[bool, metri
     """Whether the prediction changed by more than rounding, and the tokens whose probability changed most."""
     a, b = (np.asarray(jax.nn.log_softmax(x.astype(jnp.float32))) for x in (before, after))
     p, q = np.exp(a), np.exp(b)
-    rounding = 4 * float(jnp.finfo(before.dtype).eps) * float(jnp.abs(before).max())
+    # Of two programs, each a long chain of sums; in a narrow dtype most of it is that of the last step.
+    steps = 64 if wide(before.dtype) == before.dtype else 4
+    rounding = steps * float(jnp.finfo(before.dtype).eps) * float(jnp.abs(before).max())
     changed = bool((np.abs(np.nan_to_num(a) - np.nan_to_num(b)) > rounding).any())
     chosen = np.lexsort((-p, -np.abs(p - q) * changed))[:top].astype(np.int32)
     return changed, metrics.Changes(chosen, p[chosen], q[chosen])

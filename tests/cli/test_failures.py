@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import signal
 import subprocess
 import sys
 
@@ -55,11 +54,6 @@ def test_a_debug_variable_adds_the_traceback(monkeypatch):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: unexpected KeyError")
-
-
-def test_control_c_ends_it(monkeypatch):
-    done = failing(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
 def test_a_reader_that_leaves_is_no_error_and_files_are_written_all_the_same(tmp_path):
