@@ -218,6 +218,7 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
       ConfigError: a model without attention heads.
     """
     check_architecture(arch)
+    check_params(params)  # of which only the heads are read
     choice("kind", kind, ("Q", "K", "V"))
     return _compositions(arch, params, kind)
 
