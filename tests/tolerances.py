@@ -34,7 +34,7 @@ WIDER = 4
 def assert_agree(got: Any, want: Any, kind: str = "plans", times: float = 1.0, scale: Any = 0.0) -> None:
     """Assert that the arrays of two trees agree: same structure, shapes, dtypes, and numbers within the bar.
 
-    Integers and masks must be equal, infinite numbers in the same places, and NaN agrees with nothing.
+    Integers, masks and texts must be equal, infinite numbers in the same places, and NaN agrees with nothing.
     ``scale`` is, for what is a small difference of large numbers, those numbers or their size: the bar is a
     part of the largest of them. ``times`` widens the bar; whoever does it says why.
     """
@@ -54,7 +54,7 @@ def _assert_leaf(
     assert got.dtype == want.dtype, f"{where} dtype {got.dtype}, not {want.dtype}"
     assert got.size, f"{where} nothing to compare"
     if got.dtype.name not in BARS[kind]:
-        assert got.dtype.kind in "bui", f"{where} the table has no bar for {kind} in {got.dtype}"
+        assert got.dtype.kind in "buiU", f"{where} the table has no bar for {kind} in {got.dtype}"
         np.testing.assert_array_equal(got, want, err_msg=where)
         return
     assert not np.isnan(got).any(), f"{where} NaN"

@@ -280,7 +280,7 @@ RECORDINGS: Mapping[str, Recording] = {
     "falcon": Recording(
         _FALCON,
         (When("parallel_attn", True, _NO_MIDDLE), When("alibi", True, _NO_ROTARY)),
-        # Eager attention of transformers 5.23 adds alibi twice: to the scores, and within the mask. The
+        # Eager attention of transformers 5.24 adds alibi twice: to the scores, and within the mask. The
         # original model and attn_implementation="sdpa" add it once.
         (Repair(f"{_H}.self_attention", "attention_mask", only_masked),),
     ),
