@@ -106,7 +106,7 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int], mask: Any = N
         name: tuple(as_data(h) for h in (v if isinstance(v, (list, tuple)) else (v,)))
         for name, v in host.items()
     }
-    if any(isinstance(x, list) for x in jax.tree.leaves(given, is_leaf=_holds_swept)):
+    if any(map(_holds_swept, jax.tree.leaves(given, is_leaf=_holds_swept))):
         raise HookError(
             "a value of a Grid stands inside a list: look up whole lists with grid.take(name, table)"
         )
@@ -225,10 +225,7 @@ def _taken_apart(
     leaves, tree = jax.tree.flatten(inner)
     swept = [id(x) in column_of for x in leaves]
     of_layers = {id(hook.layers) for hooks in first.values() for hook in hooks if isinstance(hook, At)}
-    if not set(column_of) <= {*map(id, leaves)} | of_layers:
-        raise HookError(
-            "a value of a Grid stands inside a list: look up whole lists with grid.take(name, table)"
-        )
+    assert set(column_of) <= {*map(id, leaves)} | of_layers, "a swept array was lost"
     values = [column_of.get(id(x), x) for x in leaves]
     first_position = np.zeros(count, int)
     if local:
