@@ -15,10 +15,10 @@ import jmi_models
 from benchmarks.peers import CONFIG, hooked_transformer
 from benchmarks.sweeps import BATCH, LENGTH
 from benchmarks.timing import compare
-from jmi.interp.attribution import attribution_patching
-from jmi.interp.eap import eap
-from jmi.interp.edge_selection import top_edges
-from jmi.interp.faithfulness import faithfulness
+from jmi.interp.attribution.attribution_patching import attribution_patching
+from jmi.interp.edges.eap import eap
+from jmi.interp.edges.faithfulness import faithfulness
+from jmi.interp.edges.selection import top_edges
 from jmi_models.families import FAMILIES
 
 NODES = ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]

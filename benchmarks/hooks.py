@@ -10,7 +10,7 @@ import jmi
 import jmi_models
 from benchmarks.models import GPT2_SMALL, TINY, plain_forward
 from benchmarks.timing import compare
-from jmi.engine import plan_run, run_compiled
+from jmi.engine.forward import plan_run, run_compiled
 
 SITES = {
     "run, no hooks": ({}, []),

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 import jmi_models
-from jmi.architecture import Tap
-from jmi.sites import table_of
-from jmi_models.norms import Norm
-from jmi_models.rope import Rope
+from jmi.model.architecture import Tap
+from jmi.model.sites import table_of
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.rope import Rope
 
 
 def decoder(n_layers: int, d_model: int, n_heads: int, d_mlp: int, d_vocab: int) -> jmi_models.Transformer:

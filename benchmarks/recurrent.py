@@ -22,9 +22,9 @@ import jmi_models
 from benchmarks.timing import compare, throughput
 from jmi_models.families.blinkdl import ORIGINAL
 from jmi_models.loading import stored_tensors
-from jmi_models.rwkv import Rwkv
-from jmi_models.wkv import Inputs, scan
-from jmi_models.wkv_chunked import chunked
+from jmi_models.rwkv.architecture import Rwkv
+from jmi_models.rwkv.wkv import Inputs, scan
+from jmi_models.rwkv.wkv_chunked import chunked
 
 RANKS = (("rank_decay", 64), ("rank_a", 64), ("rank_v", 32), ("rank_gate", 128))
 ARCH = Rwkv(7, 12, 768, 12, 64, 3072, 65536, RANKS)

@@ -10,21 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi import pytrees
-from jmi.architecture import Architecture, Continuable, Params
-from jmi.arguments import as_tokens, check_arrays, check_tokens
-from jmi.captures import Capture, as_list
+from jmi import tree as pytrees
+from jmi.captures.capture import Capture, as_list
+from jmi.captures.output import Output, wrap
 from jmi.checks import check_model, real_number, whole_number
-from jmi.engine import execute, forward, plan_run
+from jmi.engine.forward import execute, forward, plan_run
+from jmi.engine.past import past_captures
+from jmi.engine.recurrence import Recurrent
+from jmi.engine.varying import vary_like
 from jmi.errors import ConfigError, HookError
-from jmi.hooks import Hooks, prepare
+from jmi.hooks.resolve import Hooks, prepare
 from jmi.metrics import final_logits
+from jmi.model.architecture import Architecture, Continuable, Params
+from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.model.sites import part_of, table_of
 from jmi.numerics import wide
-from jmi.output import Output, wrap
-from jmi.past import past_captures
-from jmi.recurrence import Recurrent
-from jmi.sites import part_of, table_of
-from jmi.varying import vary_like
 
 Read = Callable[[jax.Array, Any], tuple[Output, Any]]
 """(token ``[b, 1]``, what came before it) -> its run, what comes before the next."""

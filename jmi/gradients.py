@@ -12,19 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import pytrees
-from jmi.architecture import Architecture, Params
-from jmi.arguments import as_tokens, check_arrays, check_tokens
-from jmi.by_layer import At, PerLayer
-from jmi.captures import Capture, Plan, plan
+from jmi import tree as pytrees
+from jmi.captures.capture import Capture, Plan, plan
+from jmi.captures.output import Output, wrap
 from jmi.checks import as_function, as_result, check_architecture, check_model, flag, several
-from jmi.engine import forward, precise
+from jmi.engine.forward import forward, precise
+from jmi.engine.varying import vary_like
 from jmi.errors import ConfigError, HookError
-from jmi.hooks import Hooks, prepare
-from jmi.output import Output, wrap
-from jmi.selection import Selective
-from jmi.sites import PATTERN, Site, table_of
-from jmi.varying import vary_like
+from jmi.hooks.layers import At, PerLayer
+from jmi.hooks.resolve import Hooks, prepare
+from jmi.hooks.selection import Selective
+from jmi.model.architecture import Architecture, Params
+from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.model.sites import PATTERN, Site, table_of
 
 
 @pytrees.dataclass

@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.architecture import Architecture, Params
-from jmi.arguments import as_tokens, check_arrays, check_tokens
-from jmi.captures import Capture
+from jmi.captures.capture import Capture
+from jmi.captures.output import Output, wrap
 from jmi.checks import real_number, whole_number
-from jmi.engine import forward, plan_run, run_compiled
+from jmi.engine.forward import forward, plan_run, run_compiled
 from jmi.errors import ArgumentError, ConfigError, TokenizerError
 from jmi.generation import Generated, generate
-from jmi.hooks import Hooks, prepare
-from jmi.output import Output, wrap
+from jmi.hooks.resolve import Hooks, prepare
+from jmi.model.architecture import Architecture, Params
+from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.model.sites import layer_name, table_of
 from jmi.programs import compiled
-from jmi.sites import layer_name, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
 

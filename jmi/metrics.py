@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmi import padding, pytrees
-from jmi.architecture import Architecture
-from jmi.arguments import check_ids
+from jmi import tree as pytrees
+from jmi.captures.output import Output
 from jmi.checks import real_array, shown, whole_array, whole_number
 from jmi.errors import ArgumentError
+from jmi.model import padding
+from jmi.model.architecture import Architecture
+from jmi.model.inputs import check_ids
 from jmi.numerics import wide
-from jmi.output import Output
 
 Metric = Callable[[Output], jax.Array]
 """Pure function of a run: one real number per row, ``[b]``."""

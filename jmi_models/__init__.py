@@ -2,7 +2,7 @@
 
 from jmi_models.auto import CompatibilityReport
 from jmi_models.controls import shuffled
-from jmi_models.hub import CachedModel, list_cached
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.loading import architecture, inspect, load, save
 from jmi_models.params import init, listed, n_params
 from jmi_models.processing import (
@@ -11,5 +11,5 @@ from jmi_models.processing import (
     fold_norm_gains,
     fold_value_biases,
 )
-from jmi_models.rwkv import Rwkv
-from jmi_models.transformer import Transformer
+from jmi_models.rwkv.architecture import Rwkv
+from jmi_models.weights.hub import CachedModel, list_cached

@@ -7,8 +7,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from jmi.architecture import Params
 from jmi.checks import whole_number
+from jmi.model.architecture import Params
 from jmi_models.params import HasParams, Param
 from jmi_models.processing import check_applies, each_param
 

@@ -23,15 +23,16 @@ from jmi.errors import ArgumentError, CheckpointError, ConfigError, OutputError,
 from jmi.lm import LanguageModel
 from jmi.reading import read_object
 from jmi.tokenizers import Tokenizer
-from jmi_models import adapters, families, hub, words
+from jmi_models import families
 from jmi_models.auto import CompatibilityReport, examine
 from jmi_models.auto.remote import headers_of
-from jmi_models.checkpoint import load_params, plan_reads
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
-from jmi_models.layout import to_disk
 from jmi_models.params import flat
-from jmi_models.stored import ADAPTER, INDEX, Stored, read_headers
+from jmi_models.weights import adapters, hub, words
+from jmi_models.weights.checkpoint import load_params, plan_reads
+from jmi_models.weights.layout import to_disk
+from jmi_models.weights.stored import ADAPTER, INDEX, Stored, read_headers
 
 
 def load(
@@ -56,7 +57,7 @@ def load(
         ``model``, the residual axis over ``fsdp``.
       pytorch_bin: read ``pytorch_model.bin`` where a model has no safetensors. The pickle in it is
         read for its tensors only; no code in it can run.
-      adapter: merge the LoRA adapter that lies beside the weights, if one does (`jmi_models.adapters`).
+      adapter: merge the LoRA adapter that lies beside the weights, if one does (see `weights.adapters`).
         A folder that holds an adapter alone is loaded where its base model is a folder, too.
       tokenizer: False leaves it out; the model then runs on token ids alone.
       progress: show progress bars; by default only on a terminal.

@@ -20,12 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi.architecture import Params
 from jmi.checks import check_params
 from jmi.errors import ConfigError
+from jmi.model.architecture import Params
 from jmi.numerics import wide
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.params import HasParams, Param, check_describes, flat
-from jmi_models.transformer import Transformer
 
 Processing = Callable[[Transformer, Params], tuple[Transformer, Params]]
 

@@ -14,13 +14,13 @@ from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.console import say, show_table
 from jmi.cli.effects import axes_of, figure_of, point_of, print_effects, print_pair
 from jmi.errors import ArgumentError
-from jmi.interp.attribution import attribution_patching
-from jmi.interp.circuit_files import save_circuit
-from jmi.interp.eap import EdgeScores, eap
-from jmi.interp.edge_selection import top_edges
-from jmi.interp.edges import edge_graph
-from jmi.interp.faithfulness import faithfulness
-from jmi.sites import full_name
+from jmi.interp.attribution.attribution_patching import attribution_patching
+from jmi.interp.edges.circuit_files import save_circuit
+from jmi.interp.edges.eap import EdgeScores, eap
+from jmi.interp.edges.faithfulness import faithfulness
+from jmi.interp.edges.graph import edge_graph
+from jmi.interp.edges.selection import top_edges
+from jmi.model.sites import full_name
 
 
 def command(

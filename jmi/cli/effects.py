@@ -10,8 +10,8 @@ from jmi.cli.console import console, say, show_table
 from jmi.cli.pair import Pair
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel
+from jmi.model.sites import Site, find, full_name
 from jmi.plots.heatmap import FAINT, plot_heatmap
-from jmi.sites import Site, find, full_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import jmi_models
-from jmi import artefacts, memory
-from jmi.cli import failures
+from jmi import artefacts
+from jmi.cli import failures, memory
 from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.console import say, show_table
 from jmi.errors import ArgumentError
-from jmi.interp.knockout import KnockoutResult, knockout
+from jmi.interp.patching.knockout import KnockoutResult, knockout
 from jmi.lm import LanguageModel
 
 if TYPE_CHECKING:

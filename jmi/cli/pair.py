@@ -8,10 +8,10 @@ import numpy as np
 import typer
 
 from jmi import metrics
-from jmi.arguments import check_tokens
+from jmi.captures.output import Output
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_logits
-from jmi.output import Output
+from jmi.model.inputs import check_tokens
 
 CLEAN = "When John and Mary went to the shop, John gave the book to"
 CORRUPTED = "When John and Mary went to the shop, Mary gave the book to"

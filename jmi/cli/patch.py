@@ -14,9 +14,9 @@ from jmi.cli.common import PytorchBin, check_files, draw, record
 from jmi.cli.console import say
 from jmi.cli.effects import axes_of, figure_of, point_of, print_effects, print_pair
 from jmi.errors import ArgumentError
-from jmi.interp.measure import Prompts
-from jmi.interp.patching import patch
-from jmi.interp.places import places_of
+from jmi.interp.patching.measure import Prompts
+from jmi.interp.patching.patch import patch
+from jmi.interp.patching.places import places_of
 
 
 def command(

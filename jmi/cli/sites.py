@@ -8,7 +8,7 @@ import jmi_models
 from jmi.cli.common import PytorchBin
 from jmi.cli.console import show_table
 from jmi.lm import site_shapes
-from jmi.sites import layer_name, table_of
+from jmi.model.sites import layer_name, table_of
 
 
 def command(

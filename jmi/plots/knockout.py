@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jmi.interp.knockout import KnockoutResult
+from jmi.interp.patching.knockout import KnockoutResult
 from jmi.plots import new_figure, shown
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from jmi.tokenizers import limits
 from jmi.tokenizers.added import add_tokens
 from jmi.tokenizers.kinds import class_of, kind_of, may_prefix
 from jmi.tokenizers.spaces import prefixes, set_marked_prefix, set_prefix
-from jmi.world import END_OF_TEXT, World
+from jmi.tokenizers.world import END_OF_TEXT, World
 
 VOCABULARIES = "rwkv_vocab*.txt"
 """Names of vocabulary files of RWKV; the latest one of a folder is read."""

@@ -14,7 +14,7 @@ from jmi.errors import TokenizerError, printable
 from jmi.tokenizers import limits
 from jmi.tokenizers.folder import VOCABULARIES, Backend, read
 from jmi.tokenizers.spaces import prefixes
-from jmi.world import World
+from jmi.tokenizers.world import World
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,14 @@ from jmi_models.auto.forms import EMBEDDINGS, PARTS, Form, Shapes, choose, first
 from jmi_models.auto.harmless import refuse_unread
 from jmi_models.auto.notes import Finding, Notes
 from jmi_models.auto.sizes import along, head_sizes, with_sizes
-from jmi_models.experts import Experts
+from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import every_layer
 from jmi_models.families.usual import always, read_usual
-from jmi_models.layout import Key
-from jmi_models.norms import HeadNorm, Norm
 from jmi_models.params import flat
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 _BIASES = {
     "qkv_bias": ("blocks.attn.b_Q", "blocks.attn.b_K", "blocks.attn.b_V"),

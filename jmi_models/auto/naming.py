@@ -5,11 +5,11 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import Family
 from jmi_models.families.usual import LAYER
-from jmi_models.norms import Norm
-from jmi_models.transformer import Transformer
 
 # Two families choose among names by their architecture; any one tells their naming.
 ANY = Transformer("any", 1, 1, 1, 1, 1, 1, 1, 1, "silu", Norm("rms", 1e-6))

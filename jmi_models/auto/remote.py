@@ -7,8 +7,8 @@ import numpy as np
 from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
 from jmi.errors import CheckpointError
-from jmi_models.hub import Source
-from jmi_models.stored import Box, Stored, read_headers
+from jmi_models.weights.hub import Source
+from jmi_models.weights.stored import Box, Stored, read_headers
 
 
 def headers_of(source: Source, pytorch_bin: bool = False) -> dict[str, Stored]:

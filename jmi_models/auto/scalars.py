@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from jmi.errors import ConfigError
-from jmi_models import rope_config
 from jmi_models.auto.harmless import refuse_unread_rope
 from jmi_models.auto.notes import Notes
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.rope import Rope
+from jmi_models.families import rope_config
 from jmi_models.families.family import Reader
 from jmi_models.families.gemma3_text import by_kind, ropes_by_kind
 from jmi_models.families.smollm3 import turning_layers
 from jmi_models.families.usual import one_window, per_layer, sliding_layers, windows
-from jmi_models.norms import Norm
-from jmi_models.rope import Rope
 
 _MULTIPLIERS: Mapping[str, tuple[str, Callable[[float], float]]] = {
     "attn_logit_softcapping": ("attn_softcap", lambda x: x),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import jmi
 import jmi_models
-from jmi.architecture import Tap
+from jmi.model.architecture import Tap
 from jmi_models.embedded import card, evaluate
 from jmi_models.embedded.batches import SHORT, Counted, batch, counted
 from jmi_models.embedded.checkpoint import read_checkpoint, write_checkpoint

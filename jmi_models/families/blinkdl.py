@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import CheckpointError, ConfigError
-from jmi_models import rwkv7
+from jmi_models.decoder.norms import Norm
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.rwkv6 import keys_of
 from jmi_models.families.usual import always, norm_keys
-from jmi_models.layout import Key
-from jmi_models.norms import Norm
-from jmi_models.rwkv import VERSIONS, Rwkv
-from jmi_models.stored import Stored
+from jmi_models.rwkv.architecture import VERSIONS, Rwkv, rwkv7
+from jmi_models.weights.layout import Key
+from jmi_models.weights.stored import Stored
 
 _LAYER = "blocks.{i}."
 _ATT = _LAYER + "att."

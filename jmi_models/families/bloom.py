@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.attention import Alibi
+from jmi_models.decoder.attention import Alibi
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import falcon
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import norm_keys
-from jmi_models.layout import Key
-from jmi_models.norms import Norm
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 
 def keys_of(arch: Transformer) -> dict[str, Key]:

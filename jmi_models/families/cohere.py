@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual
-from jmi_models.layout import Key
-from jmi_models.norms import HeadNorm, Norm
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

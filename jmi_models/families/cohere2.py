@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models import rope_config
+from jmi_models.decoder.transformer import Transformer
+from jmi_models.families import rope_config
 from jmi_models.families.cohere import cohere_fields
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, per_layer, read_usual, sliding_layers, windows
-from jmi_models.transformer import Transformer
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

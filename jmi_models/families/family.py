@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models import bounds, rope_config, words
-from jmi_models.layout import Key
-from jmi_models.ops import ACTIVATIONS
-from jmi_models.rwkv import Rwkv
-from jmi_models.stored import HasShape
-from jmi_models.transformer import Transformer
+from jmi_models.decoder.ops import ACTIVATIONS
+from jmi_models.decoder.transformer import Transformer
+from jmi_models.families import rope_config
+from jmi_models.rwkv.architecture import Rwkv
+from jmi_models.weights import bounds, words
+from jmi_models.weights.layout import Key
+from jmi_models.weights.stored import HasShape
 
 AnyArch = Transformer | Rwkv
 """An architecture that can be loaded and saved."""

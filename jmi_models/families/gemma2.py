@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual, rms, windows
-from jmi_models.layout import Key
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 KEYS_WITH_POST_NORMS = {
     **KEYS,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, gpt_fields, norm_keys
-from jmi_models.layout import Fused, Key
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Fused, Key
 
 _LAYER = "transformer.h.{i}."
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models import rope_config
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.transformer import Transformer
+from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, fused_keys, mlp_keys, norm_keys, read_usual
-from jmi_models.layout import Key
-from jmi_models.norms import Norm
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 _LAYER = "gpt_neox.layers.{i}."
 KEYS = {

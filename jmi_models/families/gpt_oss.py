@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.experts import Experts
+from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual, rms, windows
-from jmi_models.layout import Fused, Key
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Fused, Key
 
 _EXPERTS = LAYER + "mlp.experts."
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models.decoder.rope import Rope
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, attention_keys, gpt_fields, mlp_keys, norm_keys
-from jmi_models.layout import Key
-from jmi_models.rope import Rope
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 _LAYER = "transformer.h.{i}."
 KEYS = {

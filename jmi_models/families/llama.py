@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual, rms
-from jmi_models.transformer import Transformer
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual
-from jmi_models.norms import Norm
-from jmi_models.transformer import Transformer
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

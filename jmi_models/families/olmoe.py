@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.experts import Experts
+from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import EXPERT_KEYS
 from jmi_models.families.usual import JOINT_NORMS, KEYS, always, read_usual, rms
-from jmi_models.norms import HeadNorm
-from jmi_models.transformer import Transformer
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

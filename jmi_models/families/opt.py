@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import attention_keys, mlp_keys, norm_keys
-from jmi_models.layout import Key
-from jmi_models.norms import Norm
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 _DECODER = "model.decoder."
 _LAYER = _DECODER + "layers.{i}."

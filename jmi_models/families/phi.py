@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
     EMBEDDINGS,
@@ -14,9 +16,7 @@ from jmi_models.families.usual import (
     norm_keys,
     read_usual,
 )
-from jmi_models.layout import Key
-from jmi_models.norms import HeadNorm, Norm
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Key
 
 KEYS = {
     **EMBEDDINGS,

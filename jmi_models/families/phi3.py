@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
     EMBEDDINGS,
@@ -14,8 +15,7 @@ from jmi_models.families.usual import (
     read_usual,
     rms,
 )
-from jmi_models.layout import Fused, Key
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Fused, Key
 
 _GATE_AND_LINEAR = LAYER + "mlp.gate_up_proj.weight"
 KEYS = {

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models import words
-from jmi_models.experts import Experts
+from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, mlp_keys, read_usual, rms, windows
-from jmi_models.layout import Key
-from jmi_models.transformer import Transformer
+from jmi_models.weights import words
+from jmi_models.weights.layout import Key
 
 EXPERT_KEYS = {
     "blocks.mlp.W_router": Key(LAYER + "mlp.gate.weight", "n_experts d_model"),

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2 import late_windows
 from jmi_models.families.usual import HEAD_NORMS, KEYS, always, read_usual, rms
-from jmi_models.norms import HeadNorm
-from jmi_models.transformer import Transformer
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

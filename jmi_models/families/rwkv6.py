@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norm
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.usual import always, norm_keys
-from jmi_models.layout import Key
-from jmi_models.norms import Norm
-from jmi_models.rwkv import Rwkv
+from jmi_models.rwkv.architecture import Rwkv
+from jmi_models.weights.layout import Key
 
 _LAYER = "rwkv.blocks.{i}."
 

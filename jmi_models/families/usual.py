@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models import rope_config
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.rope import Rope
+from jmi_models.decoder.transformer import Transformer
+from jmi_models.families import rope_config
 from jmi_models.families.family import Reader
-from jmi_models.layout import Fused, Key
-from jmi_models.norms import Norm
-from jmi_models.rope import Rope
-from jmi_models.transformer import Transformer
+from jmi_models.weights.layout import Fused, Key
 
 LAYER = "model.layers.{i}."
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jmi_models
-from jmi.interp.circuit_files import load_circuit
-from jmi.interp.edges import edge_graph
+from jmi.interp.edges.circuit_files import load_circuit
+from jmi.interp.edges.graph import edge_graph
 from tests.cli.command_line import jmi, refused
 
 

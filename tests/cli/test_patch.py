@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jmi_models
-from jmi.interp.patching import patch
+from jmi.interp.patching.patch import patch
 from jmi.metrics import LogitDiff
 from tests.cli.command_line import jmi, refused
 

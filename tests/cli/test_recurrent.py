@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import ArgumentError
+from jmi.hooks.interventions import Zero
 from jmi.interp import knockout
-from jmi.interventions import Zero
 from tests.cli.command_line import jmi, refused
 from tests.models.rwkv_data import weights
 from tests.models.torch_files import write_state_dict

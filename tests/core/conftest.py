@@ -7,8 +7,8 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi_models.norms import Norm
-from jmi_models.rope import Rope
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.rope import Rope
 
 
 def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):

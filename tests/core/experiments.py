@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmi
-from jmi import sweep_work
+from jmi.sweeps import work as sweep_work
 from tests.core.conftest import lively, tiny
 
 LENGTH = 6
@@ -121,11 +121,11 @@ def default_argument(i):
     return hook
 
 
-@jmi.pytrees.dataclass
+@jmi.tree.dataclass
 class Static:
     """An intervention with a static number."""
 
-    factor: float = jmi.interventions.struct.field(pytree_node=False)
+    factor: float = jmi.hooks.interventions.struct.field(pytree_node=False)
 
     def __call__(self, value, site):
         return value * self.factor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import InterventionError
-from jmi.sites import AXES, PATTERN, SCORES, Site
+from jmi.model.sites import AXES, PATTERN, SCORES, Site
 from tests.models import committed
 from tests.models.committed import relative
 

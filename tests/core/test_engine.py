@@ -9,9 +9,9 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.architecture import Tap
 from jmi.errors import ConfigError, HookError
-from jmi.sites import table_of
+from jmi.model.architecture import Tap
+from jmi.model.sites import table_of
 from tests.core.conftest import lively, tiny
 from tests.tolerances import assert_agree
 

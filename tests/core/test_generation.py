@@ -11,7 +11,7 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError
-from jmi_models.rope import Dynamic, Rope
+from jmi_models.decoder.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
 from tests.models import committed
 from tests.models.committed import each

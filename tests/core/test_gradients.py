@@ -11,10 +11,10 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi import pytrees
+from jmi import tree as pytrees
 from jmi.errors import ConfigError, HookError
 from jmi.gradients import Detach, frozen, value_and_grad_at
-from jmi.sites import table_of
+from jmi.model.sites import table_of
 from tests.core.conftest import lively, tiny
 from tests.models import test_rwkv
 from tests.models.committed import each, load

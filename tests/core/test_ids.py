@@ -14,18 +14,18 @@ import jmi.interp
 import jmi_models
 from jmi import metrics
 from jmi.errors import ArgumentError, ConfigError
-from jmi.interp.atp_star import atp_star
-from jmi.interp.attribution import attribution_patching, integrated_gradients
-from jmi.interp.circuits import circuit_model
-from jmi.interp.decomposition import accumulated_resid, decompose
-from jmi.interp.direct_logit import direct_logit_attribution
-from jmi.interp.eap import eap
-from jmi.interp.edges import edge_graph
-from jmi.interp.faithfulness import faithfulness
-from jmi.interp.heads import head_scores
-from jmi.interp.patching import patch
-from jmi.interp.path_patching import path_patch
-from jmi.interp.written import written
+from jmi.interp.attribution.atp_star import atp_star
+from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
+from jmi.interp.decompose.decomposition import accumulated_resid, decompose
+from jmi.interp.decompose.direct_logit import direct_logit_attribution
+from jmi.interp.decompose.heads import head_scores
+from jmi.interp.edges.circuits import circuit_model
+from jmi.interp.edges.eap import eap
+from jmi.interp.edges.faithfulness import faithfulness
+from jmi.interp.edges.graph import edge_graph
+from jmi.interp.edges.written import written
+from jmi.interp.patching.patch import patch
+from jmi.interp.patching.path_patching import path_patch
 from tests.models import committed
 from tests.models.test_rwkv import ARCHS
 

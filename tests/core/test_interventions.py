@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jmi
-from jmi.engine import plan_run
+from jmi.engine.forward import plan_run
 from jmi.errors import HookError, InterventionError
-from jmi.selection import axis_mask
-from jmi.sites import Site
+from jmi.hooks.selection import axis_mask
+from jmi.model.sites import Site
 from tests.tolerances import assert_agree
 
 RESID = Site("blocks.*.hook_resid_post", ("batch", "pos", "d_model"), (None, None, 5))

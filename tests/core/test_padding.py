@@ -11,7 +11,7 @@ import jmi
 from jmi import metrics
 from jmi.errors import ConfigError, HookError, InterventionError
 from jmi.gradients import value_and_grad_at
-from jmi.interp.patching import patch
+from jmi.interp.patching.patch import patch
 from tests.models.committed import each
 from tests.padded import (
     CLEAN,

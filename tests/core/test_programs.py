@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmi
-from jmi import programs, sweep_work
+from jmi import programs
+from jmi.sweeps import work as sweep_work
 from tests.core.conftest import lively, tiny
 
 

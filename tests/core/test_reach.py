@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import jmi
-from jmi import sweep_plan
-from jmi.cells import all_say
 from jmi.gradients import Detach
-from jmi.reach import says
-from jmi.sites import PATTERN, SCORES, Site, table_of
+from jmi.hooks.reach import says
+from jmi.model.sites import PATTERN, SCORES, Site, table_of
+from jmi.sweeps import chunks as sweep_plan
+from jmi.sweeps.cells import all_say
 from tests.core.conftest import lively, tiny
 from tests.tolerances import assert_agree
 
@@ -89,12 +89,12 @@ def test_who_says_nothing_or_acts_anew_is_not_believed():
         def __call__(self, value, site):
             return value
 
-    @jmi.pytrees.dataclass
+    @jmi.tree.dataclass
     class Mean(jmi.Add):
         def __call__(self, value, site):
             return jnp.broadcast_to(value.mean(1, keepdims=True), value.shape)
 
-    @jmi.pytrees.dataclass
+    @jmi.tree.dataclass
     class Twice(jmi.Add):
         def __call__(self, value, site):
             return super().__call__(super().__call__(value, site), site)
@@ -102,7 +102,7 @@ def test_who_says_nothing_or_acts_anew_is_not_believed():
         def is_local(self, site):
             return True
 
-    @jmi.pytrees.dataclass
+    @jmi.tree.dataclass
     class Renamed(jmi.Add):
         """Acts as its parent."""
 
@@ -134,7 +134,7 @@ def test_an_answer_holds_for_every_layer():
 LENGTH = 9
 
 
-@jmi.pytrees.dataclass
+@jmi.tree.dataclass
 class Clip:
     """A user's own, of which sweeps may share what it leaves alone."""
 

@@ -10,13 +10,15 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi import sweep_plan, sweep_store, sweep_work
-from jmi.cells import cells_of
 from jmi.errors import ConfigError, HookError, InterventionError, OutputError
-from jmi.grid import Swept
-from jmi.sweep_plan import groups_of
-from jmi_models.experts import Experts
-from jmi_models.rwkv import Rwkv
+from jmi.sweeps import chunks as sweep_plan
+from jmi.sweeps import store as sweep_store
+from jmi.sweeps import work as sweep_work
+from jmi.sweeps.cells import cells_of
+from jmi.sweeps.chunks import groups_of
+from jmi.sweeps.grid import Swept
+from jmi_models.decoder.experts import Experts
+from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
 from tests.models import committed
 from tests.models.committed import each
@@ -321,7 +323,7 @@ def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
 def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
     arch, params, tokens = model
 
-    @jmi.pytrees.dataclass
+    @jmi.tree.dataclass
     class MeanSoFar:
         """Reads other positions than those it writes."""
 
@@ -542,7 +544,7 @@ def test_two_processes_share_the_cells(tmp_path):
     assert len(list((tmp_path / "out").glob("*.npz"))) == 3
 
 
-@jmi.pytrees.dataclass
+@jmi.tree.dataclass
 class Picky:
     """An intervention whose check no range describes."""
 

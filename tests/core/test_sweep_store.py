@@ -18,8 +18,10 @@ import pytest
 from jax.experimental import io_callback
 
 import jmi
-from jmi import sweep_fingerprint, sweep_store, sweep_work
 from jmi.errors import ArgumentError, OutputError
+from jmi.sweeps import fingerprint as sweep_fingerprint
+from jmi.sweeps import store as sweep_store
+from jmi.sweeps import work as sweep_work
 from tests.core import experiments
 from tests.core.experiments import EMBED, VARIANTS, fingerprint
 
@@ -189,7 +191,7 @@ def sweep():
     """A sweep in pieces of one cell, to be called with a folder, and its results without one."""
     run = functools.partial(sweep_of, np.arange(1.0, 6.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jmi.sweep_plan.TOKENS", 1)
+        patch.setattr("jmi.sweeps.chunks.TOKENS", 1)
         yield run, run()
 
 
@@ -362,7 +364,7 @@ def test_a_manifest_that_another_process_makes_meanwhile_is_found(tmp_path, monk
 KILLED = """
 import sys
 import numpy as np
-from jmi import sweep_plan
+from jmi.sweeps import chunks as sweep_plan
 from tests.core.test_sweep_store import sweep_of
 sweep_plan.TOKENS = 1
 result = sweep_of(np.arange(1.0, 41.0), output=sys.argv[1])
@@ -392,7 +394,7 @@ def test_killed_sweeps_end_with_the_same_bits(tmp_path, monkeypatch):
     random, folder = np.random.default_rng(9), tmp_path / "killed"
     assert sum(killed_once(folder, random) for _ in range(2))
     finish(child(KILLED, folder, folder.with_suffix(".npz")))
-    monkeypatch.setattr("jmi.sweep_plan.TOKENS", 1)
+    monkeypatch.setattr("jmi.sweeps.chunks.TOKENS", 1)
     want = sweep_of(np.arange(1.0, 41.0))
     with np.load(folder.with_suffix(".npz")) as got:
         for name, values in want.items():

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-import jmi.world
+import jmi.tokenizers.world
 from jmi.errors import TokenizerError
 from jmi.tokenizers import Tokenizer
-from jmi.world import END_OF_TEXT, World
+from jmi.tokenizers.world import END_OF_TEXT, World
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 FOLDER = SHARED / "models" / "rwkv-world-tokenizer"
@@ -150,13 +150,13 @@ def test_text_survives_and_equals_the_naive_search(case):
 def test_steps_grow_linearly_with_the_text(monkeypatch, text):
     steps = 0
 
-    class Counting(jmi.world._Node):
+    class Counting(jmi.tokenizers.world._Node):
         def get(self, *arguments):
             nonlocal steps
             steps += 1
             return super().get(*arguments)
 
-    monkeypatch.setattr(jmi.world, "_Node", Counting)
+    monkeypatch.setattr(jmi.tokenizers.world, "_Node", Counting)
     world = world_of("a", "b", "aab", "a" * 8 + "b")  # runs of "a" are read ahead and given back
     text *= 20_000
     world.encode(text)

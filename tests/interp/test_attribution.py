@@ -16,8 +16,8 @@ import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError
 from jmi.gradients import frozen, value_and_grad_at
-from jmi.interp.atp_star import atp_star
-from jmi.interp.attribution import attribution_patching, integrated_gradients
+from jmi.interp.attribution.atp_star import atp_star
+from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
 from jmi.metrics import LogitDiff, log_prob
 from tests.core.conftest import lively, tiny
 from tests.models import test_rwkv
@@ -408,7 +408,7 @@ def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(name: str
                 method(*one.arguments, "hook_final_norm", diff, logits_at=-1)
 
 
-@jmi.pytrees.dataclass
+@jmi.tree.dataclass
 class Target:
     """Metric with its tokens as data, that counts its traces."""
 

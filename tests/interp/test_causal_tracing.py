@@ -14,8 +14,8 @@ import jmi_models
 from jmi import metrics
 from jmi.align import find_span
 from jmi.errors import ArgumentError
-from jmi.interp.causal_tracing import causal_trace, embedding_std
-from jmi.noise import Noise
+from jmi.hooks.noise import Noise
+from jmi.interp.patching.causal_tracing import causal_trace, embedding_std
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
 from tests.tolerances import assert_agree

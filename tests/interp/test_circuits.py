@@ -9,10 +9,10 @@ import pytest
 
 import jmi
 from jmi.errors import ConfigError
-from jmi.interp.circuits import circuit_model
-from jmi.interp.edges import READS
-from jmi.interp.faithfulness import area, faithfulness
-from jmi.interp.written import Written, written
+from jmi.interp.edges.circuits import circuit_model
+from jmi.interp.edges.faithfulness import area, faithfulness
+from jmi.interp.edges.graph import READS
+from jmi.interp.edges.written import Written, written
 from tests.interp.edge_models import LAST, Case, case, relative, writer_outputs
 from tests.models.committed import each, listed, load
 from tests.tolerances import assert_agree

@@ -11,9 +11,9 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
-from jmi.interp.attributable import require
-from jmi.interp.decomposition import accumulated_resid, decompose
-from jmi.interp.direct_logit import direct_logit_attribution
+from jmi.interp.attribution.attributable import require
+from jmi.interp.decompose.decomposition import accumulated_resid, decompose
+from jmi.interp.decompose.direct_logit import direct_logit_attribution
 from tests.core.conftest import lively, tiny
 from tests.models.committed import arch_of, each, every_site, listed, load
 from tests.oracles import grid

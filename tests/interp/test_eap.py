@@ -11,13 +11,13 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError
-from jmi.interp.atp_star import atp_star
-from jmi.interp.attribution import attribution_patching
-from jmi.interp.circuits import circuit_model
-from jmi.interp.eap import eap
-from jmi.interp.edge_selection import edges_above, top_edges
-from jmi.interp.faithfulness import faithfulness
-from jmi.interp.written import outputs, written
+from jmi.interp.attribution.atp_star import atp_star
+from jmi.interp.attribution.attribution_patching import attribution_patching
+from jmi.interp.edges.circuits import circuit_model
+from jmi.interp.edges.eap import eap
+from jmi.interp.edges.faithfulness import faithfulness
+from jmi.interp.edges.selection import edges_above, top_edges
+from jmi.interp.edges.written import outputs, written
 from tests.core.conftest import lively, tiny
 from tests.interp.edge_models import LAST, Case, case, reader_gradients, relative, writer_outputs
 from tests.models.committed import each

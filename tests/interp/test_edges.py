@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jmi.errors import ConfigError, JmiError
-from jmi.interp.circuit_files import load_circuit, save_circuit
-from jmi.interp.eap import EdgeScores
-from jmi.interp.edge_selection import edges_above, greedy_edges, prune, top_edges
-from jmi.interp.edges import EdgeGraph, edge_graph
-from jmi_models.rwkv import Rwkv
+from jmi.interp.edges.circuit_files import load_circuit, save_circuit
+from jmi.interp.edges.eap import EdgeScores
+from jmi.interp.edges.graph import EdgeGraph, edge_graph
+from jmi.interp.edges.selection import edges_above, greedy_edges, prune, top_edges
+from jmi_models.rwkv.architecture import Rwkv
 from tests.models.committed import arch_of
 
 GRAPHS = {

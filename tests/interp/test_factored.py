@@ -9,7 +9,7 @@ import pytest
 
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError
-from jmi.interp.factored import (
+from jmi.interp.decompose.factored import (
     FactoredMatrix,
     composition_scores,
     full_ov_circuit,

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError
-from jmi.interp.factored import composition_scores
-from jmi.interp.heads import head_scores, repeated_tokens
+from jmi.interp.decompose.factored import composition_scores
+from jmi.interp.decompose.heads import head_scores, repeated_tokens
 from tests.core.conftest import lively, tiny
 from tests.tolerances import assert_agree
 

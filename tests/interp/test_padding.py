@@ -10,16 +10,16 @@ import jmi
 import jmi_models
 from jmi import metrics
 from jmi.errors import ConfigError
-from jmi.interp.atp_star import atp_star
-from jmi.interp.attribution import attribution_patching
-from jmi.interp.causal_tracing import causal_trace
-from jmi.interp.decomposition import accumulated_resid, decompose
-from jmi.interp.direct_logit import direct_logit_attribution
-from jmi.interp.eap import eap
-from jmi.interp.faithfulness import faithfulness
-from jmi.interp.patching import patch
-from jmi.interp.path_patching import path_patch
-from jmi.noise import Noise
+from jmi.hooks.noise import Noise
+from jmi.interp.attribution.atp_star import atp_star
+from jmi.interp.attribution.attribution_patching import attribution_patching
+from jmi.interp.decompose.decomposition import accumulated_resid, decompose
+from jmi.interp.decompose.direct_logit import direct_logit_attribution
+from jmi.interp.edges.eap import eap
+from jmi.interp.edges.faithfulness import faithfulness
+from jmi.interp.patching.causal_tracing import causal_trace
+from jmi.interp.patching.patch import patch
+from jmi.interp.patching.path_patching import path_patch
 from tests.models.committed import each
 from tests.padded import (
     CLEAN,

@@ -16,9 +16,9 @@ import jmi_models
 from jmi import metrics, stats
 from jmi.align import Alignment, align_spans, align_tokens, find_span
 from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
-from jmi.interp.patching import PatchResult, patch
-from jmi.interp.replacements import replacement
-from jmi.sweep_work import _program
+from jmi.interp.patching.patch import PatchResult, patch
+from jmi.interp.patching.replacements import replacement
+from jmi.sweeps.work import _program
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
 from tests.models.test_rwkv import load as rwkv
@@ -43,7 +43,7 @@ def small() -> jmi.LanguageModel:
         return jmi.LanguageModel(arch, lively(arch, jnp.float64), name="tiny")
 
 
-@jmi.pytrees.dataclass
+@jmi.tree.dataclass
 class Write:
     values: Any
     mask: Any

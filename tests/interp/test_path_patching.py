@@ -12,8 +12,8 @@ import pytest
 import jmi
 from jmi import metrics
 from jmi.errors import ArgumentError, ConfigError, HookError
-from jmi.interp.path_patching import Receiver, path_patch
-from jmi_models.norms import Norm
+from jmi.interp.patching.path_patching import Receiver, path_patch
+from jmi_models.decoder.norms import Norm
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
 from tests.models.test_rwkv import load as rwkv

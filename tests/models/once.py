@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi_models import ops
+from jmi_models.decoder import ops
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 """Step -> what the model has there, and what follows from the sites before."""

@@ -23,10 +23,10 @@ import jmi_models
 from jmi.errors import JmiError
 from jmi_models import families
 from jmi_models.auto import examine
-from jmi_models.checkpoint import problems
+from jmi_models.decoder.rope import Rope
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import FAMILIES
-from jmi_models.rope import Rope
-from jmi_models.transformer import Transformer
+from jmi_models.weights.checkpoint import problems
 from tests.models.config_data import headers_of, small
 
 NESTED: Any = 1

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmi_models.attention import Alibi
+from jmi_models.decoder.attention import Alibi
 from tests.tolerances import assert_agree
 
 BUILDERS = {

@@ -15,14 +15,14 @@ from huggingface_hub.errors import NotASafetensorsRepoError
 
 import jmi_models
 from jmi.errors import ConfigError
-from jmi_models import hub
 from jmi_models.auto import CompatibilityReport, examine, infer
 from jmi_models.auto.naming import convention, nearest, template
-from jmi_models.checkpoint import plan_reads
+from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import FAMILIES
-from jmi_models.layout import disk_shape
-from jmi_models.stored import Stored
-from jmi_models.transformer import Transformer
+from jmi_models.weights import hub
+from jmi_models.weights.checkpoint import plan_reads
+from jmi_models.weights.layout import disk_shape
+from jmi_models.weights.stored import Stored
 from tests.oracles import grid
 from tests.tolerances import assert_agree
 

@@ -12,8 +12,8 @@ from jax.extend.core import jaxprs_in_params
 
 import jmi
 import jmi_models
-from jmi.architecture import Tap
-from jmi_models.rounding import product
+from jmi.model.architecture import Tap
+from jmi_models.decoder.rounding import product
 from tests.models.committed import arch_of, each, every_site, load, relative
 from tests.models.once import steps
 from tests.oracles import grid, rounding

@@ -17,7 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import jmi_models
 from jmi.errors import ConfigError, DownloadError
-from jmi_models import hub
+from jmi_models.weights import hub
 from tests.models.torch_files import write_state_dict
 from tests.oracles import llama_grid
 

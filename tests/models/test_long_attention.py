@@ -12,8 +12,8 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi_models.norms import Norm
-from jmi_models.rope import Rope
+from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.rope import Rope
 from tests.oracles import grid
 from tests.tolerances import assert_agree
 

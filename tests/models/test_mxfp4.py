@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jmi.errors import CheckpointError, ConfigError
-from jmi_models.mxfp4 import decode, decoded_shape
+from jmi_models.weights.mxfp4 import decode, decoded_shape
 
 HALF = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 TABLE = np.array([*HALF, *(-value for value in HALF)], np.float64)

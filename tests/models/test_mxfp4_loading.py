@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import CheckpointError, ConfigError
-from jmi_models import mxfp4, stored
-from jmi_models.checkpoint import plan_reads
 from jmi_models.families.gpt_oss import GPT_OSS
-from jmi_models.layout import disk_shape
+from jmi_models.weights import mxfp4, stored
+from jmi_models.weights.checkpoint import plan_reads
+from jmi_models.weights.layout import disk_shape
 from tests.oracles import grid, llama_grid
 
 EXPERTS, WIDTH, HIDDEN = 4, 32, 64

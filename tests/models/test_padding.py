@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jmi
-from jmi_models.rope import Dynamic, LongRope
+from jmi_models.decoder.rope import Dynamic, LongRope
 from tests.models.committed import arch_of, each, every_site, load, run
 from tests.oracles import grid
 from tests.tolerances import WIDER, assert_agree

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 import jmi
 from jmi.errors import CheckpointError
-from jmi_models.pickled import read_headers, read_tensor
+from jmi_models.weights.pickled import read_headers, read_tensor
 from tests.models.torch_files import (
     Malice,
     mapping,
@@ -318,7 +318,9 @@ def test_no_damage_raises_anything_but_checkpoint_errors(
 
 
 def test_does_not_import_torch() -> None:
-    code = "import sys, jmi_models.pickled, jmi_models.mxfp4; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, jmi_models.weights.pickled, jmi_models.weights.mxfp4; assert 'torch' not in sys.modules"
+    )
     paths = os.pathsep.join([str(Path(jmi.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
 

@@ -307,7 +307,7 @@ def test_devices_make_no_difference(name: str) -> None:
     arch, params = loaded(name)
     shape, axes = (2, 2), ("fsdp", "model")
     mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
-    place = lambda param, x: jax.device_put(x, jmi_models.placement.sharding_of(param, mesh))
+    place = lambda param, x: jax.device_put(x, jmi_models.weights.placement.sharding_of(param, mesh))
     is_param = lambda node: isinstance(node, jmi_models.params.Param)
     placed = jax.tree.map(place, arch.param_tree(), params, is_leaf=is_param)
     for function, args in ((processing.fold_norm_gains, ()), (jmi_models.shuffled, (5,))):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jmi.errors import ConfigError
-from jmi_models import residual
+from jmi_models.decoder import residual
 from tests.models.committed import arch_of, each, every_site, load
 from tests.oracles import grid
 from tests.tolerances import assert_agree

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jmi.errors import ConfigError
-from jmi_models import rope, rope_config
+from jmi_models.decoder import rope
+from jmi_models.families import rope_config
 
 DIM, THETA, POSITIONS = 16, 10000.0, [0, 1, 7, 12, 300]
 LLAMA3 = {

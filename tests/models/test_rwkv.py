@@ -13,7 +13,7 @@ import jmi
 import jmi_models
 from jmi.errors import ConfigError, HookError, InterventionError, JmiError
 from jmi.lm import LanguageModel
-from jmi_models.rwkv import Rwkv
+from jmi_models.rwkv.architecture import Rwkv
 from tests.tolerances import assert_agree
 
 ARCHS = {

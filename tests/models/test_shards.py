@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jmi_models
-from jmi_models.checkpoint import plan_reads
 from jmi_models.families import family_of
-from jmi_models.layout import disk_shape, from_disk
 from jmi_models.params import flat
-from jmi_models.placement import MESH_AXES
-from jmi_models.rwkv import Rwkv
-from jmi_models.shards import window
+from jmi_models.rwkv.architecture import Rwkv
+from jmi_models.weights.checkpoint import plan_reads
+from jmi_models.weights.layout import disk_shape, from_disk
+from jmi_models.weights.placement import MESH_AXES
+from jmi_models.weights.shards import window
 from tests.oracles import grid
 from tests.processes import run_two
 from tests.tolerances import WIDER, assert_agree
@@ -67,7 +67,7 @@ def test_a_box_of_a_stored_tensor_holds_what_is_wanted(name: str, data: Any) -> 
 CHILD = """
 import numpy as np
 import jmi_models
-from jmi_models import stored
+from jmi_models.weights import stored
 
 folder, out = args
 read, original = [], stored._read_safetensor

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmi_models.wkv import Inputs, attention, scan
-from jmi_models.wkv_chunked import chunked
+from jmi_models.rwkv.wkv import Inputs, attention, scan
+from jmi_models.rwkv.wkv_chunked import chunked
 from tests.tolerances import assert_agree
 
 BATCH, HEADS, KEYS, VALUES = 2, 2, 4, 3

@@ -1,0 +1,1 @@
+"""Captures: what a run returns."""

@@ -1,0 +1,97 @@
+"""In which layers an intervention acts, and with which arrays in each of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi import tree as pytrees
+from jmi.errors import InterventionError
+from jmi.hooks.interventions import apply
+from jmi.hooks.reach import says
+from jmi.model.sites import Site
+
+
+@pytrees.dataclass
+class At:
+    """Run ``hook`` only in some layers; ``layers`` is data, so moving it never recompiles.
+
+    Attributes:
+      layers: one layer, a list of layers, or a boolean mask ``[n_layers]``; negative counts from
+        the end. Use with a ``blocks.*`` name.
+      hook: the intervention.
+
+    Example:
+      >>> import jmi
+      >>> hooks = {"blocks.*.hook_mlp_out": jmi.At([2, 3], jmi.Zero())}
+    """
+
+    layers: Any
+    hook: Any
+
+    def is_local(self, site: Site) -> bool:
+        """As the intervention."""
+        return says(self.hook, "is_local", site)
+
+    def is_causal(self, site: Site) -> bool:
+        """As the intervention."""
+        return says(self.hook, "is_causal", site)
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        return self.where_chosen(lambda v: apply(self.hook, v, site), value, site)
+
+    def where_chosen(self, act: Callable[[jax.Array], jax.Array], value: jax.Array, site: Site) -> jax.Array:
+        """``act(value)`` in the chosen layers, else ``value``."""
+        # A conditional, not `where`: an expensive edit then costs only the layers it names.
+        here = jax.lax.dynamic_index_in_dim(jnp.asarray(self.layers), site.layer, keepdims=False)
+        return jax.lax.cond(here, act, lambda v: v, value)
+
+
+@pytrees.dataclass
+class PerLayer:
+    """An intervention whose arrays differ by layer: each has a leading ``layers`` axis; scalars do not.
+
+    The layer loop hands each layer the intervention with its own rows (`jmi.engine.layers`).
+
+    Example:
+      >>> import jax.numpy as jnp, jmi
+      >>> means = jnp.zeros((6, 128))
+      >>> hooks = {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Replace(means))}
+    """
+
+    hook: Any
+
+    def check(self, site: Site, shape: tuple[int, ...]) -> None:
+        """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
+        leaves = jax.tree.leaves(self.hook)
+        sizes = {jnp.shape(leaf)[:1] for leaf in leaves if jnp.ndim(leaf)}
+        if sizes - {(site.n_layers,)}:
+            raise InterventionError(
+                f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
+                if site.n_layers
+                else f"{site.point}: PerLayer acts inside the blocks only"
+            )
+        if hasattr(self.hook, "check") and not self._traced():
+            for hook in self._rows(site):
+                hook.check(site, shape)
+
+    def is_local(self, site: Site) -> bool:
+        """As the intervention; where it acts does not depend on what it holds."""
+        return says(self.hook, "is_local", site)
+
+    def is_causal(self, site: Site) -> bool:
+        """As the interventions of all layers."""
+        return all(says(hook, "is_causal", site) for hook in self._rows(site))
+
+    def _traced(self) -> bool:
+        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self.hook))
+
+    def _rows(self, site: Site) -> list[Any]:
+        """The intervention of each layer; where its arrays are traced, what is known of all of them."""
+        if self._traced():
+            return [self.hook]
+        # In numpy: slicing device arrays layer by layer would cost more than a small model.
+        host = jax.tree.map(np.asarray, self.hook)
+        return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in range(site.n_layers or 0)]

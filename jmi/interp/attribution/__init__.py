@@ -1,0 +1,1 @@
+"""Techniques that estimate by gradients what patching would do."""

@@ -1,0 +1,220 @@
+"""AtP*: attribution patching without its two commonest failures (Kramár et al. 2024, arXiv:2403.00745).
+
+Axis letters: b batch, q query, t key, h query heads, l layers scored, n gradients.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jmi import tree as pytrees
+from jmi.captures.capture import Capture
+from jmi.captures.output import Output
+from jmi.checks import flag
+from jmi.engine.forward import precise
+from jmi.errors import ConfigError
+from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
+from jmi.hooks.interventions import Patch, Replace
+from jmi.hooks.layers import At, PerLayer
+from jmi.hooks.resolve import Hooks
+from jmi.interp.attribution.nodes import NODES, Pair, checked_scores, pair_of, then
+from jmi.metrics import Metric
+from jmi.model.architecture import Architecture, Params
+from jmi.model.sites import PATTERN, Site, layer_name, table_of
+from jmi.numerics import wide
+from jmi.programs import compiled
+
+QUERIES = ("blocks.*.hook_q_input", "blocks.*.attn.hook_q", "blocks.*.attn.hook_rot_q")
+KEYS = ("blocks.*.hook_k_input", "blocks.*.attn.hook_k", "blocks.*.attn.hook_rot_k")
+"""Points that act through the attention pattern alone."""
+
+ADDED = ("blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
+"""Points of what a layer adds to the residual stream."""
+
+RESID_PRE = "blocks.*.hook_resid_pre"
+
+
+def atp_star(
+    arch: Architecture,
+    params: Params,
+    base: jax.Array,
+    source: jax.Array,
+    sites: str | Sequence[str],
+    metric: Metric,
+    *,
+    qk_fix: bool = True,
+    grad_drop: bool = True,
+    keep: Sequence[str] = NODES,
+    hooks: Hooks | None = None,
+    capture: Sequence[str | Capture] = (),
+    mask: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    logits_at: Any = None,
+) -> Output:
+    """`jmi.interp.attribution_patching`, mended where attention saturates and where effects cancel.
+
+    Args:
+      qk_fix: nodes among ``hook_q``, ``hook_rot_q``, ``hook_q_input`` and the same of keys act through
+        the softmax alone, which saturates. The pattern of each layer, on its input in the base run, is
+        computed with the node patched, and its change is multiplied with the gradient at the pattern.
+        Costs a run for all queries and a run for each position of the keys, whatever the family's scores.
+      grad_drop: a direct effect may cancel against one through later layers by chance. Scores are
+        computed once for each layer with no gradient through what that layer adds to the residual
+        stream, and the sum of their absolute values is divided by the number of layers less one (a
+        node's own layer gives zero): so scores are never negative. Costs a backward pass for each layer,
+        and with ``qk_fix`` the memory of that many gradients at the patterns.
+
+    Other arguments and returns as `jmi.interp.attribution_patching`. A query or key is a whole vector, so
+    its last axis is summed.
+
+    Raises:
+      ConfigError: ``keep`` tells parts of a query or key apart, or gradients are to be dropped in a
+        model of one layer; else as `jmi.interp.attribution_patching`.
+
+    Example:
+      >>> import jmi_models
+      >>> from jmi.interp.attribution.atp_star import atp_star
+      >>> lm = jmi_models.load("atlas")
+      >>> base, source = (lm.encode(f"The capital of {c} is") for c in ("France", "Spain"))
+      >>> paris = lambda out: out.logits[:, -1, lm.token_id("Paris")]
+      >>> nodes = ["blocks.*.attn.hook_q", "blocks.*.attn.hook_z"]
+      >>> scores = atp_star(lm.arch, lm.params, base, source, nodes, paris)
+      >>> scores["blocks.0.attn.hook_q"].shape == (*base.shape, lm.arch.n_heads)
+      True
+    """
+    qk_fix, grad_drop = flag("qk_fix", qk_fix), flag("grad_drop", grad_drop)
+    pair = pair_of(
+        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+    )
+    fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
+    parts = pair.kept & {table_of(arch)[point].axes[-1] for point in fixed}
+    if parts:
+        raise ConfigError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
+    if grad_drop and arch.n_layers < 2:
+        raise ConfigError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
+    return checked_scores(pair, _mended(pair, tuple(fixed), grad_drop))
+
+
+@compiled(static=(1, 2))
+def _mended(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Output:
+    with precise():
+        there, n_layers = pair.values(pair.source), pair.arch.n_layers
+        rest = pair.only([point for point in pair.points if point not in fixed])
+        attended = _Attended.of(pair.only(fixed)) if fixed else None
+
+        def slopes(dropped: Any) -> Any:
+            last = {} if dropped is None else {point: At(dropped, Detach()) for point in ADDED}
+            return rest.scores(there, last=last), None if attended is None else attended.slopes(last)
+
+        if grad_drop:
+            scores, slope = jax.lax.map(slopes, jnp.arange(n_layers, dtype=jnp.int32))
+        else:
+            scores, slope = jax.tree.map(lambda x: x[None], slopes(None))
+        if attended is not None:
+            scores |= {point: attended.scores(pair.only([point]), there[point], slope) for point in fixed}
+        if grad_drop:
+            return pair.output({point: jnp.abs(x).sum(0) / (n_layers - 1) for point, x in scores.items()})
+        return pair.output({point: x[0] for point, x in scores.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attended:
+    """Patterns of the base run, and how to compute them anew with queries or keys patched.
+
+    Attributes:
+      pair: with the nodes that are queries or keys.
+      layers: those with such a node.
+      held: hooks under which every layer reads its input of the base run.
+      before: patterns ``[l, b, h, q, t]`` of the base run.
+    """
+
+    pair: Pair
+    layers: tuple[int, ...]
+    held: dict[str, Any]
+    before: jax.Array
+
+    @classmethod
+    def of(cls, pair: Pair) -> "_Attended":
+        layers = tuple(sorted({layer for some in pair.layout.layers for layer in some or ()}))
+        out = pair.run(pair.base, pair.hooks, [RESID_PRE, *_patterns(layers)])
+        clean = At(np.ones(pair.arch.n_layers, bool), PerLayer(Replace(out[RESID_PRE])))
+        return cls(pair, layers, then(pair.hooks, {RESID_PRE: clean}), out[PATTERN])
+
+    def slopes(self, last: dict[str, Any]) -> jax.Array:
+        """Gradient ``[l, b, h, q, t]`` of the metric at the patterns."""
+        pair = self.pair
+        found = value_and_grad_at(
+            pair.arch,
+            pair.params,
+            pair.base,
+            pair.metric,
+            _patterns(self.layers),
+            hooks=then(pair.hooks, last),
+            capture=pair.capture,
+            mask=pair.mask,
+            positions=pair.positions,
+            logits_at=pair.logits_at,
+        )
+        return found.grads[PATTERN]
+
+    def scores(self, pair: Pair, source: jax.Array, slopes: jax.Array) -> jax.Array:
+        """Scores of one point by each of ``slopes`` ``[n, l, b, h, q, t]``, as `Pair.scores`."""
+        (point,), (layers,) = pair.points, pair.layout.layers
+        slots = np.full(pair.arch.n_layers, -1, np.int32)
+        slots[list(self.layers)] = np.arange(len(self.layers))
+        effect = _Effect(slots, self.before, jnp.moveaxis(slopes, 1, 0), point in QUERIES)
+        seen = [Capture(name, reduce=effect) for name in _patterns(layers or ())]
+
+        def patched(places: Any) -> jax.Array:
+            patch = Patch(source, positions=_in_layers(places, source.shape[0]))
+            hooks = follow(pair.arch, self.held, pair.base.shape, pair.layout, [patch])
+            return pair.run(pair.base, hooks, seen)[PATTERN]
+
+        if point in QUERIES:  # Queries do not touch each other: one run patches them all.
+            scores = jnp.einsum("lnbhq->nlbqh", patched(None))
+        else:
+            # Places, not tokens: scores keep the padded axis.
+            every = jnp.eye(pair.base.shape[1], dtype=bool)
+            scores = jnp.einsum("tlnbh->nlbth", jax.lax.map(patched, every))
+            scores = scores.reshape(*scores.shape[:4], source.shape[3], -1).sum(-1)
+        axes = table_of(pair.arch)[point].axes[:3]
+        summed = [i + 2 for i, axis in enumerate(axes) if axis not in pair.kept]
+        return scores.sum(summed, keepdims=True)[..., None]
+
+
+@pytrees.dataclass
+class _Effect:
+    """Reducer of a pattern: what its change does, by each gradient: ``[n, b, h, q]``, or ``[n, b, h]``.
+
+    Attributes:
+      slots: row of each layer in the arrays below.
+      before: patterns of the base run, ``[l, b, h, q, t]``.
+      slopes: gradients there, ``[l, n, b, h, q, t]``.
+      by_query: whether queries are told apart.
+    """
+
+    slots: Any
+    before: Any
+    slopes: Any
+    by_query: bool = struct.field(pytree_node=False)
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        before, slopes = rows_of((self.before, self.slopes), self.slots, site)
+        dtype = wide(value.dtype)
+        change = value.astype(dtype) - before.astype(dtype)
+        out = "nbhq" if self.by_query else "nbh"
+        return jnp.einsum(f"bhqt,nbhqt->{out}", change, slopes.astype(dtype))
+
+
+def _in_layers(places: Any, n_layers: int) -> Any:
+    """A mask of places as that of each layer; None stays."""
+    return None if places is None else jnp.broadcast_to(places, (n_layers, *places.shape))
+
+
+def _patterns(layers: Sequence[int]) -> list[str]:
+    return [layer_name(PATTERN, layer) for layer in layers]

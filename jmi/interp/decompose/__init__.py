@@ -1,0 +1,1 @@
+"""Techniques that take a run, or the weights, apart."""

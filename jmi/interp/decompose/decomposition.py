@@ -1,0 +1,287 @@
+"""The final residual stream of a run as the sum of what each part of the model wrote to it.
+
+Labels are TransformerLens's. Axis letters: b batch, p chosen positions, d model width, l layers, h heads,
+k head width, n parts of a module (heads or neurons), m MLP width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi import tree as pytrees
+from jmi.captures.capture import Capture, Positions
+from jmi.captures.output import Output
+from jmi.checks import as_array, check_model, choice
+from jmi.engine.forward import precise
+from jmi.engine.layers import over_layers
+from jmi.errors import ConfigError
+from jmi.hooks.resolve import Hooks, named
+from jmi.interp.attribution.attributable import require
+from jmi.lm import LanguageModel
+from jmi.model.architecture import Architecture, Params
+from jmi.model.inputs import as_tokens, check_arrays
+from jmi.model.sites import table_of
+from jmi.numerics import wide
+from jmi.programs import compiled
+
+
+@pytrees.dataclass
+class Decomposition:
+    """Parts that sum to the final residual stream, or to a logit; a pytree.
+
+    Each part ends in the axes ``[b, p, d]`` of the stream or ``[b, p]`` of a logit, without ``p`` where
+    one position was asked for.
+
+    Attributes:
+      parts: by name. ``embed`` and ``pos_embed``; with a leading axis of layers ``attn_out`` and
+        ``mlp_out``, or in their place ``heads`` ``[l, h, ...]`` and ``neurons`` ``[l, m, ...]``;
+        ``bias``, what attention adds besides its heads or the MLP besides its neurons, summed over
+        layers; ``hooks``, where the run had any: what they added to the stream besides changing the
+        other parts; ``constant``, of a logit whatever the stream.
+    """
+
+    parts: dict[str, jax.Array]
+
+    def labels(self) -> list[str]:
+        """Name of each part of `stack`: ``embed``, ``0_attn_out``, ``L0H3``, ``L0N17``, ``bias``."""
+        layered = self._layered()
+        n_layers = len(next(iter(layered.values())))
+        inside = [
+            _LABELS[name].format(i, j)
+            for i in range(n_layers)
+            for name, x in layered.items()
+            for j in range(x.shape[1])
+        ]
+        return [*self._named(*_FIRST), *inside, *self._named(*_LAST)]
+
+    def stack(self) -> jax.Array:
+        """Every part, ``[parts, ...]``, layer after layer."""
+        layered = jnp.concatenate(list(self._layered().values()), axis=1)
+        first, last = ([x[None] for x in self._named(*names).values()] for names in (_FIRST, _LAST))
+        return jnp.concatenate([*first, layered.reshape(-1, *layered.shape[2:]), *last])
+
+    def total(self) -> jax.Array:
+        """The sum of all parts: the final residual stream, or the logit."""
+        rank = self.parts["embed"].ndim
+        return functools.reduce(jnp.add, (x.sum(tuple(range(x.ndim - rank))) for x in self.parts.values()))
+
+    def _layered(self) -> dict[str, jax.Array]:
+        """The parts of layers, ``[l, n, ...]``."""
+        split = ("heads", "neurons")
+        return {name: x if name in split else x[:, None] for name, x in self._named(*_LABELS).items()}
+
+    def _named(self, *names: str) -> dict[str, jax.Array]:
+        return {name: self.parts[name] for name in names if name in self.parts}
+
+
+_FIRST, _LAST = ("embed", "pos_embed"), ("bias", "hooks", "constant")
+_LABELS = {"attn_out": "{}_attn_out", "heads": "L{}H{}", "mlp_out": "{}_mlp_out", "neurons": "L{}N{}"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """How what a module adds is taken apart.
+
+    Attributes:
+      whole, parts: name of what the module adds, and of its parts.
+      source, denominator: points that the parts follow from.
+      needs: the method of the architecture that takes it apart.
+    """
+
+    whole: str
+    parts: str
+    source: str
+    denominator: str
+    needs: str
+
+
+_SPLITS: dict[str, _Split | None] = {
+    "layer": None,
+    "head": _Split(
+        "attn_out",
+        "heads",
+        "blocks.*.attn.hook_z",
+        "blocks.*.ln1_post.hook_scale",
+        "head_outputs",
+    ),
+    "neuron": _Split(
+        "mlp_out",
+        "neurons",
+        "blocks.*.mlp.hook_post",
+        "blocks.*.ln2_post.hook_scale",
+        "neuron_effects",
+    ),
+}
+
+
+def accumulated_resid(
+    arch: Architecture,
+    params: Params,
+    tokens: Any,
+    *,
+    positions: Any = -1,
+    hooks: Hooks | None = None,
+    mask: Any = None,
+) -> jax.Array:
+    """The residual stream entering each layer, and leaving the last: ``[n_layers + 1, b, (p,) d]``.
+
+    Arguments as `decompose`.
+    """
+    check_model(arch, params)
+    tokens = as_tokens(tokens)
+    points = ["blocks.*.hook_resid_pre", _final(arch)]
+    out = run_at(arch, params, tokens, points, positions, hooks, mask)
+    return squeezed(jnp.concatenate([out.stack("hook_resid_pre"), out[_final(arch)][None]]), positions, -2)
+
+
+def decompose(
+    arch: Architecture,
+    params: Params,
+    tokens: Any,
+    *,
+    by: Literal["layer", "head"] = "layer",
+    positions: Any = -1,
+    hooks: Hooks | None = None,
+    mask: Any = None,
+) -> Decomposition:
+    """The final residual stream as the sum of what every part of the model wrote to it.
+
+    Args:
+      tokens: int32 ``[b, s]``.
+      by: ``layer``, attention and MLP of each layer; ``head``, every head in place of attention.
+      positions: one position, a list, or those of each prompt ``[b, p]``, of real tokens where prompts are
+        padded; None for all places of the padded axis.
+      hooks, mask: of the run, as `jmi.forward`.
+
+    Returns:
+      `Decomposition` that sums to ``blocks.-1.hook_resid_post``, in at least float32. Parts are as hooks
+      leave them; what hooks add to the stream itself, or behind ``attn.hook_z`` to that of a head, is in
+      the part ``hooks``, which is otherwise zero up to rounding.
+
+    Raises:
+      ConfigError: a model that normalises its stream after each module (OPT 350m): the stream is no sum.
+        An architecture that does not say what its heads add. Neurons: all of them would be depth times
+        MLP width vectors; `direct_logit_attribution` has them.
+
+    Example:
+      >>> import jmi_models
+      >>> from jmi.interp.decompose.decomposition import decompose
+      >>> lm = jmi_models.load("atlas")
+      >>> parts = decompose(lm.arch, lm.params, lm.encode("The capital of France is"), by="head")
+      >>> parts.stack().shape[0] == len(parts.labels())
+      True
+    """
+    if choice("by", by, tuple(_SPLITS)) == "neuron":
+        raise ConfigError('by="neuron": direct_logit_attribution has them; use "layer" or "head" here')
+    tokens = checked(arch, params, tokens, by)
+    out = run_at(arch, params, tokens, points_of(arch, by, hooks), positions, hooks, mask)
+    parts = _stream_parts(arch, by, params, out)
+    return jax.tree.map(lambda x: squeezed(x, positions, -2), parts)
+
+
+@compiled(static=(0, 1))
+def _stream_parts(arch: Any, by: str, params: Params, out: Output) -> Decomposition:
+    def pieces(p: Any, z: jax.Array, denominator: Any) -> tuple[jax.Array, jax.Array]:
+        return arch.head_outputs(p, z, denominator), arch.attn_constant(p, denominator)
+
+    return parts_of(arch, by, params, out, lambda x: x.astype(wide(x.dtype)), pieces)
+
+
+def checked(arch: Architecture, params: Params, tokens: Any, by: str) -> Any:
+    """``tokens`` as an array; ConfigError or ArgumentError for what cannot be taken apart."""
+    check_model(arch, params)
+    choice("by", by, tuple(_SPLITS))
+    tokens = as_tokens(tokens)
+    check_arrays(tokens, None, None)
+    if "ln_final.hook_scale" not in table_of(arch):
+        raise ConfigError(
+            "this model normalises its residual stream after each module: what a module writes is scaled "
+            "by later ones, so the stream is no sum of parts"
+        )
+    split = _SPLITS[by]
+    if split is not None:
+        if split.source not in table_of(arch):
+            raise ConfigError(f"by={by!r}: this model has no {split.source} to take apart")
+        require(arch, split.needs)
+    return tokens
+
+
+def points_of(arch: Architecture, by: str, hooks: Hooks | None) -> list[str]:
+    """Points whose values the parts follow from."""
+    split, table = _SPLITS[by], table_of(arch)
+    wholes = [name for name in ("attn_out", "mlp_out") if split is None or split.whole != name]
+    inner = () if split is None else (split.source, split.denominator)
+    present = [point for point in ("hook_embed", "hook_pos_embed", *inner) if point in table]
+    present += [f"blocks.*.hook_{name}" for name in wholes]
+    return [*present, _final(arch)] if named(hooks) else present
+
+
+def run_at(
+    arch: Architecture,
+    params: Params,
+    tokens: Any,
+    points: Sequence[str],
+    positions: Any,
+    hooks: Hooks | None,
+    mask: Any,
+) -> Output:
+    """A compiled run that keeps ``positions`` of ``points``, whose values have axes ``[b, p, ...]``."""
+    reduce = None if positions is None else Positions(index_of(positions, tokens))
+    return LanguageModel(arch, params).run(
+        tokens, hooks, [Capture(p, reduce=reduce) for p in points], mask=mask
+    )
+
+
+def index_of(positions: Any, tokens: Any) -> Any:
+    """Positions as ``[p]`` or ``[b, p]``."""
+    if positions is None:
+        return np.arange(tokens.shape[1], dtype=np.int32)
+    index = as_array("positions", positions)
+    return index if index.ndim else index[None]
+
+
+def squeezed(x: jax.Array, positions: Any, axis: int) -> jax.Array:
+    """``x`` without the axis of positions where a single one was asked for."""
+    return x.squeeze(axis) if positions is not None and np.ndim(positions) == 0 else x
+
+
+def parts_of(
+    arch: Architecture,
+    by: str,
+    params: Params,
+    out: Output,
+    read: Callable[[jax.Array], jax.Array],
+    pieces: Callable[..., tuple[jax.Array, jax.Array]],
+) -> Decomposition:
+    """The parts of a run over `points_of`.
+
+    Args:
+      read: what is wanted of vectors ``[..., b, p, d]`` in the stream.
+      pieces: parameters of a layer, value of the split's source, denominator -> what is wanted of each
+        piece ``[b, p, n, ...]``, and the vectors that are in none.
+    """
+    split, parts = _SPLITS[by], {}
+    with precise():
+        for name in ("embed", "pos_embed"):
+            if f"hook_{name}" in out.captures:
+                parts[name] = read(out[f"hook_{name}"])
+        for name in ("attn_out", "mlp_out"):
+            if f"blocks.*.hook_{name}" in out.captures:
+                parts[name] = read(out.stack(f"hook_{name}"))
+        if split is not None:
+            denominator = out.captures.get(split.denominator)
+            inner, rest = over_layers(pieces, params["blocks"], out[split.source], denominator)
+            parts[split.parts] = jnp.moveaxis(inner, 3, 1)
+            parts["bias"] = read(jnp.broadcast_to(rest.sum(0), out["hook_embed"].shape))
+        if _final(arch) in out.names():
+            parts["hooks"] = read(out[_final(arch)]) - Decomposition(parts).total()
+    return Decomposition(parts)
+
+
+def _final(arch: Architecture) -> str:
+    return f"blocks.{arch.n_layers - 1}.hook_resid_post"

@@ -1,0 +1,238 @@
+"""Path patching: what a head or MLP does to others directly, not through what lies between them.
+
+Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). The effect of a
+sender on receivers R is measured in these runs:
+
+1. The source and the base are run; outputs of heads (``hook_z``) and MLPs (``hook_mlp_out``) are kept.
+2. The base is run with every head and every MLP frozen, set to what it gave in the base; but the sender
+   gives what it gave in the source. What arrives at R is kept. It differs from the base only by
+   what the sender itself adds to the residual stream. *Through MLPs*, these are not frozen but
+   recomputed in this run, so that paths from the sender over MLPs to R count, too; heads stay frozen.
+3. The base is run with nothing frozen, and R reads what arrived in 2. The metrics are those of this run.
+   When R is the logits, run 2 is the last one; its final norm is recomputed.
+
+Axis letters: b batch, s sequence, d model width, h heads, l layers, r receiving layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi import tree as pytrees
+from jmi.captures.output import Output
+from jmi.checks import choice, flag, several, shown
+from jmi.errors import ArgumentError, ConfigError
+from jmi.hooks.interventions import Patch
+from jmi.hooks.layers import At, PerLayer
+from jmi.interp.patching.measure import (
+    Measured,
+    Metrics,
+    Prompts,
+    checked_metrics,
+    measured,
+    prompts_of,
+    swept,
+)
+from jmi.interp.patching.patch import PatchResult
+from jmi.interp.patching.places import placed, places_of
+from jmi.interp.patching.replacements import replacement
+from jmi.lm import LanguageModel
+from jmi.model.sites import Site, find, table_of
+from jmi.sweeps.grid import Grid
+from jmi.sweeps.sweep import sweep
+
+MLPS = "blocks.*.hook_mlp_out"
+_HEADS = ("blocks.*.attn.hook_z", "blocks.*.rwkv.hook_z")
+_ARRIVES = {"q": "hook_resid_pre", "k": "hook_resid_pre", "v": "hook_resid_pre", "mlp": "hook_mlp_in"}
+_READS = {"q": "hook_q_input", "k": "hook_k_input", "v": "hook_v_input", "mlp": "hook_mlp_in"}
+
+
+class Receiver(NamedTuple):
+    """What reads the sender: the query, key or value input of a head, or an MLP.
+
+    Attributes:
+      input: which of them.
+      layer: of the head or MLP.
+      head: for "q" a query head, for "k" and "v" a key/value head; None for an MLP.
+
+    Example:
+      >>> Receiver("q", 4, 0)
+      Receiver(input='q', layer=4, head=0)
+    """
+
+    input: Literal["q", "k", "v", "mlp"]
+    layer: int
+    head: int | None = None
+
+
+def path_patch(
+    lm: LanguageModel,
+    base: str | Sequence[str] | Any,
+    source: str | Sequence[str] | Any,
+    metrics: Metrics,
+    *,
+    senders: Literal["heads", "mlps"] = "heads",
+    receivers: Sequence[Receiver] | None = None,
+    through_mlps: bool = False,
+    positions: Any = None,
+    mask: Any = None,
+    source_mask: Any = None,
+    logits_at: Any = -1,
+    **options: Any,
+) -> PatchResult:
+    """Effect of every head (or MLP) on ``receivers`` alone, as defined above.
+
+    Args:
+      base, source: as `jmi.interp.patching.patch`, of one shape.
+      metrics: name -> metric (`jmi.metrics`).
+      senders: what is swept, one by one.
+      receivers: they read what arrives all together; None for the logits.
+      through_mlps: recompute MLPs between sender and receivers.
+      positions: where the sender is patched, one or several together, of real tokens; None for all.
+      mask, source_mask, logits_at: as `jmi.interp.patching.patch`.
+      options: ``memory``, ``mesh`` and ``progress`` of `jmi.sweep`.
+
+    Returns:
+      `PatchResult` with the axes layer (and head) of the sender.
+
+    Raises:
+      ConfigError: prompts of different shapes, or receivers that do not exist.
+      HookError: the model lacks the inputs of the receivers.
+
+    Example:
+      >>> import jmi_models
+      >>> from jmi.interp.patching.path_patching import path_patch
+      >>> from jmi.metrics import LogitDiff
+      >>> lm = jmi_models.load("atlas")
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
+      >>> texts = "The capital of Italy is", "The capital of France is"
+      >>> direct = path_patch(lm, *texts, {"diff": diff})
+      >>> direct.recovery["diff"].shape == (lm.arch.n_layers, lm.arch.n_heads, 1)
+      True
+    """
+    prompts, others = prompts_of(lm, base, mask), prompts_of(lm, source, source_mask)
+    if prompts.tokens.shape != others.tokens.shape:
+        raise ConfigError(f"base is {prompts.tokens.shape} and source {others.tokens.shape}: use one shape")
+    choice("senders", senders, ("heads", "mlps"))
+    checked_metrics(metrics)
+    through_mlps = flag("through_mlps", through_mlps)
+    _check_receivers(lm, receivers)
+    table = table_of(lm.arch)
+    heads = next(point for point in _HEADS if point in table)
+    sender = table[heads if senders == "heads" else MLPS]
+
+    before = lm.run(prompts.tokens, capture=[heads, MLPS], mask=prompts.mask, logits_at=logits_at)
+    after = lm.run(others.tokens, capture=[sender.point], mask=others.mask, logits_at=logits_at)
+    frozen = {p: PerLayer(Patch(before[p])) for p in ([heads] if through_mlps else [heads, MLPS])}
+
+    put = replacement("source", after[sender.point], sender, others.tokens.shape[0], False, others.mask, 0)
+    put = placed(put, sender, None, prompts, others)
+    over = ("layer", "head") if senders == "heads" else ("layer",)
+
+    def sent(layers: Sequence[int]) -> Measured:
+        chosen = {"layer": layers, "position": positions}
+        places = places_of(sender, prompts, over, chosen, window=1, centred=False)
+        hooks = places.hooks(Patch(put, **places.selectors))
+        run = {"base": frozen, "logits_at": logits_at, **options}
+        if receivers is None:
+            return swept(lm, prompts, hooks, metrics, **run)
+        arrived = _arriving(lm, prompts, hooks, receivers, **run)
+        return swept(
+            lm, prompts, _reading(lm, receivers, places.grid, arrived), metrics, logits_at, **options
+        )
+
+    layers = range(lm.arch.n_layers)
+    # One layer of heads at a time: what arrives at the receivers is kept for each sender.
+    groups: list[Sequence[int]] = [[i] for i in layers] if senders == "heads" and receivers else [layers]
+    parts = [sent(group) for group in groups]
+    sizes = {"layer": sender.n_layers, "head": sender.sizes[2]}
+    return PatchResult(
+        {axis: np.arange(sizes[axis] or 0) for axis in over},
+        {name: np.concatenate([part[name] for part in parts]) for name in metrics},
+        measured(metrics, before),
+        measured(metrics, after),
+    )
+
+
+def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) -> None:
+    for given in () if receivers is None else several("receivers", receivers, "Receiver"):
+        if not isinstance(given, Receiver):
+            raise ArgumentError(f"receivers= holds {shown(given)}; give Receiver('q', layer, head)")
+        if given.input not in _READS:
+            raise ConfigError(f"{given}: its input is one of {', '.join(_READS)}")
+        ((site, _),) = find(lm.arch, f"blocks.{given.layer}.{_READS[given.input]}")
+        axis = site.axis("head", "kv_head")
+        exist = [None] if axis is None else range(site.sizes[axis] or 0)
+        if given.head not in exist:
+            raise ConfigError(f"{given}: {'an MLP has no head' if axis is None else f'heads are {exist}'}")
+    if receivers is not None and not len(receivers):
+        raise ConfigError("receivers=[] is empty; None stands for the logits")
+
+
+def _arriving(
+    lm: LanguageModel, prompts: Prompts, hooks: Any, receivers: Sequence[Receiver], **options: Any
+) -> dict[str, np.ndarray]:
+    """Streams that arrive at the receivers in run 2: point -> ``[*cells, r, b, s, d]``."""
+    names = {f"blocks.{r.layer}.{_ARRIVES[r.input]}" for r in receivers}
+    return sweep(
+        lm.arch,
+        lm.params,
+        prompts.tokens,
+        hooks,
+        _captures,
+        capture=sorted(names),
+        mask=prompts.mask,
+        **options,
+    )
+
+
+def _captures(out: Output) -> dict[str, jax.Array]:
+    return dict(out.captures)
+
+
+def _reading(
+    lm: LanguageModel, receivers: Sequence[Receiver], grid: Grid, arrived: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Hooks of run 3."""
+    n = lm.arch.n_layers
+    hooks: dict[str, Any] = {}
+    for kind in dict.fromkeys(receiver.input for receiver in receivers):
+        mine = [r for r in receivers if r.input == kind]
+        layers = {r.layer % n for r in receivers if _ARRIVES[r.input] == _ARRIVES[kind]}
+        slots = np.zeros(n, np.int32)
+        slots[sorted(layers)] = np.arange(len(layers))
+        point = f"blocks.*.{_READS[kind]}"
+        reads = np.zeros((n, 1 if kind == "mlp" else table_of(lm.arch)[point].sizes[2] or 0), bool)
+        for receiver in mine:
+            reads[receiver.layer, receiver.head or 0] = True
+        read = _Read(grid.cells(arrived[f"blocks.*.{_ARRIVES[kind]}"]), slots, reads)
+        hooks[point] = At(reads.any(1), read)
+    return hooks
+
+
+@pytrees.dataclass
+class _Read:
+    """Replace what receivers read.
+
+    Attributes:
+      streams: ``[r, b, s, d]``, of the receiving layers.
+      slots: int32 ``[l]``, the row of each of them.
+      heads: bool ``[l, h]``, the receiving heads, or ``[l, 1]`` at an MLP.
+    """
+
+    streams: Any
+    slots: Any
+    heads: Any
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+
+        def of_layer(x: Any) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(jnp.asarray(x), site.layer, keepdims=False)
+
+        stream = jax.lax.dynamic_index_in_dim(self.streams, of_layer(self.slots), keepdims=False)
+        if site.axis("head", "kv_head") is None:
+            return stream
+        return jnp.where(of_layer(self.heads)[None, None, :, None], stream[:, :, None], value)

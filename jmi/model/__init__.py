@@ -1,0 +1,1 @@
+"""What a model is: its architecture, its sites and what it reads."""

@@ -1,0 +1,264 @@
+"""Sites: the names of points in the forward pass, and how names are found.
+
+A *point* is a name with the layer left open, ``blocks.*.attn.hook_pattern``; a *name* given by a
+user is a point with its layer filled in (``blocks.5.attn.hook_pattern``, ``blocks.-1.hook_resid_post``)
+or a pattern (``blocks.*.hook_resid_post``, ``blocks.3.attn.*``, ``*``). Names are TransformerLens's.
+
+Axis names: batch, pos, query, key (positions), head, kv_head, expert, d_model, d_head, d_mlp,
+vocab, one; of a recurrent state d_key, d_value.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+from jmi.errors import HookError
+
+_RESID = ("batch", "pos", "d_model")
+_SCALE = ("batch", "pos", "one")
+_Q = ("batch", "pos", "head", "d_head")
+_KV = ("batch", "pos", "kv_head", "d_head")
+_ATTENTION = ("batch", "head", "query", "key")
+_MLP = ("batch", "pos", "d_mlp")
+_LAST = ("batch", "d_model")
+_STATE = ("batch", "head", "d_key", "d_value")
+
+TRANSFORMER_AXES: Mapping[str, tuple[str, ...]] = {
+    "hook_embed": _RESID,
+    "hook_pos_embed": _RESID,
+    "blocks.*.hook_resid_pre": _RESID,
+    "blocks.*.ln1.hook_scale": _SCALE,
+    "blocks.*.ln1.hook_normalized": _RESID,
+    "blocks.*.attn.hook_in": _RESID,
+    "blocks.*.hook_q_input": ("batch", "pos", "head", "d_model"),
+    "blocks.*.hook_k_input": ("batch", "pos", "kv_head", "d_model"),
+    "blocks.*.hook_v_input": ("batch", "pos", "kv_head", "d_model"),
+    "blocks.*.attn.hook_q": _Q,
+    "blocks.*.attn.hook_k": _KV,
+    "blocks.*.attn.hook_v": _KV,
+    "blocks.*.attn.hook_rot_q": _Q,
+    "blocks.*.attn.hook_rot_k": _KV,
+    "blocks.*.attn.hook_attn_scores": _ATTENTION,
+    "blocks.*.attn.hook_pattern": _ATTENTION,
+    "blocks.*.attn.hook_z": _Q,
+    "blocks.*.attn.hook_result": ("batch", "pos", "head", "d_model"),
+    "blocks.*.attn.hook_out": _RESID,
+    "blocks.*.ln1_post.hook_scale": _SCALE,
+    "blocks.*.ln1_post.hook_normalized": _RESID,
+    "blocks.*.hook_attn_out": _RESID,
+    "blocks.*.hook_resid_mid": _RESID,
+    "blocks.*.hook_mlp_in": _RESID,
+    "blocks.*.ln2.hook_scale": _SCALE,
+    "blocks.*.ln2.hook_normalized": _RESID,
+    "blocks.*.mlp.hook_in": _RESID,
+    "blocks.*.mlp.hook_router_logits": ("batch", "pos", "expert"),
+    "blocks.*.mlp.hook_expert_weights": ("batch", "pos", "expert"),
+    "blocks.*.mlp.hook_pre": _MLP,
+    "blocks.*.mlp.hook_pre_linear": _MLP,
+    "blocks.*.mlp.hook_post": _MLP,
+    "blocks.*.mlp.hook_out": _RESID,
+    "blocks.*.ln2_post.hook_scale": _SCALE,
+    "blocks.*.ln2_post.hook_normalized": _RESID,
+    "blocks.*.hook_mlp_out": _RESID,
+    "blocks.*.hook_resid_post": _RESID,
+    "ln_final.hook_scale": _SCALE,
+    "hook_final_norm": _RESID,
+    "hook_logits": ("batch", "pos", "vocab"),
+}
+"""Every known point of a transformer and the axes of its tensor, in execution order."""
+
+RECURRENT_AXES: Mapping[str, tuple[str, ...]] = {
+    "hook_embed": _RESID,
+    "blocks.*.hook_resid_pre": _RESID,
+    "blocks.*.ln1.hook_scale": _SCALE,
+    "blocks.*.ln1.hook_normalized": _RESID,
+    "blocks.*.rwkv.hook_in": _RESID,
+    "blocks.*.rwkv.hook_shift_in": _LAST,
+    "blocks.*.rwkv.hook_shift": _LAST,
+    "blocks.*.rwkv.hook_r": _Q,
+    "blocks.*.rwkv.hook_w": _Q,
+    "blocks.*.rwkv.hook_v": _Q,
+    "blocks.*.rwkv.hook_a": _Q,
+    "blocks.*.rwkv.hook_g": _Q,
+    "blocks.*.rwkv.hook_kk": _Q,
+    "blocks.*.rwkv.hook_k": _Q,
+    "blocks.*.rwkv.hook_decay": _Q,
+    "blocks.*.rwkv.hook_write": ("batch", "pos", "head"),
+    "blocks.*.rwkv.hook_state_in": _STATE,
+    "blocks.*.rwkv.hook_states": ("batch", "pos", "head", "d_key", "d_value"),
+    "blocks.*.rwkv.hook_state": _STATE,
+    "blocks.*.rwkv.hook_y": _Q,
+    "blocks.*.rwkv.hook_effective_scores": _ATTENTION,
+    "blocks.*.rwkv.hook_effective_attn": _ATTENTION,
+    "blocks.*.rwkv.hook_z": _Q,
+    "blocks.*.hook_attn_out": _RESID,
+    "blocks.*.hook_resid_mid": _RESID,
+    "blocks.*.ln2.hook_scale": _SCALE,
+    "blocks.*.ln2.hook_normalized": _RESID,
+    "blocks.*.mlp.hook_in": _RESID,
+    "blocks.*.mlp.hook_shift_in": _LAST,
+    "blocks.*.mlp.hook_shift": _LAST,
+    "blocks.*.mlp.hook_pre": _MLP,
+    "blocks.*.mlp.hook_post": _MLP,
+    "blocks.*.mlp.hook_gate": _RESID,
+    "blocks.*.mlp.hook_out": _RESID,
+    "blocks.*.hook_mlp_out": _RESID,
+    "blocks.*.hook_resid_post": _RESID,
+    "ln_final.hook_scale": _SCALE,
+    "hook_final_norm": _RESID,
+    "hook_logits": ("batch", "pos", "vocab"),
+}
+"""Every known point of a recurrent model, likewise."""
+
+AXES = {**TRANSFORMER_AXES, **RECURRENT_AXES}
+
+SCORES = "blocks.*.attn.hook_attn_scores"
+PATTERN = "blocks.*.attn.hook_pattern"
+
+ALIASES: Mapping[str, str] = {"blocks.*.attn.hook_scores": SCORES}
+
+_BLOCK_NAME = re.compile(r"blocks\.(\*|-?\d+)\.(.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One point of one model, handed to every intervention and reducer.
+
+    Attributes:
+      point: name with the layer open, e.g. ``blocks.*.attn.hook_q``.
+      axes: names of the axes of the tensor there.
+      sizes: size of each axis; None for batch and for positions, which each run chooses.
+      n_layers: number of layers that have the point; None outside the blocks.
+      layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
+      derived: computed for captures alone: the model does not read it, so no hook can act there.
+      mask: bool ``[b, s]``, True at the real tokens of this run; None when every place holds one. Axes of
+        positions keep padding; `jmi.model.padding` finds the place of a token.
+    """
+
+    point: str
+    axes: tuple[str, ...]
+    sizes: tuple[int | None, ...]
+    n_layers: int | None = None
+    layer: Any = None
+    derived: bool = False
+    mask: Any = dataclasses.field(default=None, compare=False)
+
+    def shape(self, batch: int, pos: int) -> tuple[int, ...]:
+        """Shape of the tensor for ``batch`` rows of ``pos`` tokens."""
+        free = {"batch": batch, "pos": pos, "query": pos, "key": pos}
+        return tuple(free[a] if n is None else n for a, n in zip(self.axes, self.sizes, strict=True))
+
+    def token_axes(self) -> list[int]:
+        """Indices of the axes with an entry for each token."""
+        return [i for i, axis in enumerate(self.axes) if axis in ("pos", "query", "key")]
+
+    def axis(self, *names: str) -> int | None:
+        """Index of the first of ``names`` that this site has, or None."""
+        return next((self.axes.index(n) for n in names if n in self.axes), None)
+
+
+class HasSites(Protocol):
+    """The part of an architecture that names are checked against."""
+
+    @property
+    def n_layers(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+    def sites(self) -> Mapping[str, Site]: ...
+
+
+def sites_of(points: Iterable[str], sizes: Mapping[str, int], n_layers: int) -> dict[str, Site]:
+    """Site table of a model that has ``points`` (keys of `AXES`) with the given axis sizes."""
+    known = {"one": 1, **sizes}
+    return {
+        point: Site(
+            point,
+            AXES[point],
+            tuple(known.get(axis) for axis in AXES[point]),
+            n_layers if point.startswith("blocks.") else None,
+        )
+        for point in points
+    }
+
+
+def split(name: str) -> tuple[str, str | None]:
+    """``blocks.5.x`` -> (``blocks.*.x``, ``"5"``); a name outside the blocks -> (name, None)."""
+    match = _BLOCK_NAME.fullmatch(name)
+    if match is None:
+        return name, None
+    point = f"blocks.*.{match[2]}"
+    return ALIASES.get(point, point), match[1]
+
+
+def layer_name(point: str, layer: int) -> str:
+    """``blocks.*.x`` and 5 -> ``blocks.5.x``."""
+    return point.replace("*", str(layer), 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def find(arch: HasSites, name: str) -> tuple[tuple[Site, tuple[int, ...] | None], ...]:
+    """Sites that ``name`` means in ``arch``, each with its layers (None outside the blocks).
+
+    Raises:
+      HookError: nothing matches, or the layer does not exist; the message names what is near.
+    """
+    table = table_of(arch)
+    point, layer = split(name)
+    if point in table:
+        found = [table[point]]
+    elif "*" in (point if layer is None else point.removeprefix("blocks.*.")):
+        found = [site for p, site in table.items() if fnmatch.fnmatchcase(p, point)]
+    else:
+        found = []
+    if not found:
+        raise HookError(_unknown(arch, name, point, layer))
+    layers = _layers(arch, name, point, layer)
+    return tuple((site, layers if site.point.startswith("blocks.") else None) for site in found)
+
+
+@functools.lru_cache(maxsize=256)
+def table_of(arch: HasSites) -> Mapping[str, Site]:
+    """``arch.sites()``, built once per architecture value."""
+    return arch.sites()
+
+
+@functools.lru_cache(maxsize=4096)
+def part_of(arch: HasSites, point: str) -> Literal["embed", "blocks", "readout"]:
+    """Where a point of the model stands: before its layers, in them, or behind them."""
+    if point.startswith("blocks."):
+        return "blocks"
+    order = list(table_of(arch))
+    first = next(i for i, other in enumerate(order) if other.startswith("blocks."))
+    return "embed" if order.index(point) < first else "readout"
+
+
+def full_name(arch: HasSites, name: str) -> str:
+    """``hook_resid_pre`` -> ``blocks.*.hook_resid_pre``; names of points outside the layers stay."""
+    return name if name.startswith("blocks.") or name in table_of(arch) else f"blocks.*.{name}"
+
+
+def _layers(arch: HasSites, name: str, point: str, layer: str | None) -> tuple[int, ...]:
+    if layer is None or layer == "*":
+        return tuple(range(arch.n_layers))
+    index = int(layer)
+    if not -arch.n_layers <= index < arch.n_layers:
+        nearest = layer_name(point, arch.n_layers - 1 if index > 0 else 0)
+        raise HookError(
+            f"{name}: there is no layer {index}; this model has layers 0 to {arch.n_layers - 1}. "
+            f"Nearest: {nearest}"
+        )
+    return (index % arch.n_layers,)
+
+
+def _unknown(arch: HasSites, name: str, point: str, layer: str | None) -> str:
+    reason = "this model has no such point" if point in AXES else "no point of that name"
+    near = difflib.get_close_matches(point, list(table_of(arch)), n=3, cutoff=0.5)
+    if layer is not None and layer != "*" and -arch.n_layers <= int(layer) < arch.n_layers:
+        near = [layer_name(p, int(layer)) for p in near]
+    hint = f"Nearest: {', '.join(near)}" if near else "`lm.sites()` lists every point"
+    return f"{name}: {reason}. {hint}"

@@ -1,0 +1,1 @@
+"""Sweeps: one experiment in thousands of variants."""

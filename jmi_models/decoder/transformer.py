@@ -1,0 +1,298 @@
+"""The generic decoder: a Transformer value whose fields are the axes along which families differ.
+
+Axis letters: b batch, s sequence, d model width, e embedding width, h query heads, g key/value heads,
+k head width, m MLP width, v vocabulary. Parameter names are TransformerLens's; weights are stored
+input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads them without a copy.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jmi.errors import ConfigError
+from jmi.model.architecture import Tap
+from jmi.model.sites import TRANSFORMER_AXES, Site, sites_of
+from jmi_models.decoder import attention, ops, param_tree, residual, rounding
+from jmi_models.decoder.attention import Alibi
+from jmi_models.decoder.context import Context, context_of, looked_up
+from jmi_models.decoder.experts import Experts, mixture
+from jmi_models.decoder.norms import HeadNorm, Norm, normalise
+from jmi_models.decoder.rope import Rope
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer:
+    """Architecture of a decoder-only transformer.
+
+    Attributes:
+      family: name of the family it was read as.
+      n_layers, d_model, n_heads, n_kv_heads, d_head, d_mlp, d_vocab, n_ctx: sizes.
+      act_fn: Hugging Face name of the MLP activation.
+      norm: of the residual stream.
+      norms: where it stands: ``pre`` each module reads a normalised stream; ``post`` it writes a
+        normalised output (OLMo 2); ``both`` (Gemma 2); ``stream`` the sum itself is normalised
+        after each module (OPT 350m), and there is no final norm.
+      parallel: attention and MLP read the same stream and are added together.
+      shared_norm: in a parallel block, they share one norm.
+      ropes, windows: rotary embedding, and number of keys a query sees: one for all layers, or one
+        for each; None for a layer without. Empty: no layer has any.
+      rope_interleaved: neighbouring dimensions turn together, not the two halves of a head.
+      learned_positions: the model has a table of positions, and its first so many rows are unused.
+      alibi: linear biases on the scores.
+      attn_scale: what scores are multiplied by.
+      scale_by_layer: it is divided by the number of the layer, counted from 1.
+      attn_softcap, logit_softcap: soft-caps of scores and logits.
+      qk_norm, clip_qkv: normalisation and clamp of queries and keys (the clamp of values, too).
+      sinks: each head has a learned score that takes attention and gives nothing.
+      qkv_bias, out_bias, mlp_bias, unembed_bias: which projections have biases.
+      gated: the MLP multiplies an activated and a linear branch.
+      experts: a mixture in place of the MLP.
+      d_embed: width of the embedding where it is projected to that of the model.
+      embed_scale, residual_scale, logit_scale: multipliers of the embedding, of what each module
+        adds, and of the logits.
+      embed_norm: the embedding is normalised.
+      tied: whether the unembedding is the transposed embedding.
+      implementation: of attention. ``eager`` makes the whole matrix of scores; ``blockwise`` only
+        the rows of ``query_block`` queries at a time, so memory grows with the length and not its
+        square, except in layers where a hook or capture asks for scores or pattern; ``auto``, the
+        default, is eager up to 1,024 tokens and blockwise beyond. The results are the same.
+    """
+
+    family: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    act_fn: str
+    norm: Norm
+    norms: Literal["pre", "post", "both", "stream"] = "pre"
+    parallel: bool = False
+    shared_norm: bool = False
+    ropes: tuple[Rope | None, ...] = ()
+    windows: tuple[int | None, ...] = ()
+    rope_interleaved: bool = False
+    learned_positions: int | None = None
+    alibi: Alibi | None = None
+    attn_scale: float = 1.0
+    scale_by_layer: bool = False
+    attn_softcap: float | None = None
+    logit_softcap: float | None = None
+    qk_norm: HeadNorm | None = None
+    clip_qkv: float | None = None
+    sinks: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    unembed_bias: bool = False
+    gated: bool = True
+    experts: Experts | None = None
+    d_embed: int | None = None
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    embed_norm: bool = False
+    tied: bool = False
+    implementation: Literal["auto", "eager", "blockwise"] = "auto"
+    query_block: int = 128
+
+    @property
+    def rotary(self) -> bool:
+        """Whether any layer turns its queries and keys."""
+        return any(self.ropes)
+
+    def sizes(self) -> dict[str, int]:
+        """Logical parameter axis -> its size."""
+        return param_tree.sizes(self)
+
+    def param_tree(self) -> dict[str, Any]:
+        """Abstract parameters: `Param` leaves in the structure of the real ones."""
+        return param_tree.param_tree(self)
+
+    def sites(self) -> dict[str, Site]:
+        """Every point of the model, in execution order."""
+        sizes = {
+            "d_model": self.d_model,
+            "head": self.n_heads,
+            "kv_head": self.n_kv_heads,
+            "d_head": self.d_head,
+            "d_mlp": self.d_mlp,
+            "expert": self.experts.n_experts if self.experts else 0,
+            "vocab": self.d_vocab,
+        }
+        has = [point for point in TRANSFORMER_AXES if not self._lacks(point)]
+        return sites_of(has, sizes, self.n_layers)
+
+    def _lacks(self, point: str) -> bool:
+        name = point.removeprefix("blocks.*.")
+        second = self.parallel and self.shared_norm
+        absent = {
+            "hook_pos_embed": self.learned_positions is None,
+            "attn.hook_rot_q": not self.rotary,
+            "attn.hook_rot_k": not self.rotary,
+            "hook_resid_mid": self.parallel,
+            "ln1.": self.norms == "post",
+            "ln2.": self.norms == "post" or second,
+            "ln1_post.": self.norms in ("pre", "stream"),
+            "ln2_post.": self.norms in ("pre", "stream"),
+            "ln_final.": self.norms == "stream",
+            "hook_final_norm": self.norms == "stream",
+            "mlp.hook_router_logits": self.experts is None,
+            "mlp.hook_expert_weights": self.experts is None,
+            "mlp.hook_pre": self.experts is not None,
+            "mlp.hook_pre_linear": self.experts is not None or not self.gated,
+            "mlp.hook_post": self.experts is not None,
+        }
+        return any(
+            gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items()
+        )
+
+    def context(
+        self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
+    ) -> Context:
+        """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
+        if positions is not None and self.learned_positions is not None:
+            positions = looked_up(jnp.asarray(positions))
+        return context_of(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
+
+    @property
+    def past_points(self) -> tuple[str, str]:
+        """Points whose values at earlier positions are all that later positions read of them."""
+        return f"blocks.*.attn.hook_{'rot_k' if self.rotary else 'k'}", "blocks.*.attn.hook_v"
+
+    def after(self, context: Context, first: Any, past: tuple[jax.Array, jax.Array]) -> Context:
+        """The context of a run of tokens from ``first`` on; of ``past``, what lies before them counts."""
+        return dataclasses.replace(context, first=first, past=past)
+
+    def check_continued(self, length: int) -> None:
+        """Raise ConfigError where keys of a shorter text are not those of one of ``length`` tokens."""
+        if length > self.n_ctx:
+            raise ConfigError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
+        bound = min((rope.steady for rope in self.ropes if rope), default=length)
+        if length > bound:
+            raise ConfigError(
+                f"{length} tokens in all: past {bound} this model turns its earlier keys anew with every "
+                f"token, so nothing can be kept of them; stay within {bound}, or call jmi.forward"
+            )
+
+    def only(self, context: Context, at: jax.Array) -> Context:
+        """The context of a run of which only the output at position ``at`` of each row is wanted."""
+        return dataclasses.replace(context, only=at)
+
+    def embed(self, params: Any, tokens: jax.Array, context: Context, tap: Tap) -> jax.Array:
+        """Tokens ``[b, s]`` to the residual stream ``[b, s, d]``."""
+        p = params["embed"]
+        x = ops.rows(p["W_E"], tokens)
+        if self.d_embed is not None:
+            x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
+        x = rounding.times(x, self.embed_scale)
+        if self.embed_norm:
+            x = normalise(self.norm, p["ln"], x, Tap.silent(), "")
+        x = tap("hook_embed", x)
+        if self.learned_positions is not None:
+            places = context.of_run(context.positions, tokens.shape[1]) + self.learned_positions
+            rows = ops.rows(params["pos_embed"]["W_pos"], places)
+            x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
+        return x
+
+    def block(self, layer_params: Any, carry: jax.Array, context: Context, layer: Any, tap: Tap) -> jax.Array:
+        """One layer on the residual stream ``[b, s, d]``: its wanted outputs."""
+        p, x = layer_params, tap("hook_resid_pre", carry)
+        normed = self._read(p, "ln1", x, tap)
+        own = functools.partial(self._own_input, p, x)
+        out = attention.attend(self, p["attn"], tap("attn.hook_in", normed), own, context, layer, tap)
+        attn_out = tap("hook_attn_out", self._written(p, "ln1_post", out, tap))
+        x, normed = context.wanted(x), context.wanted(normed)
+        if self.parallel:
+            read = tap("hook_mlp_in", x)
+            if not self.shared_norm:
+                normed = self._read(p, "ln2", read, tap)
+            elif tap.wants("hook_mlp_in"):
+                normed = normed + self._moved(p, read, x)
+            mlp_out = tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
+            total = rounding.once(lambda x, attn, mlp: x + attn + mlp, x, attn_out, mlp_out)
+            return tap("hook_resid_post", total)
+        x = tap("hook_resid_mid", x + attn_out)
+        if self.norms == "stream":
+            x = normalise(self.norm, p.get("ln1"), x, tap, "ln1")
+            normed = tap("hook_mlp_in", x)
+        else:
+            normed = self._read(p, "ln2", tap("hook_mlp_in", x), tap)
+        x = x + tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
+        if self.norms == "stream":
+            x = normalise(self.norm, p.get("ln2"), x, tap, "ln2")
+        return tap("hook_resid_post", x)
+
+    def readout(self, params: Any, carry: jax.Array, tap: Tap) -> jax.Array:
+        """Final norm and unembedding: logits ``[b, s, v]``."""
+        x = (
+            carry
+            if self.norms == "stream"
+            else normalise(self.norm, params.get("ln_final"), carry, tap, "ln_final")
+        )
+        x, p = tap("hook_final_norm", x), params.get("unembed", {})
+        if self.d_embed is not None:
+            x = jnp.einsum("bsd,de->bse", x, p["W_out"])
+        p, weight = (params["embed"] | p, "W_E") if self.tied else (p, "W_U")
+        logits = rounding.project("bsd,vd->bsv" if self.tied else "bsd,dv->bsv", x, p, weight, "b_U")
+        logits = rounding.times(logits, self.logit_scale)
+        if self.logit_softcap is not None:
+            logits = rounding.once(functools.partial(ops.softcap, cap=self.logit_softcap), logits)
+        return tap("hook_logits", logits)
+
+    def _read(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
+        """What a module reads of the stream."""
+        return normalise(self.norm, p.get(name), x, tap, name) if self.norms in ("pre", "both") else x
+
+    def _own_input(
+        self, p: Any, stream: jax.Array, point: str, heads: int, x: jax.Array, tap: Tap
+    ) -> jax.Array:
+        """Each head's copy of the module's input ``x``, moved by what hooks do to its copy of the stream."""
+        each = jnp.broadcast_to(stream[:, :, None], (*stream.shape[:2], heads, stream.shape[2]))
+        return x[:, :, None] + self._moved(p, tap(point, each), each)
+
+    def _moved(self, p: Any, given: jax.Array, stream: jax.Array) -> jax.Array:
+        """By how much what is read through the first norm differs, given ``given`` and not ``stream``.
+
+        A difference: exactly zero where nothing was changed, and hooks between stream and module still act.
+        """
+        if self.norms not in ("pre", "both"):
+            return given - stream
+        before, after = (normalise(self.norm, p.get("ln1"), x, Tap.silent(), "") for x in (stream, given))
+        return after - before
+
+    def _written(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
+        """What a module's output adds to the stream."""
+        if self.norms in ("post", "both"):
+            x = normalise(self.norm, p.get(name), x, tap, name)
+        return rounding.times(x, self.residual_scale)
+
+    def _mlp(self, layer_params: Any, x: jax.Array, tap: Tap) -> jax.Array:
+        p, x = layer_params["mlp"], tap("mlp.hook_in", x)
+        if self.experts is not None:
+            return tap("mlp.hook_out", mixture(self.experts, self.act_fn, p, x, tap))
+        linear = rounding.project("bsd,dm->bsm", x, p, "W_in", "b_in")
+        if self.gated:
+            gate = tap("mlp.hook_pre", rounding.project("bsd,dm->bsm", x, p, "W_gate", "b_gate"))
+            post = ops.activated(self.act_fn, gate, tap("mlp.hook_pre_linear", linear))
+        else:
+            post = ops.activated(self.act_fn, tap("mlp.hook_pre", linear))
+        post = tap("mlp.hook_post", post)
+        return tap("mlp.hook_out", rounding.project("bsm,md->bsd", post, p, "W_out", "b_out"))
+
+    # What each part adds to the stream and how logits read it, given the denominators of a run.
+    head_outputs = residual.head_outputs
+    head_effects = residual.head_effects
+    attn_constant = residual.attn_constant
+    neuron_outputs = residual.neuron_outputs
+    neuron_effects = residual.neuron_effects
+    mlp_constant = residual.mlp_constant
+    to_logits = residual.to_logits
+    logit_constant = residual.logit_constant
+    direction = residual.direction

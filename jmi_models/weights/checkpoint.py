@@ -1,0 +1,291 @@
+"""A checkpoint to stacked parameters, checked before a single weight is read.
+
+Headers are compared with the parameter tree in both directions and every problem is reported at
+once. Then tensors stream one by one into preallocated stacked arrays on the device, so that the
+peak of host memory is the model plus one tensor. Of several processes each reads only its own bytes.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from tqdm import tqdm
+
+from jmi.errors import CheckpointError
+from jmi_models.families.family import AnyArch, Family
+from jmi_models.params import Param, flat, nested
+from jmi_models.weights import words
+from jmi_models.weights.layout import Key, disk_shape, from_disk
+from jmi_models.weights.placement import sharding_of
+from jmi_models.weights.shards import read_part, row_of
+from jmi_models.weights.stored import Stored, decode_mxfp4
+from jmi_models.weights.words import some
+
+_DTYPES = ("F64", "F32", "F16", "BF16")
+_SHOWN = 20
+_FEW = 1000  # so many problems are told one by one
+# Buffers that old checkpoints stored although they follow from the config.
+_DERIVED = (r".*\.rotary_emb\.inv_freq",)
+# Leading axes of a parameter along which a checkpoint may hold one tensor for each index.
+_LEADING = {"n_layers": "{i}", "n_experts": "{e}", "n_heads": "{h}", "n_kv_heads": "{h}"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where a stored tensor, or a part of it, goes: ``index`` along the leading axes of ``path``."""
+
+    path: str
+    key: Key
+    index: tuple[int, ...]
+
+
+Reads = dict[str, list[Target]]
+"""Stored name -> what it fills."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One tensor that does not fit: ``kind`` says whether it is missing, surplus, or in shape or dtype."""
+
+    kind: Literal["missing", "surplus", "shape", "dtype"]
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {words.name(self.name)} {self.detail}"
+
+
+def load_params(
+    headers: Mapping[str, Stored],
+    arch: AnyArch,
+    family: Family,
+    dtype: Any,
+    mesh: Mesh | None,
+    progress: bool,
+) -> tuple[AnyArch, dict[str, Any]]:
+    """Parameters of ``arch`` from a checkpoint that holds ``headers``, in ``dtype``, placed on ``mesh``.
+
+    Returns:
+      The architecture (untied where the checkpoint holds a separate head after all) and the
+      parameter pytree.
+
+    Raises:
+      CheckpointError: everything missing, surplus, mis-shaped, of a foreign dtype or not finite.
+    """
+    headers = _as_expected(headers, arch, family)
+    arch, aliases = _settle_tying(arch, family, headers, _equal)
+    reads = plan_reads(arch, family, aliases)
+    _check(_mismatches(reads, arch, family, headers, aliases))
+    return arch, _stream(reads, headers, arch, dtype, mesh, progress)
+
+
+def problems(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> list[Problem]:
+    """Everything that keeps ``headers`` from being loaded as ``arch``; reads no weights."""
+    headers = _as_expected(headers, arch, family)
+    # A head that the config ties must have the shape of one, whether or not it equals the embedding.
+    arch, aliases = _settle_tying(arch, family, headers, lambda embedding, head: False)
+    return _mismatches(plan_reads(arch, family, aliases), arch, family, headers, aliases)
+
+
+def _as_expected(headers: Mapping[str, Stored], arch: AnyArch, family: Family) -> dict[str, Stored]:
+    """``headers`` with full names and with decoded tensors in place of their MXFP4 parts."""
+    _check_extent(arch, family, headers)
+    wanted = plan_reads(arch, family, {})
+    return decode_mxfp4(_with_prefix(headers, family, wanted), set(wanted))
+
+
+def _check_extent(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> None:
+    """Refuse an architecture of far more tensors than there are, before each of them is given a name."""
+    keys = family.keys(arch)
+    planned = sum(
+        math.prod(
+            size for axis, size in zip(param.axes, param.shape, strict=True) if _named(axis, keys[path])
+        )
+        for path, param in flat(arch.param_tree()).items()
+    )
+    if planned > 2 * len(headers) + _FEW:
+        raise CheckpointError(
+            f"config.json describes {planned} tensors ({arch.n_layers} layers), but the checkpoint holds "
+            f"{len(headers)}; one of the two belongs to another model"
+        )
+
+
+def _named(axis: str, key: Key) -> bool:
+    """Whether a checkpoint holds one tensor for each index along ``axis``."""
+    return axis in _LEADING and _LEADING[axis] in key.name
+
+
+def plan_reads(arch: AnyArch, family: Family, aliases: Mapping[str, str]) -> Reads:
+    """Every tensor that a checkpoint of ``arch`` holds, with what it fills.
+
+    Args:
+      aliases: expected name -> name to read instead.
+    """
+    keys, reads = family.keys(arch), Reads()
+    for path, param in flat(arch.param_tree()).items():
+        key = keys[path]
+        named = [axis for axis in _LEADING if axis in param.axes and _named(axis, key)]
+        for index in np.ndindex(*(param.shape[param.axes.index(axis)] for axis in named)):
+            if named and named[0] == "n_layers" and index[0] < key.first:
+                continue
+            name = key.name.format(**{_LEADING[a].strip("{}"): i for a, i in zip(named, index, strict=True)})
+            reads.setdefault(aliases.get(name, name), []).append(Target(path, key, index))
+    return reads
+
+
+def _with_prefix(headers: Mapping[str, Stored], family: Family, wanted: Reads) -> dict[str, Stored]:
+    """``headers`` as a model with a head names them, for checkpoints saved without one."""
+    if any(name.startswith(family.prefix) for name in headers):
+        return dict(headers)
+
+    def whole(name: str) -> str:
+        longer = family.prefix + name
+        return longer if name not in wanted and (longer in wanted or _ignored(longer, family)) else name
+
+    return {whole(name): header for name, header in headers.items()}
+
+
+def _ignored(name: str, family: Family) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in (*_DERIVED, *family.ignored))
+
+
+def _settle_tying(
+    arch: AnyArch,
+    family: Family,
+    headers: Mapping[str, Stored],
+    equal: Callable[[Stored, Stored], bool],
+) -> tuple[AnyArch, dict[str, str]]:
+    """What to do about a head the config calls tied: (architecture, names to read or to skip).
+
+    As in Hugging Face transformers: a stored head that differs from the embedding stays separate;
+    a checkpoint that stores only the head embeds with it.
+    """
+    keys = family.keys(arch)
+    embed, head = keys["embed.W_E"].name, keys["unembed.W_U"].name
+    if not arch.tied or head not in headers:
+        return arch, {}
+    if embed not in headers:
+        return arch, {embed: head}
+    if headers[embed].shape == headers[head].shape and equal(headers[embed], headers[head]):
+        return arch, {head: ""}
+    return dataclasses.replace(arch, tied=False), {}
+
+
+def _equal(one: Stored, other: Stored) -> bool:
+    rows = one.shape[0]
+    boxes = [(slice(i, min(i + 4096, rows)), slice(None)) for i in range(0, rows, 4096)]
+    return one.dtype == other.dtype and all(np.array_equal(one.read(b), other.read(b)) for b in boxes)
+
+
+def _check(found: list[Problem]) -> None:
+    if found:
+        raise CheckpointError(
+            f"the checkpoint does not fit its config.json ({len(found)} problems):\n  "
+            + "\n  ".join(map(str, found[:_SHOWN]))
+            + (f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        )
+
+
+def _mismatches(
+    reads: Reads, arch: AnyArch, family: Family, headers: Mapping[str, Stored], aliases: Mapping[str, str]
+) -> list[Problem]:
+    """Match what is expected with what is stored, strictly both ways."""
+    sizes, found = arch.sizes(), []
+    for name, targets in reads.items():
+        found += _mismatch(name, headers.get(name), disk_shape(targets[0].key, sizes))
+    surplus = set(headers) - set(reads) - set(aliases)
+    surplus -= {name for name in surplus if _ignored(name, family)}
+    return found + [Problem("surplus", name, str(list(headers[name].shape))) for name in sorted(surplus)]
+
+
+def _mismatch(name: str, header: Stored | None, shape: tuple[int, ...]) -> list[Problem]:
+    if header is None:
+        return [Problem("missing", name, str(list(shape)))]
+    if header.shape != shape:
+        return [Problem("shape", name, f"is {list(header.shape)}, expected {list(shape)}")]
+    if header.dtype not in _DTYPES:
+        return [Problem("dtype", name, f"is {header.dtype}; only {', '.join(_DTYPES)} can be loaded")]
+    return []
+
+
+def _stream(
+    reads: Reads,
+    headers: Mapping[str, Stored],
+    arch: AnyArch,
+    dtype: Any,
+    mesh: Mesh | None,
+    progress: bool,
+) -> dict[str, Any]:
+    tree, finite = flat(arch.param_tree()), dict[str, bool]()
+    shardings = {path: sharding_of(param, mesh) for path, param in tree.items()}
+    params: dict[str, Any] = {}
+    several = mesh is not None and jax.process_count() > 1
+    for name, targets in tqdm(
+        reads.items(), "loading weights", unit="tensor", disable=not progress, leave=False
+    ):
+        # Waiting here keeps one tensor in flight, and its host copy is dropped before it is converted.
+        stored = None if several else jax.block_until_ready(jax.device_put(headers[name].read()))
+        for target in targets:
+            param, sharding = tree[target.path], shardings[target.path]
+            convert, place = _compiled(param, target.key, arch, np.dtype(dtype), sharding, len(target.index))
+            if several:
+                assert sharding is not None
+                value, ok = read_part(
+                    headers[name], param, target.key, arch.sizes(), sharding, target.index, dtype
+                )
+            else:
+                value, ok = convert(stored)
+            finite[name] = bool(ok) and finite.get(name, True)
+            if target.index:
+                whole = params.pop(target.path, None)
+                whole = _empty(param.shape, dtype, sharding) if whole is None else whole
+                value = place(whole, value, np.asarray(target.index, np.int32))
+            params[target.path] = value
+        del stored
+    bad = [name for name, ok in finite.items() if not ok]
+    if bad:
+        raise CheckpointError(f"weights are not finite (NaN or infinite) as {np.dtype(dtype)}: {some(bad)}")
+    # A parameter that no layer stores is zero in all of them.
+    params |= {p: _empty(tree[p].shape, dtype, shardings[p]) for p in set(tree) - set(params)}
+    return nested({path: params[path] for path in tree})
+
+
+def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.Array:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+
+
+@functools.cache
+def _compiled(
+    param: Param, key: Key, arch: AnyArch, dtype: np.dtype, sharding: NamedSharding | None, depth: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``tensor -> (its part of the parameter, is finite)`` and ``(array, part, index) -> array``.
+
+    Two programs, because one that transposes and writes into the stack is an order of magnitude
+    slower on CPU: the transpose is then fused into a strided loop.
+
+    Args:
+      depth: number of leading axes along which the part is placed.
+    """
+    sizes = arch.sizes()
+    row = None if sharding is None else row_of(sharding, depth)
+
+    def convert(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value = from_disk(value, param, key, sizes).astype(dtype)
+        return value, jnp.isfinite(value).all()
+
+    def place(array: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
+        start = (*index, *[jnp.int32(0)] * value.ndim)
+        return jax.lax.dynamic_update_slice(array, value[(None,) * depth], start)
+
+    # The array is donated: it is filled in place, never held twice.
+    return (
+        jax.jit(convert, out_shardings=(row, None)),
+        jax.jit(place, donate_argnums=0, out_shardings=sharding),
+    )

@@ -1,0 +1,214 @@
+"""Tensors on disk: what a model folder holds, known from headers before any data is read.
+
+Safetensors, single or sharded, and on request the legacy ``pytorch_model.bin``, read without torch
+and without running the pickle's code (`jmi_models.weights.pickled`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jmi.errors import CheckpointError, printable
+from jmi.reading import read_object
+from jmi_models.weights import mxfp4, pickled, words
+from jmi_models.weights.words import some
+
+INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
+_SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+Files = dict[Path, set[str] | None]
+Box = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint.
+
+    Attributes:
+      file: the file it lies in.
+      shape: of the tensor.
+      dtype: as safetensors spells it.
+      read: reads it, into memory of the host or, where it is decoded, of the device; or a box of
+        it, given one slice for each axis, and then no more bytes than the box has.
+    """
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    read: "Reading"
+
+
+class HasShape(Protocol):
+    """A tensor of which only the shape is asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Reading(Protocol):
+    """Reads a stored tensor, or a box of it."""
+
+    def __call__(self, box: Box | None = None) -> np.ndarray | jax.Array: ...
+
+
+def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:
+    """Every tensor of a model folder, by name.
+
+    Args:
+      pytorch_bin: take ``pytorch_model.bin`` where there are no safetensors.
+
+    Raises:
+      CheckpointError: no weights, or a file that is damaged, missing or outside the folder.
+    """
+    _check_regular(folder)
+    files, read = _files(folder, pytorch_bin)
+    headers: dict[str, Stored] = {}
+    for file, names in files.items():
+        present = read(file)
+        lost = sorted((names or set(present)) - set(present))
+        if lost:
+            raise CheckpointError(
+                f"{words.name(file.name)}: the index promises tensors it does not hold: {some(lost)}"
+            )
+        headers |= {name: present[name] for name in sorted(names or present)}
+    return headers
+
+
+def _files(folder: Path, pytorch_bin: bool) -> tuple[Files, Callable[[Path], dict[str, Stored]]]:
+    """Weight files, each with the tensors to take from it (None: all), and what reads their headers."""
+    # The kind of the index decides how its shards are read, not their names: one of safetensors that
+    # names a pickle must not get it read.
+    kinds = [(INDEX, _SINGLE, read_safetensors), (_BIN_INDEX, _BIN, _pickled)]
+    # With a single file and an index, transformers reads the single file: the index is of an earlier save.
+    for index, single, read in kinds if pytorch_bin else kinds[:1]:
+        if (folder / single).is_file():
+            return {folder / single: None}, read
+        if (folder / index).is_file():
+            return _shards(folder, folder / index), read
+    # Files of RWKV's author are named after the model, and stand alone.
+    for pattern, read in (("*.safetensors", read_safetensors), ("*.pth", _pickled))[
+        : 2 if pytorch_bin else 1
+    ]:
+        alone = sorted(file for file in folder.glob(pattern) if file.name != ADAPTER)
+        if len(alone) == 1:
+            return {alone[0]: None}, read
+    usual = [_BIN for name in (_BIN, _BIN_INDEX) if (folder / name).is_file()]
+    if pickles := [*usual, *sorted(file.name for file in folder.glob("*.pth"))]:
+        raise CheckpointError(
+            f"{folder}: only {pickles[0]}, the pickled format; pass pytorch_bin=True (--pytorch-bin) to read "
+            "it (weights only, no code in it is run), or convert it to safetensors"
+        )
+    others = sorted(p.name for p in folder.iterdir())
+    raise CheckpointError(f"{folder}: neither {_SINGLE} nor {INDEX}; found {some(others) or 'nothing'}")
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse pipes, devices and sockets among the files of a model: reading one may never end."""
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise CheckpointError(f"{words.name(file.name)} in {folder} is no regular file; refused")
+
+
+def _shards(folder: Path, index: Path) -> Files:
+    needs = f"{index.name} is not a valid index: it needs a 'weight_map'"
+    try:
+        weight_map = read_object(index, CheckpointError).get("weight_map")
+    except CheckpointError as error:
+        raise CheckpointError(f"{needs} ({error})") from None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(needs)
+    files: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, set()).add(name)
+    return {_inside(folder, file): names for file, names in files.items()}
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = folder / file
+    # A name with a directory in it could point anywhere; shards always lie beside their index.
+    if Path(file).name != file or file in ("", ".", "..") or "\0" in file or len(file) > 200:
+        raise CheckpointError(f"the index names {words.value(file)}, outside the model folder; refused")
+    if not path.is_file():
+        raise CheckpointError(f"shard {words.name(file)} is missing from {folder}; download the model again")
+    return path
+
+
+def read_safetensors(file: Path) -> dict[str, Stored]:
+    """Every tensor of one file; CheckpointError where it is damaged."""
+    try:
+        tensors = safe_open(file, framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{words.name(file.name)}: not a readable safetensors file ({printable(error, 500)}); "
+            "download it again"
+        ) from None
+    found = {}
+    for name in tensors.keys():  # noqa: SIM118, not a dict
+        view = tensors.get_slice(name)
+        read = functools.partial(_read_safetensor, tensors, file, name)
+        found[name] = Stored(file, tuple(view.get_shape()), view.get_dtype(), read)
+    return found
+
+
+def _read_safetensor(tensors: Any, file: Path, name: str, box: Box | None = None) -> np.ndarray:
+    try:
+        return tensors.get_tensor(name) if box is None else tensors.get_slice(name)[box]
+    except (SafetensorError, ValueError, OSError) as error:
+        where = f"{words.name(file.name)}: {words.name(name)}"
+        raise CheckpointError(f"{where} cannot be read ({printable(error, 500)})") from None
+
+
+def _pickled(file: Path) -> dict[str, Stored]:
+    return {
+        name: Stored(file, tensor.shape, tensor.dtype, functools.partial(pickled.read_tensor, tensor))
+        for name, tensor in pickled.read_headers(file).items()
+    }
+
+
+def decode_mxfp4(headers: Mapping[str, Stored], wanted: set[str]) -> dict[str, Stored]:
+    """``headers`` with each pair of MXFP4 blocks and scales put under the name of what they encode.
+
+    Raises:
+      CheckpointError: naming a tensor whose blocks and scales do not belong together or are not uint8.
+    """
+    found = dict(headers)
+    for name in sorted(wanted - set(headers)):
+        parts = [f"{name}_blocks", f"{name}_scales"]
+        if all(part in found for part in parts):
+            found[name] = _mxfp4(name, *(found.pop(part) for part in parts))
+    return found
+
+
+def _mxfp4(name: str, blocks: Stored, scales: Stored) -> Stored:
+    for part, stored in (("blocks", blocks), ("scales", scales)):
+        if stored.dtype != "U8":
+            raise CheckpointError(f"{words.name(name)}_{part} is {stored.dtype}; MXFP4 is stored as U8")
+    try:
+        shape = mxfp4.decoded_shape(blocks.shape, scales.shape)
+    except CheckpointError as error:
+        raise CheckpointError(f"{words.name(name)}: {error}") from None
+    if len(shape) < 2:
+        raise CheckpointError(
+            f"{words.name(name)}: MXFP4 scales {list(scales.shape)} are not those of a matrix"
+        )
+    return Stored(
+        blocks.file,
+        (*shape[:-2], shape[-1], shape[-2]),
+        "BF16",
+        # Decoded whole: the blocks of a box do not lie together.
+        lambda box=None: _decoded(blocks.read(), scales.read())[box or ...],
+    )
+
+
+@jax.jit
+def _decoded(blocks: jax.Array, scales: jax.Array) -> jax.Array:
+    # Blocks run along the input axis, which the unquantised tensor has first. Swapping the axes in here
+    # fuses with the decoding; a swap of the result would hold it twice.
+    return jnp.swapaxes(mxfp4.decode(blocks, scales, jnp.bfloat16), -1, -2)
