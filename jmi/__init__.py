@@ -4,8 +4,7 @@ A model is a pure function over a parameter pytree, a hook is an entry in a dict
 and what you capture comes back as a pytree: every experiment jits, vmaps, differentiates and shards.
 """
 
-from jmi import interp, metrics, stats
-from jmi import tree as pytrees
+from jmi import interp, metrics, stats, tree
 from jmi.captures.capture import Capture, Dot, IsFinite, Norm, Select
 from jmi.captures.output import Output
 from jmi.engine.forward import forward

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture, as_list
 from jmi.captures.output import Output, wrap
 from jmi.checks import check_model, real_number, whole_number
@@ -30,7 +30,7 @@ Read = Callable[[jax.Array, Any], tuple[Output, Any]]
 """(token ``[b, 1]``, what came before it) -> its run, what comes before the next."""
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Generated:
     """What was generated.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture, Plan, plan
 from jmi.captures.output import Output, wrap
 from jmi.checks import as_function, as_result, check_architecture, check_model, flag, several
@@ -27,7 +27,7 @@ from jmi.model.inputs import as_tokens, check_arrays, check_tokens
 from jmi.model.sites import PATTERN, Site, table_of
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Gradients:
     """What `value_and_grad_at` returns.
 
@@ -106,7 +106,7 @@ def value_and_grad_at(
     return Gradients(value, wrap(layout, arch.n_layers, None, tuple(grads), None, out.mask), out)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Detach(Selective):
     """Let no gradient through, where selected; values are untouched.
 
@@ -166,7 +166,7 @@ def _nudge_jvp(primals: Any, tangents: Any) -> Any:
     return primals[0], tangents[0] + tangents[1]
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Probe:
     """Adds ``zeros``, whose gradient is the one at the point."""
 
@@ -177,7 +177,7 @@ class Probe:
         return nudge(value, self.zeros)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Rows:
     """An intervention whose arrays have one row for each of some layers; scalars do not.
 

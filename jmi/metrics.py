@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import real_array, shown, whole_array, whole_number
 from jmi.errors import ArgumentError
@@ -75,7 +75,7 @@ def top_changes(baseline: jax.Array, other: jax.Array, k: int) -> Changes:
     return Changes(tokens, jnp.take_along_axis(p, tokens, -1), jnp.take_along_axis(q, tokens, -1))
 
 
-@pytrees.dataclass
+@tree.dataclass
 class LogitDiff:
     """Metric: `logit_diff` of ``token`` and ``other``, each one id or one for each row ``[b]``.
 
@@ -99,7 +99,7 @@ class LogitDiff:
         return logit_diff(final_logits(out), self.token, self.other)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Prob:
     """Metric: `prob` of ``token``, one id or ``[b]``."""
 
@@ -109,7 +109,7 @@ class Prob:
         return prob(final_logits(out), self.token)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class LogProb:
     """Metric: `log_prob` of ``token``, one id or ``[b]``."""
 
@@ -119,7 +119,7 @@ class LogProb:
         return log_prob(final_logits(out), self.token)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Rank:
     """Metric: `rank` of ``token``, one id or ``[b]``."""
 
@@ -129,7 +129,7 @@ class Rank:
         return rank(final_logits(out), self.token)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class KL:
     """Metric: `kl_divergence` from the ``baseline`` logits ``[b, vocab]`` of another run."""
 

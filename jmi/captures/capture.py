@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import as_array, no_number_in, several, shown
 from jmi.errors import HookError, InterventionError
 from jmi.hooks.masked import seen
@@ -44,7 +44,7 @@ class Capture:
     label: str | None = None
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Select:
     """Reducer: one position and/or one head (data), its axis dropped.
 
@@ -76,7 +76,7 @@ class Select:
         return value
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Positions:
     """Reducer: the tokens ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
 
@@ -93,7 +93,7 @@ class Positions:
         return padding.take(value, jnp.broadcast_to(index, (value.shape[0], index.shape[-1])), 1)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Dot:
     """Reducer: inner products with ``vectors`` ([d] or [n, d]) over the last axis, at least float32.
 
@@ -115,7 +115,7 @@ class Dot:
         return seen(value, site).astype(dtype) @ jnp.asarray(self.vectors).astype(dtype).T
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Norm:
     """Reducer: Euclidean length of the last axis, at least float32; of scores, over the keys a query sees."""
 
@@ -123,7 +123,7 @@ class Norm:
         return jnp.linalg.norm(seen(value, site).astype(wide(value.dtype)), axis=-1)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class IsFinite:
     """Reducer: True when every entry is finite. Over ``blocks.*`` it finds the layer of a NaN."""
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Plan
 from jmi.engine.recurrence import LABEL
 from jmi.errors import HookError
@@ -18,7 +18,7 @@ Kept = tuple[str, tuple[int, ...] | None, int, int | None]
 """Of one label: the layers, and of one captured array the rank and the axis of positions."""
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Output:
     """Logits and captures of a run: a pytree, so it can leave any jit, vmap or grad.
 

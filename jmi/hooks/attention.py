@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import as_array, shown
 from jmi.errors import InterventionError
 from jmi.hooks.interventions import fit, payload
@@ -20,7 +20,7 @@ from jmi.model.sites import PATTERN, SCORES, Site
 from jmi.numerics import wide
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Edges:
     """Base of attention edits: which edges. Everything not given means all.
 
@@ -85,7 +85,7 @@ class Edges:
             ) from None
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Knockout(Edges):
     """Cut attention edges: the chosen scores become -inf, so their attention is exactly zero.
 
@@ -111,7 +111,7 @@ class Knockout(Edges):
         return jnp.where(self.edge_mask(value, site), -jnp.inf, value)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class ScaleAttention(Edges):
     """Multiply the chosen attention weights by ``factor``, and share what that frees or takes among all keys.
 
@@ -151,7 +151,7 @@ class ScaleAttention(Edges):
         return _where_chosen(scaled / jnp.where(after == 0, 1, after) * before, value, mask)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class SetAttention(Edges):
     """Set the chosen attention weights to ``weight``; the other keys share what is left of 1.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import as_array, real_array, shown
 from jmi.errors import InterventionError
 from jmi.hooks.masked import beside_mask
@@ -72,7 +72,7 @@ def payload(**kwargs: Any) -> Any:
     return struct.field(metadata={"payload": True}, **kwargs)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Replace(Selective):
     """Put ``value`` there (broadcast against the site), where selected.
 
@@ -96,7 +96,7 @@ class Replace(Selective):
         return self.select(fit(self.value, value, site), value, site)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Add(Selective):
     """Add ``scale * vector``, where selected: activation steering."""
 
@@ -116,7 +116,7 @@ class Add(Selective):
         return self.select(beside_mask(lambda v: v + shift, value, site), value, site)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Scale(Selective):
     """Multiply by ``factor``, where selected."""
 
@@ -135,7 +135,7 @@ class Scale(Selective):
         return self.select(beside_mask(lambda v: v * factor, value, site), value, site)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Zero(Selective):
     """Set to exactly zero, where selected (even where the value is infinite).
 
@@ -165,7 +165,7 @@ class Zero(Selective):
         return self.select(new, value, site)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Patch(Selective):
     """Copy activations of another run: ``source`` at the selected coordinates.
 

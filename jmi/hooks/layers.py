@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.errors import InterventionError
 from jmi.hooks.interventions import apply
 from jmi.hooks.reach import says
 from jmi.model.sites import Site
 
 
-@pytrees.dataclass
+@tree.dataclass
 class At:
     """Run ``hook`` only in some layers; ``layers`` is data, so moving it never recompiles.
 
@@ -49,7 +49,7 @@ class At:
         return jax.lax.cond(here, act, lambda v: v, value)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class PerLayer:
     """An intervention whose arrays differ by layer: each has a leading ``layers`` axis; scalars do not.
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import real_array, shown, whole_array, whole_number
 from jmi.errors import ArgumentError
 from jmi.hooks.interventions import fit, payload
@@ -16,7 +16,7 @@ from jmi.model.sites import SCORES, Site
 from jmi.numerics import wide
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Noise(Selective):
     """Add independent Gaussian noise of standard deviation ``scale``, where selected.
 

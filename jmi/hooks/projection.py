@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import flag, real_array
 from jmi.errors import InterventionError
 from jmi.hooks.masked import beside_mask
@@ -16,7 +16,7 @@ from jmi.model.sites import SCORES, Site
 from jmi.numerics import wide
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Project(Selective):
     """Remove, or keep only, the part of the last axis inside a subspace.
 

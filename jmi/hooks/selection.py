@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import as_array, shown
 from jmi.errors import InterventionError
 from jmi.model import padding
@@ -152,7 +152,7 @@ def _axis(name: str, site: Site) -> int:
     return axis
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Selective:
     """Base of interventions that touch a chosen part of a tensor; nothing chosen means all of it.
 

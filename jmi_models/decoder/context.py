@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi_models.decoder.rope import Rope
 
 _NO_POSITION = 2**30
 """Behind the end of any table."""
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Context:
     """What every layer reads besides its weights.
 

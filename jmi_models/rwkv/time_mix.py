@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.model.architecture import Tap
 from jmi.numerics import wide
 from jmi_models.rwkv.wkv import Inputs, attention, scan
@@ -19,7 +19,7 @@ STATES = "rwkv.hook_states"
 SCORES, ATTENTION = "rwkv.hook_effective_scores", "rwkv.hook_effective_attn"
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Padding:
     """Where the real tokens are; all None when every one is.
 

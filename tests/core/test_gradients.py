@@ -11,7 +11,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.errors import ConfigError, HookError
 from jmi.gradients import Detach, frozen, value_and_grad_at
 from jmi.model.sites import table_of
@@ -24,7 +24,7 @@ from tests.tolerances import BARS, assert_agree
 BAR = BARS["slopes"]["float64"]
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Step:
     """A step along a direction that differs by layer."""
 

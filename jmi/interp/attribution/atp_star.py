@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.captures.output import Output
 from jmi.checks import flag
@@ -187,7 +187,7 @@ class _Attended:
         return scores.sum(summed, keepdims=True)[..., None]
 
 
-@pytrees.dataclass
+@tree.dataclass
 class _Effect:
     """Reducer of a pattern: what its change does, by each gradient: ``[n, b, h, q]``, or ``[n, b, h]``.
 

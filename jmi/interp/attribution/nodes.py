@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture, Plan, as_list, plan
 from jmi.captures.output import Output, wrap
 from jmi.checks import as_function, check_model, choice, several
@@ -38,7 +38,7 @@ NODES = ("batch", "pos", "head")
 _MEANS = {"pos": ("pos", "query"), "head": ("head", "kv_head")}
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Node:
     """Moves a value ``alpha`` of the way from base to source; ``alpha`` is zero, its gradient the score.
 
@@ -67,7 +67,7 @@ class Node:
         return nudge(value, moved.astype(value.dtype))
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Pair:
     """A base and a source prompt with the nodes to score between them; a pytree.
 

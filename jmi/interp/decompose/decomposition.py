@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture, Positions
 from jmi.captures.output import Output
 from jmi.checks import as_array, check_model, choice
@@ -30,7 +30,7 @@ from jmi.numerics import wide
 from jmi.programs import compiled
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Decomposition:
     """Parts that sum to the final residual stream, or to a logit; a pytree.
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.checks import check_architecture, check_model, check_params, choice, whole_number
 from jmi.engine.forward import precise
 from jmi.errors import ConfigError
@@ -41,7 +41,7 @@ class SVD(NamedTuple):
     Vh: jax.Array
 
 
-@pytrees.dataclass
+@tree.dataclass
 class FactoredMatrix:
     """The matrices ``A @ B``, ``[..., m, n]``, as ``A`` ``[..., m, r]`` and ``B`` ``[..., r, n]``; a pytree.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import check_model, whole_number
 from jmi.errors import ConfigError
@@ -25,7 +25,7 @@ from jmi.numerics import wide
 from jmi.programs import compiled
 
 
-@pytrees.dataclass
+@tree.dataclass
 class HeadScores:
     """Share of attention on the edges of each kind; NaN where the tokens have no such edge.
 
@@ -62,7 +62,7 @@ class HeadScores:
         return self.after_copy[..., 1]
 
 
-@pytrees.dataclass
+@tree.dataclass
 class SumOver:
     """Reducer of attention patterns: sums over the ``edges`` ``[n, b, q, t]`` of each kind; ``[h, n]``."""
 

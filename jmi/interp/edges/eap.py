@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Group
 from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, check_model, flag, shown, whole_number
@@ -38,7 +38,7 @@ _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
 _STREAM, _FINAL = "blocks.*.hook_resid_pre", "blocks.-1.hook_resid_post"
 
 
-@pytrees.dataclass
+@tree.dataclass
 class EdgeScores:
     """Scores of the edges of a model; a pytree.
 

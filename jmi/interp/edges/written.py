@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import check_model, shown
 from jmi.engine.forward import forward
@@ -27,7 +27,7 @@ _Z, _SCALE, _MLPS = "blocks.*.attn.hook_z", "blocks.*.ln1_post.hook_scale", "blo
 _POINTS = (*_INPUTS, _Z, _SCALE, _MLPS)
 
 
-@pytrees.dataclass
+@tree.dataclass
 class Written:
     """What every writer added in a run, or is to add in its place; a pytree of at least float32.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import real_number, whole_array
 from jmi.hooks.noise import Noise
@@ -109,7 +109,7 @@ def embedding_std(lm: LanguageModel) -> float:
     return float(np.sqrt(square - mean**2))
 
 
-@pytrees.dataclass
+@tree.dataclass
 class _Moments:
     """Reducer: mean and mean square of all entries, ``[2]``."""
 

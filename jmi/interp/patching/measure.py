@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, several, shown, whole_number
 from jmi.errors import ArgumentError, ConfigError
@@ -91,7 +91,7 @@ def swept(
     )
 
 
-@pytrees.dataclass
+@tree.dataclass
 class _Readout:
     """Every metric of a run. Their arrays are data: other tokens run the same program."""
 

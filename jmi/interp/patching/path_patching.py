@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi import tree as pytrees
+from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import choice, flag, several, shown
 from jmi.errors import ArgumentError, ConfigError
@@ -213,7 +213,7 @@ def _reading(
     return hooks
 
 
-@pytrees.dataclass
+@tree.dataclass
 class _Read:
     """Replace what receivers read.
 
