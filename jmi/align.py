@@ -10,7 +10,7 @@ import numpy as np
 
 from jmi.checks import choice, several, shown, whole_array, whole_number
 from jmi.checks import text as check_text
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel
 
 Span = tuple[int, int]
@@ -41,7 +41,7 @@ def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = No
         paired as positions -1, -2, ..., which are other ones in rows of other lengths.
 
     Raises:
-      ConfigError: different numbers of rows.
+      ArgumentError: different numbers of rows.
 
     Example:
       >>> pairs = align_tokens([7, 1, 2, 9], [7, 5, 9])
@@ -50,7 +50,7 @@ def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = No
     """
     a, b = _rows("base", base), _rows("source", source)
     if len(a) != len(b):
-        raise ConfigError(f"base has {len(a)} rows and source has {len(b)}: align row by row")
+        raise ArgumentError(f"base has {len(a)} rows and source has {len(b)}: align row by row")
     if mask is not None or source_mask is not None:
         return _align_padded(_tokens_of(a, mask), _tokens_of(b, source_mask))
     s, t = a.shape[1], b.shape[1]
@@ -73,7 +73,9 @@ def _tokens_of(tokens: np.ndarray, mask: Any) -> list[np.ndarray]:
     """The real tokens of each row."""
     real = np.ones(tokens.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask))
     if real.shape != tokens.shape:
-        raise ConfigError(f"a mask has shape {real.shape} and its tokens {tokens.shape}: they must be alike")
+        raise ArgumentError(
+            f"a mask has shape {real.shape} and its tokens {tokens.shape}: they must be alike"
+        )
     return [row[kept] for row, kept in zip(tokens, real, strict=True)]
 
 
@@ -104,7 +106,7 @@ def align_spans(
         shorter one has.
 
     Raises:
-      ConfigError: other names on one side, or a span that is empty or overlaps another.
+      ArgumentError: other names on one side, or a span that is empty or overlaps another.
 
     Example:
       >>> pairs = align_spans({"subject": (1, 4)}, {"subject": (2, 4)})
@@ -113,20 +115,20 @@ def align_spans(
     """
     base, source = _spans("base", base), _spans("source", source)
     if set(base) != set(source) or not base:
-        raise ConfigError(f"spans of the same names pair up; got {sorted(base)} and {sorted(source)}")
+        raise ArgumentError(f"spans of the same names pair up; got {sorted(base)} and {sorted(source)}")
     choice("anchor", anchor, ("first", "last"))
     pairs: list[tuple[int, int]] = []
     for name in base:
         (a, a_stop), (b, b_stop) = base[name], source[name]
         n = min(a_stop - a, b_stop - b)
         if n < 1 or min(a, b) < 0:
-            raise ConfigError(f"{name}: spans {base[name]} and {source[name]} must hold a position each")
+            raise ArgumentError(f"{name}: spans {base[name]} and {source[name]} must hold a position each")
         if anchor == "last":
             a, b = a_stop - n, b_stop - n
         pairs += zip(range(a, a + n), range(b, b + n), strict=True)
     ordered = np.array(sorted(pairs))
     if any((np.diff(np.sort(side)) == 0).any() for side in ordered.T):
-        raise ConfigError(f"spans overlap: {dict(base)}, {dict(source)}")
+        raise ArgumentError(f"spans overlap: {dict(base)}, {dict(source)}")
     return Alignment(ordered[:, 0], ordered[:, 1])
 
 
@@ -149,7 +151,7 @@ def find_span(lm: LanguageModel, text: str, part: str) -> Span:
     """Positions of the tokens of ``text`` that cover its first ``part``.
 
     Raises:
-      ConfigError: ``part`` does not occur.
+      ArgumentError: ``part`` does not occur.
 
     Example:
       >>> import jmi_models
@@ -161,7 +163,7 @@ def find_span(lm: LanguageModel, text: str, part: str) -> Span:
     check_text("text", text)
     start = text.find(check_text("part", part))
     if start < 0:
-        raise ConfigError(f"{part!r} does not occur in {text!r}")
+        raise ArgumentError(f"{part!r} does not occur in {text!r}")
     covered = [
         i
         for i, (low, high) in enumerate(lm.encode_with_offsets(text).offsets)

@@ -1,33 +1,35 @@
 """Generation: one compiled loop, in which every token is a run of its own that hooks and captures see.
 
-What earlier tokens left behind is a recurrent state, or the keys and values of a transformer.
+What earlier tokens left behind, keys and values and the states of recurrences, is the memory of the model
+(`jmi.engine.memory`). The text with all that is still to come is one array from the start: a run of a token
+is a run of one place of it.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jmi import tree
-from jmi.captures.capture import Capture, as_list
-from jmi.captures.output import Output, wrap
+from jmi.captures.capture import Capture, Plan, as_list, plan
+from jmi.captures.output import wrap
 from jmi.checks import check_model, real_number, whole_number
-from jmi.engine.forward import execute, forward, plan_run
-from jmi.engine.past import past_captures
-from jmi.engine.recurrence import Recurrent
+from jmi.engine.forward import execute, finished, precise
+from jmi.engine.memory import Memory, declared, grown, leaving, written
+from jmi.engine.run import Run, Static, plan_run
 from jmi.engine.varying import vary_like
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, prepare
 from jmi.metrics import final_logits
-from jmi.model.architecture import Architecture, Continuable, Params
-from jmi.model.inputs import as_tokens, check_arrays, check_tokens
-from jmi.model.sites import part_of, table_of
+from jmi.model.architecture import Architecture, Params
+from jmi.model.inputs import Prompts, checked
+from jmi.model.padding import place_of
+from jmi.model.sites import part_of
 from jmi.numerics import wide
-
-Read = Callable[[jax.Array, Any], tuple[Output, Any]]
-"""(token ``[b, 1]``, what came before it) -> its run, what comes before the next."""
+from jmi.tree import classes
 
 
 @tree.dataclass
@@ -36,53 +38,88 @@ class Generated:
 
     Attributes:
       tokens: int32 ``[b, n]``, without the prompt; -1, which is no token, from where on logits are NaN.
-      state: of a recurrent model, after the last of them; give it to `jmi.forward` or `generate` to go
-        on. None for a transformer.
-      captures: label -> array ``[n, ...]`` of what was captured while each token was read.
+      captures: under the names asked for, ``[n, ...]``, what was captured while each token was read.
+      memory: of a run with ``memory=``, all that was read, the last token included; give it to `jmi.forward`
+        or `generate` to go on. Else None.
     """
 
     tokens: jax.Array
-    state: Any
-    captures: dict[str, jax.Array]
+    captures: dict[str, Any]
+    memory: Memory | None
+
+
+@tree.dataclass
+class Generation:
+    """A validated generation.
+
+    Attributes:
+      prompt: the run of the prompt, which returns its memory.
+      token: a run of one token, without what differs between tokens: its captures, and then its memory.
+      names: of the captures, as they were asked for. Static.
+      layers: which layers the captures keep. Static.
+      count: how many tokens. Static.
+      keeps: whether the memory is returned. Static.
+    """
+
+    prompt: Run
+    token: Run
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    layers: tuple[tuple[int, ...] | None, ...] = struct.field(pytree_node=False)
+    count: int = struct.field(pytree_node=False)
+    keeps: bool = struct.field(pytree_node=False)
+
+    def captured(self, rows: tuple[Any, ...]) -> dict[str, Any]:
+        """What was captured of one token, under the names that were asked for."""
+        split, static = len(self.layers), self.token.static
+        layout = Plan(static.groups[:split], (), self.layers)
+        out = wrap(layout, static.arch.n_layers, None, rows[:split])
+        return {name: out[name] for name in self.names}
+
+
+def _reads(count: int, names: tuple[str, ...], keeps: bool) -> int:
+    """How many of ``count`` tokens are read: the last one only for captures, or for what it leaves behind."""
+    return count if names or keeps else count - 1
 
 
 def generate(
     arch: Architecture,
     params: Params,
-    tokens: jax.Array,
-    n: int,
+    prompts: Prompts | jax.Array,
+    max_new_tokens: int = 20,
     *,
     key: jax.Array | None = None,
     temperature: Any = 1.0,
     hooks: Hooks | None = None,
+    prompt_hooks: Hooks | None = None,
     step_hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: jax.Array | None = None,
-    state: Any = None,
+    memory: bool | Memory = False,
 ) -> Generated:
-    """Continue ``tokens`` by ``n`` tokens: a pure function, one compiled loop.
+    """Continue ``prompts``: a pure function, one compiled loop.
 
     Keys, temperature and hooks are data: `jax.vmap` over them samples many texts, or steers by many
     vectors, at once. On a CPU a small batch is decoded faster with listed layers (`jmi_models.listed`).
 
     Args:
-      tokens: the prompt, int32 ``[b, s]``.
-      n: how many; static.
+      prompts: int32 ``[b, s]``, or `Prompts`.
+      max_new_tokens: how many; static.
       key: of the random choice; without one the most likely token is taken.
       temperature: divides the logits before a random choice.
-      hooks: run on the prompt.
-      step_hooks: run on every generated token when it is read, a run of one token; positions in it
-        are 0, and `Noise` draws the same for each.
-      capture: what to return of those runs. Scores and patterns of a transformer have a key for each of
-        the ``s + n`` tokens. Without captures a transformer does not read the last token.
-      mask: bool ``[b, s]``, True at real tokens of the prompt.
-      state: of a recurrent model, what came before the prompt; nothing, if None.
+      hooks: run on the prompt and on every generated token when it is read. An intervention that acts
+        position by position (`jmi.hooks.reach`) counts them from the start of the text, negative ones from
+        the token that is
+        read: it does what it would in one run of the whole text. Any other gets what is run alone, the prompt
+        or one token, and a site of attention has a key for every place of the text.
+      prompt_hooks, step_hooks: run after these, on the prompt or on the generated tokens alone.
+      capture: what to return of the runs of one token. Scores and patterns have a key for each of the ``s +
+        n`` places. Without captures or ``memory`` the last token is not read.
+      memory: True returns what all that was read left behind; given that of an earlier run, ``prompts`` go on
+        behind its own.
 
     Raises:
-      ConfigError: the model cannot continue a text, or not one of this length; ``state`` is given to a
-        transformer; ``n`` is less than 1 or ``temperature`` not above 0; as `jmi.forward`.
-      HookError, InterventionError: as `jmi.forward`; ``step_hooks`` cannot edit scores or patterns of
-        a transformer, whose keys are those of all tokens.
+      ArgumentError: the model cannot continue a text, or not one of this length; ``max_new_tokens`` is less
+        than 1 or ``temperature`` not above 0; as `jmi.forward`.
+      HookError, InterventionError: as `jmi.forward`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmi, jmi_models
@@ -94,96 +131,107 @@ def generate(
       (8, 1, 4)
     """
     check_model(arch, params)
-    n, temperature = whole_number("n", n), real_number("temperature", temperature, above=0)
-    tokens = as_tokens(tokens)
-    mask, _ = check_arrays(tokens, mask, None)
-    check_tokens(arch, tokens)
-    capture = as_list(capture)
-    # The last token is read for what it leaves behind, or for captures.
-    reads = n if isinstance(arch, Recurrent) or capture else n - 1
-    if isinstance(arch, Recurrent):
-        logits, before, read = _with_state(arch, params, tokens, hooks, step_hooks, capture, mask, state)
-    elif state is not None:
-        raise ConfigError("state=: this model carries no state; give generate the whole text before")
-    elif isinstance(arch, Continuable):
-        logits, before, read = _with_cache(arch, params, tokens, reads, hooks, step_hooks, capture, mask)
-    else:
-        raise ConfigError("generate: this model can neither carry a state nor keep keys and values")
-    # Not `split`, whose keys depend on their number: a longer text begins like a shorter one.
-    keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(reads + 1))
-    first = _choose(logits, None if keys is None else keys[0], temperature)
-    first, before = vary_like((first, before), (first, before, params, step_hooks, keys, temperature))
-
-    def step(carry: tuple[jax.Array, Any], key: Any) -> tuple[tuple[jax.Array, Any], Any]:
-        token, before = carry
-        out, after = read(token[:, None], before)
-        return (_choose(out.logits[:, 0], key, temperature), after), (token, out.captures)
-
-    (last, after), (chosen, captures) = jax.lax.scan(
-        step, (first, before), None if keys is None else keys[1:], length=reads
+    work = plan_generation(
+        arch,
+        prompts,
+        max_new_tokens,
+        hooks=hooks,
+        prompt_hooks=prompt_hooks,
+        step_hooks=step_hooks,
+        capture=capture,
+        memory=memory,
     )
-    chosen = jnp.concatenate([chosen, last[None]])[:n]
-    return Generated(chosen.T, after if isinstance(arch, Recurrent) else None, captures)
+    return run_generation(work, params, key, real_number("temperature", temperature, above=0))
 
 
-def _with_state(
-    arch: Any, params: Any, tokens: Any, hooks: Any, step_hooks: Any, capture: Any, mask: Any, state: Any
-) -> tuple[jax.Array, Any, Read]:
-    """Logits behind the prompt, the state there, and how a token is read."""
-    if state is None:
-        state = arch.initial_state(tokens.shape[0], jax.tree.leaves(params)[0].dtype)
-    logits, prompt = _prompt(arch, params, tokens, hooks, mask, state=state)
-
-    def read(token: jax.Array, state: Any) -> tuple[Output, Any]:
-        out = forward(arch, params, token, hooks=step_hooks, capture=capture, state=state)
-        return out, out.state
-
-    return logits, prompt.state, read
-
-
-def _with_cache(
-    arch: Any, params: Any, tokens: Any, reads: int, hooks: Any, step_hooks: Any, capture: Any, mask: Any
-) -> tuple[jax.Array, Any, Read]:
-    """As `_with_state`; what comes before a token are keys and values of all tokens, and its place."""
-    length = tokens.shape[1]
-    arch.check_continued(length + reads)
-    kept = past_captures(arch)
-    logits, prompt = _prompt(arch, params, tokens, hooks, mask, capture=list(kept.values()))
-
-    def with_room(x: Any, axis: int, fill: Any = 0) -> jax.Array:
-        return jnp.pad(x, [(0, reads * (i == axis)) for i in range(x.ndim)], constant_values=fill)
-
-    past = tuple(with_room(prompt.captures[label], 2) for label in kept)
-    everywhere = None if mask is None else with_room(mask, 1, True)
-    context = arch.context(params, with_room(tokens, 1), everywhere, None)
-    wanted = [*capture, *kept.values()]
-    prepared = prepare(arch, step_hooks, (tokens.shape[0], 1))
-    for point in prepared:
-        if "key" in table_of(arch)[point].axes:
-            raise HookError(
-                f"{point}: step_hooks cannot edit it, they are made for one token and it has more keys"
-            )
-
-    def read(token: jax.Array, before: Any) -> tuple[Output, Any]:
-        past, place = before
-        static, (inputs, edits, reducers, *_), layout = plan_run(arch, token, prepared, wanted)
-        here = arch.after(context, place, past)
-        logits, rows, _ = execute(static, params, inputs, edits, reducers, None, None, context=here)
-        out = wrap(layout, arch.n_layers, logits, rows, None)
-        new = [out.captures.pop(label) for label in kept]
-        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=2)
-        return out, (tuple(map(write, past, new)), place + 1)
-
-    return logits, (past, jnp.int32(length)), read
+def plan_generation(
+    arch: Architecture,
+    prompts: Any,
+    max_new_tokens: int,
+    *,
+    hooks: Hooks | None,
+    prompt_hooks: Hooks | None,
+    step_hooks: Hooks | None,
+    capture: Sequence[str | Capture],
+    memory: bool | Memory,
+) -> Generation:
+    """Validate the arguments of `generate` but key and temperature."""
+    count, asked = whole_number("max_new_tokens", max_new_tokens), as_list(capture)
+    declared(arch)
+    own = checked(arch, prompts)
+    if own.positions is not None:
+        raise ArgumentError("positions=: generated tokens are counted by the model; leave it out")
+    run, _ = plan_run(arch, own, prompt_hooks, memory=memory if isinstance(memory, Memory) else True)
+    names = tuple(_name(each) for each in asked)
+    batch, length = run.prompts.shape
+    whole = (batch, length + _reads(count, names, memory is not False))
+    arch.check_continued(whole[1])  # type: ignore[attr-defined]
+    mask = None if run.prompts.mask is None else _padded(jnp.asarray(run.prompts.mask), whole[1], True)
+    both = prepare(arch, hooks, whole, mask)
+    prompt, steps = _followed(both, run.hooks), _followed(both, prepare(arch, step_hooks, whole, mask))
+    at = -1 if own.mask is None else place_of(-1, own.mask)
+    behind = any(part_of(arch, point) == "unembed" for point in prompt)
+    layout = plan(arch, asked, (batch, 1))
+    kept = layout + plan(arch, leaving(arch), (batch, 1))
+    static = Static(arch, kept.groups, length=1, classes=classes((steps, kept.data)))
+    return Generation(
+        dataclasses.replace(run, hooks=prompt, logits_at=None if behind else at),
+        Run(own, steps, kept.data, static=static),
+        names=names,
+        layers=layout.layers,
+        count=count,
+        keeps=memory is not False,
+    )
 
 
-def _prompt(arch: Any, params: Any, tokens: Any, hooks: Any, mask: Any, **options: Any) -> Any:
-    """Logits ``[b, vocab]`` behind the last real token of each row, and the run of the prompt."""
-    hooks = prepare(arch, hooks, tokens.shape, mask)
-    behind = any(part_of(arch, point) == "readout" for point in hooks)
-    at = None if behind else -1
-    out = forward(arch, params, tokens, hooks=hooks, mask=mask, logits_at=at, **options)
-    return final_logits(out), out
+def _name(asked: str | Capture) -> str:
+    if isinstance(asked, str):
+        return asked
+    return asked.label or asked.name + ("@before" if asked.when == "before" else "")
+
+
+def _followed(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    return {point: (*first.get(point, ()), *then.get(point, ())) for point in {**first, **then}}
+
+
+def _padded(x: jax.Array, length: int, fill: Any) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, length - x.shape[1])), constant_values=fill)
+
+
+def run_generation(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
+    """The traced part of `generate`."""
+    arch, count = work.prompt.static.arch, _reads(work.count, work.names, work.keeps)
+    logits, rows, _ = execute(work.prompt, params)
+    out = finished(work.prompt, Plan((), (), ()), logits, rows, None)
+    # Not `split`, whose keys depend on their number: a longer text begins like a shorter one.
+    keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count + 1))
+    first = _choose(final_logits(out), None if keys is None else keys[0], temperature)
+    read, length = out.memory.prompts, out.memory.prompts.shape[1]
+    whole = length + count
+    tokens = _padded(jnp.asarray(read.tokens), whole, 0)
+    mask = None if read.mask is None else _padded(jnp.asarray(read.mask), whole, True)
+    with precise():
+        context = arch.context(params, Prompts(tokens, mask))
+    start = (first, tokens, grown(arch, out.memory.parts, whole), jnp.int32(length))
+    start = vary_like(start, (start, params, work, keys, temperature))
+
+    def step(carry: tuple[Any, ...], key: Any) -> tuple[tuple[Any, ...], Any]:
+        token, tokens, parts, place = carry
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None].astype(tokens.dtype), place, 1)
+        # For hooks the text ends with the token that is read.
+        known = jnp.broadcast_to(jnp.arange(whole)[None] <= place, tokens.shape)
+        prompts = Prompts(tokens, known if mask is None else known & mask)
+        run = dataclasses.replace(work.token, prompts=prompts, memory=parts, first=place, context=context)
+        logits, rows, _ = execute(run, params)
+        parts = written(arch, parts, rows[len(work.layers) :], place)
+        chosen = _choose(logits[:, 0], key, temperature)
+        return (chosen, tokens, parts, place + 1), (token, work.captured(rows))
+
+    end, (chosen, captures) = jax.lax.scan(step, start, None if keys is None else keys[1:], length=count)
+    last, tokens, parts, _ = end
+    found = jnp.concatenate([chosen, last[None]])[: work.count]
+    memory = Memory(Prompts(tokens, mask), parts) if work.keeps else None
+    return Generated(found.T, captures, memory)
 
 
 def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.Array:

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.captures.capture import Capture
-from jmi.captures.output import Output, wrap
-from jmi.checks import real_number, whole_number
-from jmi.engine.forward import forward, plan_run, run_compiled
-from jmi.errors import ArgumentError, ConfigError, TokenizerError
-from jmi.generation import Generated, generate
-from jmi.hooks.resolve import Hooks, prepare
+from jmi.captures.output import Output
+from jmi.checks import check_model, real_number, shown, whole_number
+from jmi.engine.forward import finished, forward, run_compiled
+from jmi.engine.memory import Memory
+from jmi.engine.run import plan_run
+from jmi.errors import ArgumentError, TokenizerError
+from jmi.generation import Generated, Generation, plan_generation, run_generation
+from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.model.inputs import Prompts, as_prompts
 from jmi.model.sites import layer_name, table_of
 from jmi.programs import compiled
 from jmi.tokenizers import Batch, Encoding, Tokenizer
@@ -24,7 +26,9 @@ from jmi.tokenizers import Batch, Encoding, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A model a person holds: text in, results out.
+    """A model a person holds: text in, results out. A pytree, whose only arrays are the weights.
+
+    So a technique that takes one can be jitted, differentiated and mapped over models as it stands.
 
     Attributes:
       arch: what it computes.
@@ -55,61 +59,58 @@ class LanguageModel:
 
     def run(
         self,
-        prompt: str | Sequence[str] | jax.Array | np.ndarray,
+        prompts: Any,
         hooks: Hooks | None = None,
         capture: Sequence[str | Capture] = (),
         *,
-        mask: Any = None,
-        positions: Any = None,
         start_at_layer: Any = None,
         carry: Any = None,
         stop_at_layer: Any = None,
-        state: Any = None,
+        memory: bool | Memory = False,
         logits_at: Any = None,
     ) -> Output:
         """Run the model, compiled; arguments and result as `jmi.forward`.
 
         Args:
-          prompt: a text, several texts, or int32 tokens ``[b, s]``. Texts are padded on the left; position
-            0 is the first token of each and -1 the last, in arrays by way of `Output.at`.
+          prompts: a text, several texts, tokens ``[b, s]``, ``(tokens, mask)`` or `Prompts`. Texts are padded
+            on the left; position 0 is the first token of each and -1 the last, in arrays by way of
+            `Output.at`.
 
         Nothing recompiles for another vector, strength, position, head, layer or mask; a new shape
         or another kind of hook does.
 
         Raises:
-          ConfigError: no token, more tokens than the context holds, or ids outside the vocabulary.
+          ArgumentError: no token, more tokens than the context holds, or ids outside the vocabulary.
           TokenizerError: text without a tokenizer.
           HookError, InterventionError: as `jmi.forward`.
         """
-        tokens, mask = self.tokens_of(prompt, mask)
-        static, data, layout = plan_run(
+        run, layout = plan_run(
             self.arch,
-            tokens,
+            self.prompts(prompts),
             hooks,
             capture,
-            mask=mask,
-            positions=positions,
             start_at_layer=start_at_layer,
             carry=carry,
             stop_at_layer=stop_at_layer,
-            state=state,
+            memory=memory,
             logits_at=logits_at,
         )
-        logits, arrays, carried = run_compiled(static, self.params, *data)
-        return wrap(layout, self.arch.n_layers, logits, arrays, carried, data[0][1])
+        return finished(run, layout, *run_compiled(run, self.params))
 
     def generate(
         self,
-        prompt: str | jax.Array | np.ndarray,
-        n: int,
+        prompts: Any,
+        max_new_tokens: int = 20,
         *,
         seed: int | None = None,
         temperature: float = 1.0,
         hooks: Hooks | None = None,
+        prompt_hooks: Hooks | None = None,
         step_hooks: Hooks | None = None,
-        state: Any = None,
+        capture: Sequence[str | Capture] = (),
+        memory: bool | Memory = False,
     ) -> Generated:
-        """Continue a text or tokens ``[b, s]`` by ``n`` tokens, compiled; as `jmi.generate`.
+        """Continue texts or tokens ``[b, s]``, compiled; as `jmi.generate`.
 
         Args:
           seed: of the random choice; without one the most likely token is taken.
@@ -117,18 +118,19 @@ class LanguageModel:
         Raises:
           ArgumentError: a model that gives NaN; else as `jmi.generate`.
         """
-        tokens: Any = self.to_tokens(prompt) if isinstance(prompt, str) else as_tokens(prompt, "prompt")
-        check_arrays(tokens, None, None)
-        n, temperature = whole_number("n", n), real_number("temperature", temperature, above=0)
-        check_tokens(self.arch, tokens)
         key = None if seed is None else jax.random.key(whole_number("seed", seed, 0))
-        batch, length = tokens.shape
-        data = (
-            prepare(self.arch, hooks, (batch, length)),
-            prepare(self.arch, step_hooks, (batch, 1)),
-            state,
+        work = plan_generation(
+            self.arch,
+            self.prompts(prompts),
+            max_new_tokens,
+            hooks=hooks,
+            prompt_hooks=prompt_hooks,
+            step_hooks=step_hooks,
+            capture=capture,
+            memory=memory,
         )
-        found = _generate(self.arch, n, self.params, tokens, key, temperature, *data)
+        temperature = real_number("temperature", temperature, above=0)
+        found = _generate(work, self.params, key, temperature)
         if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
             raise ArgumentError(
                 "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "
@@ -136,30 +138,28 @@ class LanguageModel:
             )
         return found
 
-    def tokens_of(
-        self, prompt: str | Sequence[str] | jax.Array | np.ndarray, mask: Any = None
-    ) -> tuple[Any, Any]:
-        """Tokens int32 ``[b, s]`` and mask (or None) of a text, of several, or of tokens as given.
+    def prompts(self, given: Any) -> Prompts:
+        """Prompts of a text, of several, of tokens as given, ``(tokens, mask)``, or `Prompts` themselves.
 
         Several texts are padded on the left.
 
         Raises:
-          ConfigError: an empty text, or a mask for texts, which bring their own.
+          ArgumentError: an empty text, or what is no prompt.
           TokenizerError: text without a tokenizer.
         """
-        if isinstance(prompt, str):
-            return self.to_tokens(prompt), mask
-        if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
-            if mask is not None or not all(prompt):
-                raise ConfigError("texts bring their own mask and may not be empty; give tokens to set mask=")
-            batch = self.encode_batch(prompt, padding="left")
-            return batch.tokens, batch.mask
-        return as_tokens(prompt, "prompt"), mask
+        if isinstance(given, str):
+            return Prompts(self.to_tokens(given))
+        if isinstance(given, (list, tuple)) and given and all(isinstance(each, str) for each in given):
+            if not all(given):
+                raise ArgumentError("a prompt is empty: there is no token to run")
+            batch = self.encode_batch(given, padding="left")
+            return Prompts(batch.tokens, batch.mask)
+        return as_prompts(given)
 
     def to_tokens(self, prompt: str) -> np.ndarray:
-        """Tokens int32 ``[1, s]`` to run; ConfigError for an empty prompt (a lone BOS says nothing)."""
+        """Tokens int32 ``[1, s]`` to run; ArgumentError for an empty prompt (a lone BOS says nothing)."""
         if not prompt:
-            raise ConfigError("the prompt is empty: there is no token to run")
+            raise ArgumentError("the prompt is empty: there is no token to run")
         return self.encode(prompt)
 
     def encode(self, text: str, special_tokens: bool = True) -> np.ndarray:
@@ -198,22 +198,27 @@ class LanguageModel:
         return self.tokenizer
 
 
-@compiled(static=(0, 1))
-def _generate(
-    arch: Architecture, n: int, params: Params, tokens: Any, key: Any, temperature: Any, *data: Any
-) -> Generated:
-    hooks, step_hooks, state = data
-    return generate(
-        arch,
-        params,
-        tokens,
-        n,
-        key=key,
-        temperature=temperature,
-        hooks=hooks,
-        step_hooks=step_hooks,
-        state=state,
-    )
+@compiled()
+def _generate(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
+    return run_generation(work, params, key, temperature)
+
+
+def check_lm(lm: Any) -> LanguageModel:
+    """``lm``, found to be a LanguageModel with parameters of its architecture.
+
+    Raises:
+      ArgumentError: something else, such as an architecture alone.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise ArgumentError(
+            f"lm={shown(lm)}: give a LanguageModel; of an architecture and its parameters make one with "
+            "jmi.LanguageModel(arch, params)"
+        )
+    check_model(lm.arch, lm.params)
+    return lm
+
+
+jax.tree_util.register_dataclass(LanguageModel, ["params"], ["arch", "tokenizer", "name", "identity"])
 
 
 def site_shapes(

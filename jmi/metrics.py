@@ -1,7 +1,7 @@
 """Measures of logits, and metrics of a run made of them. Natural logarithms: divergences are in nats.
 
 Logits have the vocabulary as last axis; every other axis is kept, so results stay per example. An id that is
-no token is an error (`ConfigError`); one that is only known when the program runs gives NaN.
+no token is an error (`ArgumentError`); one that is only known when the program runs gives NaN.
 """
 
 from collections.abc import Callable
@@ -161,7 +161,7 @@ def _log_softmax(logits: jax.Array) -> jax.Array:
 
 
 def check_metric(arch: Architecture, metric: Any) -> None:
-    """Raise ConfigError where metrics of this file, anywhere in ``metric``, ask for ids that are none."""
+    """Raise ArgumentError where metrics of this file, anywhere in ``metric``, ask for ids that are none."""
     d_vocab = getattr(arch, "d_vocab", None)
     for part in jax.tree.leaves(metric, is_leaf=lambda part: isinstance(part, _OF_TOKENS)):
         if isinstance(part, _OF_TOKENS):

@@ -1,8 +1,15 @@
-"""How jmi makes pytree classes: `flax.struct.dataclass`, with structures that tell classes apart."""
+"""Pytree classes, and structures of pytrees that tell classes apart.
 
+JAX compares the tree structures of dataclasses by their fields and static values, not by their class (up to
+0.12.0 at least), so a compiled function could take ``Scale(x)`` for ``Replace(x)``: rarely, for their hashes
+differ, but silently. Classes made here hold their class as a static field, which prevents it.
+"""
+
+import dataclasses
 import inspect
 from typing import Any, TypeVar, dataclass_transform
 
+import jax
 from flax import struct
 
 T = TypeVar("T", bound=type)
@@ -12,10 +19,7 @@ T = TypeVar("T", bound=type)
 def dataclass(cls: T) -> T:
     """A frozen dataclass that is a pytree; fields made with ``pytree_node=False`` are static.
 
-    JAX compares the tree structures of dataclasses by their fields and static values, not by their
-    class (up to 0.12.0 at least), so a compiled function could take ``Scale(x)`` for ``Replace(x)``:
-    rarely, for their hashes differ, but silently. A static field holding the class prevents
-    it. Make your own interventions and reducers with this decorator.
+    Make your own interventions, reducers and metrics with this decorator.
 
     Example:
       >>> import jax, jmi
@@ -31,3 +35,30 @@ def dataclass(cls: T) -> T:
     cls.__annotations__ = {**inspect.get_annotations(cls), "_class": Any}
     cls._class = struct.field(pytree_node=False, default=cls, kw_only=True, repr=False)  # type: ignore[attr-defined]
     return struct.dataclass(cls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """Structure of a pytree as a key of what is compiled for it, classes of other makers included.
+
+    Attributes:
+      tree: structure, as of JAX.
+      classes: of the dataclasses in it, in order.
+    """
+
+    tree: Any
+    classes: tuple[type, ...]
+
+
+def structure_of(tree: Any) -> Structure:
+    """The structure of a pytree."""
+    return Structure(jax.tree.structure(tree), classes(tree))
+
+
+def classes(tree: Any) -> tuple[type, ...]:
+    """Classes of the dataclass nodes of a pytree, from the root on."""
+    if jax.tree_util.all_leaves([tree]):
+        return ()
+    children = jax.tree.leaves(tree, is_leaf=lambda x: x is not tree)
+    own = (type(tree),) if dataclasses.is_dataclass(tree) else ()
+    return own + tuple(found for child in children for found in classes(child))

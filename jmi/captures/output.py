@@ -1,6 +1,7 @@
 """What a run returns."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,24 @@ from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Plan
-from jmi.engine.recurrence import LABEL
 from jmi.errors import HookError
 from jmi.model import padding
 from jmi.model.sites import layer_name, split
 
-Kept = tuple[str, tuple[int, ...] | None, int, int | None]
-"""Of one label: the layers, and of one captured array the rank and the axis of positions."""
+
+class Kept(NamedTuple):
+    """What is known of the captures under one label.
+
+    Attributes:
+      layers: of which they are; None outside the blocks.
+      ranks: of what is kept of one layer, for each array of the pytree.
+      axis: that of positions in it; None where there is none, or a reducer ran.
+    """
+
+    label: str
+    layers: tuple[int, ...] | None
+    ranks: tuple[int, ...]
+    axis: int | None
 
 
 @tree.dataclass
@@ -29,44 +41,45 @@ class Output:
     Attributes:
       logits: ``[b, s, vocab]``, or ``[b, vocab]`` of a run with ``logits_at=``; None when the run stopped
         before the unembedding.
-      captures: label -> array; block captures have a layer axis in front of the site's own axes.
+      captures: label -> array, or what a reducer made of it; block captures have a layer axis in front of the
+        site's own axes.
       carry: what flows between layers where the run stopped: the residual stream ``[b, s, d_model]``,
         or for some architectures a dict with it; None when it ran to the end.
-      state: of a recurrent model that was given one, the state after the last token; else None.
+      memory: what the positions left behind for later ones, of a run with ``memory=``; else None.
       mask: bool ``[b, s]``, True at the real tokens; None when every place held one.
-      kept: per label, the captured layers, and the rank and the axis of positions of one captured array
-        (None where there is none, or a reducer ran). Static.
+      kept: what is known of the captures, by label. Static.
       n_layers: of the model. Static.
     """
 
     logits: jax.Array
-    captures: dict[str, jax.Array]
+    captures: dict[str, Any]
     carry: Any = None
-    state: dict[str, jax.Array] | None = None
+    memory: Any = None
     mask: Any = None
     kept: tuple[Kept, ...] = struct.field(pytree_node=False, default=())
     n_layers: int = struct.field(pytree_node=False, default=0)
 
-    def __getitem__(self, name: str) -> jax.Array:
-        """Captured tensor of a name (``blocks.5.attn.hook_pattern``), or all of a label or pattern."""
+    def __getitem__(self, name: str) -> Any:
+        """Captured value of a name (``blocks.5.attn.hook_pattern``), or all of a label or pattern."""
         point, layer = split(name)
         if layer is None or layer == "*":
             return self._labelled(point if layer else name)
-        values = self._labelled(point)
-        layers, rank, _ = self._kept(point)
+        values, kept = self._labelled(point), self._kept(point)
         index = int(layer) + self.n_layers * (int(layer) < 0)
-        if layers is None or index not in layers:
+        if kept.layers is None or index not in kept.layers:
             raise HookError(f"{name} was not captured; captured here: {', '.join(self.names())}")
-        return jnp.take(values, layers.index(index), axis=values.ndim - rank - 1)
+        row, leaves = kept.layers.index(index), jax.tree.leaves(values)
+        picked = [jnp.take(x, row, axis=x.ndim - n - 1) for x, n in zip(leaves, kept.ranks, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(values), picked)
 
-    def stack(self, point: str) -> jax.Array:
+    def stack(self, point: str) -> Any:
         """All captured layers of ``hook_resid_post`` or ``attn.hook_z``: ``[layers, ...]``."""
         return self._labelled(point if point in self.captures else split(f"blocks.*.{point}")[0])
 
     def layers(self, point: str) -> tuple[int, ...]:
         """The layers along the first axis of ``stack(point)``."""
         label = point if point in self.captures else split(f"blocks.*.{point}")[0]
-        return self._kept(label)[0] or ()
+        return self._kept(label).layers or ()
 
     def at(self, name: str, position: Any) -> jax.Array:
         """What was captured as ``name`` at one token of each row: without the axis of positions (queries).
@@ -78,19 +91,18 @@ class Output:
 
         Raises:
           HookError: it was not captured, has no positions, or a reducer may have moved them.
-          ConfigError: a row has no such token.
+          ArgumentError: a row has no such token.
         """
-        values, (_, rank, axis) = self[name], self._kept(split(name)[0])
-        if axis is None:
+        values, kept = self[name], self._kept(split(name)[0])
+        if kept.axis is None:
             raise HookError(
                 f"{name}: what was kept of it has no axis of positions; capture it whole, or reduce it "
                 "with jmi.Select(position=...)"
             )
-        batch = values.ndim - rank
-        padding.check_token(
-            "position", position, (values.shape[batch], values.shape[batch + axis]), self.mask
-        )
-        return _at(values, position, self.mask, batch, batch + axis)
+        batch = values.ndim - kept.ranks[0]
+        axis = batch + kept.axis
+        padding.check_token("position", position, (values.shape[batch], values.shape[axis]), self.mask)
+        return _at(values, position, self.mask, batch, axis)
 
     def names(self) -> list[str]:
         """Every captured name, layers spelled out; a label of the user's own stands once."""
@@ -100,14 +112,14 @@ class Output:
             names += [layer_name(label, i) for i in layers or ()] if spelled else [label]
         return names
 
-    def _labelled(self, label: str) -> jax.Array:
+    def _labelled(self, label: str) -> Any:
         if label not in self.captures:
             known = ", ".join(self.captures) or "nothing"
             raise HookError(f"{label} was not captured; captured here: {known}")
         return self.captures[label]
 
-    def _kept(self, label: str) -> tuple[tuple[int, ...] | None, int, int | None]:
-        return next((layers, rank, axis) for name, layers, rank, axis in self.kept if name == label)
+    def _kept(self, label: str) -> Kept:
+        return next(kept for kept in self.kept if kept.label == label)
 
 
 def _at(values: jax.Array, position: Any, mask: Any, batch: int, axis: int) -> jax.Array:
@@ -120,17 +132,16 @@ def _at(values: jax.Array, position: Any, mask: Any, batch: int, axis: int) -> j
     return jnp.moveaxis(found.squeeze(axis), 0, batch)
 
 
-def wrap(
-    plan: Plan, n_layers: int, logits: Any, arrays: tuple[jax.Array, ...], carry: Any, mask: Any = None
-) -> Output:
-    """Output of a run with ``mask`` whose captured ``arrays`` follow ``plan``."""
+def wrap(plan: Plan, n_layers: int, logits: Any, found: Sequence[Any], **rest: Any) -> Output:
+    """Output of a run whose captures, ``found``, follow ``plan``; ``rest`` are other fields of it."""
     kept = tuple(
-        (group.label, layers, array.ndim - (layers is not None), group.axis)
-        for group, layers, array in zip(plan.groups, plan.layers, arrays, strict=True)
+        Kept(
+            group.label,
+            layers,
+            tuple(x.ndim - (layers is not None) for x in jax.tree.leaves(value)),
+            group.axis,
+        )
+        for group, layers, value in zip(plan.groups, plan.layers, found, strict=True)
     )
-    captures = {group.label: array for group, array in zip(plan.groups, arrays, strict=True)}
-    state = {
-        label.removeprefix(LABEL): captures.pop(label) for label in list(captures) if label.startswith(LABEL)
-    }
-    kept = tuple(entry for entry in kept if entry[0] in captures)
-    return Output(logits, captures, carry, state or None, mask, kept, n_layers)
+    captures = {group.label: value for group, value in zip(plan.groups, found, strict=True)}
+    return Output(logits, captures, kept=kept, n_layers=n_layers, **rest)

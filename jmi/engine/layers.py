@@ -1,166 +1,217 @@
-"""The layer loop: scans the blocks, hands each a Tap and stores what the captures ask for.
+"""The layer loop: scans the blocks, hands each a tap and stores what the captures ask for.
 
-A site wanted in every layer leaves the scan as a stacked output; a site wanted in few layers goes
-into a carried buffer of just those rows (a stacked output sliced afterwards would still be
-allocated whole).
+Like layers run as one scan; where kinds of layers differ, scans follow each other, one for each run of like
+ones. A site wanted in every layer leaves the scan as a stacked output; a site wanted in few layers goes into
+a carried buffer of just those rows (a stacked output sliced afterwards would still be allocated whole).
 """
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jmi.captures.capture import Group
+from jmi.captures.capture import CARRY
+from jmi.engine.run import Run
+from jmi.engine.tap import LiveTap, has
 from jmi.engine.varying import vary_like
-from jmi.errors import ConfigError
-from jmi.hooks.layers import PerLayer
-from jmi.model.architecture import Architecture, Params, Tap
+from jmi.errors import ArgumentError
+from jmi.hooks.layers import arrays_by_layer, of_layer
+from jmi.model.architecture import Params
 from jmi.model.sites import table_of
 
+Rows = dict[int, Any]
+"""What was captured, by the number of the capture."""
 
-def run_layers(
-    arch: Architecture,
-    groups: tuple[Group, ...],
-    remat: bool,
-    blocks: Any,
-    carry: Any,
-    context: Any,
-    hooks: dict[str, tuple[Any, ...]],
-    data: tuple[tuple[Any, Any], ...],
-    span: tuple[Any, Any] | None,
-    first: int = 0,
-    entering: bool = False,
-    mask: Any = None,
-) -> tuple[Any, dict[int, jax.Array], Any]:
-    """Run the blocks.
 
-    Args:
-      first: positions before this one are not run (`jmi.sweeps.sharing`).
-      entering: whether to return what enters each layer.
-      mask: of real tokens, for hooks and reducers.
+class Segment(NamedTuple):
+    """Layers of one kind that follow each other, and their parameters: stacked, or a list."""
 
-    Returns:
-      The carry, the captured layers of each group, stacked, and what entered each layer, stacked, or None.
-    """
-    _check_layers(blocks, arch.n_layers)
-    stacked = [i for i, g in enumerate(groups) if g.whole]
-    sparse = {i: g.count for i, g in enumerate(groups) if g.count is not None and not g.whole}
+    layers: range
+    params: Any
 
-    def layer(layer_params: Params, state: Any, index: Any, own: list[Any]) -> Any:
-        entered, buffers = state
-        tap = Tap(table_of(arch), _with_own(hooks, own), groups, data, index, first, mask)
-        carry = arch.block(layer_params, entered, context, index, tap)
-        tap.finish()
-        buffers = tuple(
-            _write(buffer, data[i][0], index, tap.rows[i]) for i, buffer in zip(sparse, buffers, strict=True)
+
+def segments(arch: Any, blocks: Any) -> list[Segment]:
+    """The blocks of a model in runs of like layers; ArgumentError for those of another depth."""
+    n_layers = arch.n_layers
+    if isinstance(blocks, (list, tuple)):
+        _check_depth({len(blocks)}, n_layers)
+        return [Segment(span, blocks[span.start : span.stop]) for span in runs_of(arch)]
+    spans = runs_of(arch)
+    stacks = [blocks] if len(spans) == 1 else [blocks.get(f"{s.start}:{s.stop}") for s in spans]
+    for span, stack in zip(spans, stacks, strict=True):
+        _check_depth({jnp.shape(w)[0] for w in jax.tree.leaves(stack)}, len(span))
+    return [Segment(span, stack) for span, stack in zip(spans, stacks, strict=True)]
+
+
+def runs_of(arch: Any) -> list[range]:
+    """The runs of like layers."""
+    kinds = getattr(arch, "kinds", ("",) * arch.n_layers)
+    ends = [0, *itertools.accumulate(len(list(run)) for _, run in itertools.groupby(kinds))]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+def _check_depth(sizes: set[int], n_layers: int) -> None:
+    if sizes != {n_layers}:
+        raise ArgumentError(
+            f"params['blocks'] has {sorted(sizes)} layers where the architecture has {n_layers}"
         )
-        return (carry, buffers), (tuple(tap.rows[i] for i in stacked), entered if entering else None)
-
-    own = _own_arrays(hooks)
-
-    def rows_of_layer(blocks: Any, carry: Any) -> tuple[Any, ...]:
-        first_hooks = _with_own(hooks, [x[0] for x in own])
-        tap = Tap(table_of(arch), first_hooks, groups, data, jnp.int32(0), first, mask)
-        arch.block(layer_of(blocks, 0), carry, context, jnp.int32(0), tap)
-        tap.finish()
-        return tuple(tap.rows[i] for i in sparse)
-
-    shapes = jax.eval_shape(rows_of_layer, blocks, carry) if sparse else ()
-    buffers = tuple(
-        vary_like(_nothing((count, *row.shape), row.dtype), carry)
-        for count, row in zip(sparse.values(), shapes, strict=True)
-    )
-    state, (ys, entered) = _loop(arch.n_layers, remat, layer, blocks, (carry, buffers), span, own)
-    carry, buffers = state
-    return carry, dict(zip([*sparse, *stacked], [*buffers, *ys], strict=True)), entered
 
 
-def _own_arrays(hooks: Any) -> list[jax.Array]:
-    """Arrays ``[layers, ...]`` of which each layer gets its own row, in one order.
-
-    They are inputs of the scan, so that their gradients are its outputs: picked inside the body, each
-    layer's gradient would be added to a buffer of all layers.
-    """
-    found = [hook for hook in jax.tree.leaves(hooks, is_leaf=_is_per_layer) if _is_per_layer(hook)]
-    return [x for hook in found for x in jax.tree.leaves(hook.hook) if jnp.ndim(x)]
-
-
-def _with_own(hooks: Any, own: list[Any]) -> Any:
-    """``hooks`` in one layer, given its rows of the arrays above."""
-    rows = iter(own)
-
-    def unwrapped(hook: Any) -> Any:
-        if not _is_per_layer(hook):
-            return hook
-        return jax.tree.map(lambda x: next(rows) if jnp.ndim(x) else x, hook.hook)
-
-    return jax.tree.map(unwrapped, hooks, is_leaf=_is_per_layer)
+def run_layers(run: Run, blocks: Any, carry: Any, context: Any) -> tuple[Any, Rows]:
+    """Run the blocks: the carry they end with, and the captured layers of each group, stacked."""
+    parts = segments(run.static.arch, blocks)
+    buffers = {
+        i: _buffer(run, i, next(part for part in parts if _has(run, i, part)), carry, context)
+        for i, group in enumerate(run.static.groups)
+        if group.count is not None and not group.whole
+    }
+    stacked: dict[int, list[Any]] = {}
+    for part in parts:
+        carry, buffers, rows = _run_segment(run, part, carry, context, buffers)
+        for i, values in rows.items():
+            stacked.setdefault(i, []).append(values)
+    joint = {i: jax.tree.map(_joined, *values) for i, values in stacked.items()}
+    return carry, {**buffers, **joint}
 
 
-def _is_per_layer(hook: Any) -> bool:
-    return isinstance(hook, PerLayer)
+def _joined(*stacks: jax.Array) -> jax.Array:
+    return stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks)
+
+
+def _has(run: Run, capture: int, part: Segment) -> bool:
+    """Whether a layer of ``part`` has the point of a capture."""
+    group = run.static.groups[capture]
+    return group.point == CARRY or has(table_of(run.static.arch)[group.point], part.layers)
+
+
+def _buffer(run: Run, capture: int, part: Segment, carry: Any, context: Any) -> Any:
+    """Room for the layers that a capture keeps."""
+    count = run.static.groups[capture].count
+    assert count is not None
+
+    def row(params: Any, carry: Any) -> Any:
+        own = [x[0] for x in _own_arrays(run, part)]
+        first = layer_of(params, 0)
+        return _block(run, part, first, carry, context, jnp.int32(part.layers.start), own)[1].rows[capture]
+
+    shapes = jax.eval_shape(row, part.params, carry)
+    return jax.tree.map(lambda x: vary_like(_nothing((count, *x.shape), x.dtype), carry), shapes)
+
+
+def _block(
+    run: Run, part: Segment, params: Params, carry: Any, context: Any, layer: Any, own: list[Any]
+) -> tuple[Any, LiveTap]:
+    """One layer, with the tap that was in it; ``own`` are its rows of what differs by layer."""
+    rows: Iterator[Any] = iter(own)
+    hooks = {
+        point: of_layer(given, rows, layer) if _in(run, point, part) else given
+        for point, given in run.hooks.items()
+    }
+    reducers = [
+        (slots, of_layer(reduce, rows, layer) if _has(run, i, part) else reduce)
+        for i, (slots, reduce) in enumerate(run.reducers)
+    ]
+    tap = LiveTap(run, hooks, reducers, layer)
+    tap.entered(carry)
+    carry = run.static.arch.block(params, carry, context, layer, tap)
+    tap.finish(part.layers)
+    return carry, tap
+
+
+def _in(run: Run, point: str, part: Segment) -> bool:
+    return has(table_of(run.static.arch)[point], part.layers)
+
+
+def _own_arrays(run: Run, part: Segment) -> list[jax.Array]:
+    """Arrays that have a row for each layer, cut to the rows of these layers, as `_block` takes them apart."""
+    table, found = table_of(run.static.arch), []
+    groups = [
+        (group.point, reduce) for group, (_, reduce) in zip(run.static.groups, run.reducers, strict=True)
+    ]
+    for point, trees in [*run.hooks.items(), *groups]:
+        layers = table[point].layers if point in table else tuple(range(run.static.arch.n_layers))
+        rows = [i for i, layer in enumerate(layers or ()) if layer in part.layers]
+        whole = len(rows) == len(layers or ())
+        arrays = arrays_by_layer(trees) if rows else []
+        found += [x if whole else x[rows[0] : rows[-1] + 1] for x in arrays]
+    return found
+
+
+def _run_segment(run: Run, part: Segment, carry: Any, context: Any, buffers: Rows) -> tuple[Any, Rows, Rows]:
+    """The carry, the buffers, and what every layer has of the captures that keep all of them."""
+    groups = run.static.groups
+    stacked = [i for i, group in enumerate(groups) if group.whole and _has(run, i, part)]
+    written = [i for i in buffers if _has(run, i, part)]
+
+    def layer(params: Params, state: Any, index: Any, own: list[Any]) -> Any:
+        carry, buffers = state
+        carry, tap = _block(run, part, params, carry, context, index, own)
+        new = {i: _write(buffers[i], run.reducers[i][0], index, tap.rows[i]) for i in written}
+        return (carry, new), [tap.rows[i] for i in stacked]
+
+    own = _own_arrays(run, part)
+    state = (carry, {i: buffers[i] for i in written})
+    (carry, new), rows = _loop(run, part, layer, state, own)
+    return carry, {**buffers, **new}, dict(zip(stacked, rows, strict=True))
 
 
 def _loop(
-    n_layers: int,
-    remat: bool,
-    layer: Callable[..., Any],
-    blocks: Any,
-    state: Any,
-    span: Any,
-    own: list[jax.Array],
+    run: Run, part: Segment, layer: Callable[..., Any], state: Any, own: list[jax.Array]
 ) -> tuple[Any, Any]:
-    """Scan ``layer`` over stacked blocks, or walk over listed ones; ``span`` limits what runs."""
+    """Scan ``layer`` over stacked blocks, or walk over listed ones; the run's span limits what runs."""
+    blocks, span = part.params, run.span
     listed = isinstance(blocks, (list, tuple))
 
-    def step(layer_params: Params, state: Any, index: Any, own: list[Any]) -> Any:
+    def step(params: Params, state: Any, index: Any, own: list[Any]) -> Any:
         if span is None:
-            return layer(layer_params, state, index, own)
+            return layer(params, state, index, own)
 
-        def run(state: Any) -> Any:
+        def running(state: Any) -> Any:
             # Weights are picked inside the branch: a layer that does not run costs nothing.
-            return layer(layer_params if listed else layer_of(blocks, index), state, index, own)
+            picked = params if listed else layer_of(blocks, index - part.layers.start)
+            return layer(picked, state, index, own)
 
-        _, rows = jax.eval_shape(run, state)
+        _, rows = jax.eval_shape(running, state)
 
-        def skip(state: Any) -> Any:
-            return state, jax.tree.map(lambda r: _skipped(r, state), rows)
+        def skipping(state: Any) -> Any:
+            return state, jax.tree.map(lambda r: vary_like(_nothing(r.shape, r.dtype), state), rows)
 
         start, stop = span
         here = jnp.asarray(start) <= index
-        return jax.lax.cond(here if stop is None else here & (index < jnp.asarray(stop)), run, skip, state)
+        return jax.lax.cond(
+            here if stop is None else here & (index < jnp.asarray(stop)), running, skipping, state
+        )
 
-    if remat:
+    if run.static.remat:
         # Around the branch, not inside: the weights would else be stored once per layer.
         step = jax.checkpoint(step, prevent_cse=listed)
     if not listed:
-        index = jnp.arange(n_layers, dtype=jnp.int32)
+        index = jnp.arange(part.layers.start, part.layers.stop, dtype=jnp.int32)
         body = lambda state, xs: step(xs[1], state, xs[0], xs[2])  # noqa: E731
         return jax.lax.scan(body, state, (index, blocks if span is None else None, own))
     rows = []
     # A bound that is no array is known while tracing: what lies behind it need not be compiled. One layer
     # always is, for the structure of its rows.
-    known = span[1] if span is not None and isinstance(span[1], int) else n_layers
-    for i, layer_params in enumerate(blocks[: max(1, known)]):
-        state, row = step(layer_params, state, jnp.int32(i), [x[i] for x in own])
+    known = span[1] if span is not None and isinstance(span[1], int) else part.layers.stop
+    for i, params in enumerate(blocks[: max(1, known - part.layers.start)]):
+        state, row = step(params, state, jnp.int32(part.layers[i]), [x[i] for x in own])
         rows.append(row)
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
 
 
-def over_layers(function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
-    """``function`` of parameters and arrays of one layer after another, stacked; blocks stacked or listed."""
-    if not isinstance(blocks, (list, tuple)):
-        return jax.lax.map(lambda xs: function(*xs), (blocks, *stacked))
-    rows = [function(p, *jax.tree.map(lambda x, i=i: x[i], stacked)) for i, p in enumerate(blocks)]
-    return jax.tree.map(lambda *row: jnp.stack(row), *rows)
-
-
-def _check_layers(blocks: Any, n_layers: int) -> None:
-    listed = isinstance(blocks, (list, tuple))
-    sizes = {len(blocks)} if listed else {jnp.shape(w)[0] for w in jax.tree.leaves(blocks)}
-    if sizes != {n_layers}:
-        raise ConfigError(f"params['blocks'] has {sorted(sizes)} layers; the architecture has {n_layers}")
+def over_layers(arch: Any, function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
+    """``function`` of parameters and arrays of one layer after another, stacked."""
+    found = []
+    for part in segments(arch, blocks):
+        own = jax.tree.map(lambda x, layers=part.layers: x[layers.start : layers.stop], stacked)
+        if not isinstance(part.params, (list, tuple)):
+            found.append(jax.lax.map(lambda xs: function(*xs), (part.params, *own)))
+            continue
+        rows = [function(p, *jax.tree.map(lambda x, i=i: x[i], own)) for i, p in enumerate(part.params)]
+        found.append(jax.tree.map(lambda *row: jnp.stack(row), *rows))
+    return jax.tree.map(_joined, *found)
 
 
 def layer_of(blocks: Any, index: Any) -> Params:
@@ -170,19 +221,21 @@ def layer_of(blocks: Any, index: Any) -> Params:
     return jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, index, keepdims=False), blocks)
 
 
-def _write(buffer: jax.Array, slots: Any, index: Any, row: jax.Array) -> jax.Array:
-    """``buffer`` with ``row`` in the slot of this layer; unchanged when the layer has none."""
+def _write(buffers: Any, slots: Any, index: Any, rows: Any) -> Any:
+    """``buffers`` with ``rows`` in the slot of this layer; unchanged when the layer has none."""
     slot = jax.lax.dynamic_index_in_dim(jnp.asarray(slots), index, keepdims=False)
     place = jnp.maximum(slot, 0)
-    old = jax.lax.dynamic_index_in_dim(buffer, place, keepdims=False)
-    # Only one row is read and written, whatever the number of captured layers.
-    return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot >= 0, row, old), place, 0)
+
+    def write(buffer: jax.Array, row: jax.Array) -> jax.Array:
+        old = jax.lax.dynamic_index_in_dim(buffer, place, keepdims=False)
+        # Only one row is read and written, whatever the number of captured layers.
+        return jax.lax.dynamic_update_index_in_dim(buffer, jnp.where(slot >= 0, row, old), place, 0)
+
+    return jax.tree.map(write, buffers, rows)
 
 
 def _nothing(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Content of a capture whose layer never ran: NaN where the dtype has it, else zero."""
-    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
-
-
-def _skipped(row: Any, state: Any) -> jax.Array:
-    return vary_like(_nothing(row.shape, row.dtype), state)
+    """Content of a capture whose layer never ran: NaN where the dtype has it, else -1, or False."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.full(shape, jnp.nan, dtype)
+    return jnp.full(shape, -1 if jnp.issubdtype(dtype, jnp.signedinteger) else 0, dtype)

@@ -1,6 +1,6 @@
 """In which layers an intervention acts, and with which arrays in each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -51,9 +51,14 @@ class At:
 
 @tree.dataclass
 class PerLayer:
-    """An intervention whose arrays differ by layer: each has a leading ``layers`` axis; scalars do not.
+    """What differs by layer: an intervention, or a reducer, whose arrays have a leading axis of layers.
 
-    The layer loop hands each layer the intervention with its own rows (`jmi.engine.layers`).
+    The layer loop hands each layer its own rows; scalars are the same in each.
+
+    Attributes:
+      hook: a row for each layer that has the point.
+      slots: int32 ``[n_layers]``, where rows stand in another order or some layers have none: the row of each
+        layer. It then runs in no other layer (`At`).
 
     Example:
       >>> import jax.numpy as jnp, jmi
@@ -62,16 +67,18 @@ class PerLayer:
     """
 
     hook: Any
+    slots: Any = None
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
-        leaves = jax.tree.leaves(self.hook)
-        sizes = {jnp.shape(leaf)[:1] for leaf in leaves if jnp.ndim(leaf)}
+        if site.n_layers is None:
+            raise InterventionError(f"{site.point}: PerLayer acts inside the blocks only")
+        if self.slots is not None:
+            return
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook) if jnp.ndim(leaf)}
         if sizes - {(site.n_layers,)}:
             raise InterventionError(
                 f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
-                if site.n_layers
-                else f"{site.point}: PerLayer acts inside the blocks only"
             )
         if hasattr(self.hook, "check") and not self._traced():
             for hook in self._rows(site):
@@ -85,6 +92,11 @@ class PerLayer:
         """As the interventions of all layers."""
         return all(says(hook, "is_causal", site) for hook in self._rows(site))
 
+    def __call__(self, value: Any, site: Site) -> Any:
+        raise TypeError(
+            "PerLayer is no intervention by itself: the layer loop takes a layer's rows out of it"
+        )
+
     def _traced(self) -> bool:
         return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self.hook))
 
@@ -95,3 +107,38 @@ class PerLayer:
         # In numpy: slicing device arrays layer by layer would cost more than a small model.
         host = jax.tree.map(np.asarray, self.hook)
         return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in range(site.n_layers or 0)]
+
+
+def is_per_layer(hook: Any) -> bool:
+    """Whether ``hook`` has rows for layers."""
+    return isinstance(hook, PerLayer)
+
+
+def arrays_by_layer(trees: Any) -> list[jax.Array]:
+    """Arrays ``[layers, ...]`` in ``trees`` with a row for each layer that has the point, in one order.
+
+    They are inputs of the scan, so that their gradients are its outputs: picked inside the body, each
+    layer's gradient would be added to a buffer of all layers.
+    """
+    found = [hook for hook in jax.tree.leaves(trees, is_leaf=is_per_layer) if is_per_layer(hook)]
+    return [x for hook in found if hook.slots is None for x in jax.tree.leaves(hook.hook) if jnp.ndim(x)]
+
+
+def of_layer(trees: Any, rows: Iterator[Any], layer: Any) -> Any:
+    """``trees`` in one layer, given its ``rows`` of the arrays above."""
+
+    def unwrapped(hook: Any) -> Any:
+        if not is_per_layer(hook):
+            return hook
+        if hook.slots is None:
+            return jax.tree.map(lambda x: next(rows) if jnp.ndim(x) else x, hook.hook)
+        return picked(hook.hook, hook.slots, layer)
+
+    return jax.tree.map(unwrapped, trees, is_leaf=is_per_layer)
+
+
+def picked(arrays: Any, slots: Any, layer: Any) -> Any:
+    """The row of a layer in place of each array; scalars as they are."""
+    row = jnp.maximum(jax.lax.dynamic_index_in_dim(jnp.asarray(slots), layer, keepdims=False), 0)
+    pick = lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), row, keepdims=False)  # noqa: E731
+    return jax.tree.map(lambda x: pick(x) if jnp.ndim(x) else x, arrays)

@@ -91,7 +91,7 @@ def _one(
             raise HookError(f"{name}: put PerLayer() inside At(), not around it")
         _check(hook, site, shape)
         return hook if layers is None else At(_layer_mask(layers, arch.n_layers), hook)
-    if layers is None or len(layers) != arch.n_layers:
+    if layers is None or layers != site.layers:
         raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
     if isinstance(hook.hook, (list, tuple)) or any(
         isinstance(h, At) for h in (hook.hook, getattr(hook.hook, "hook", None))
@@ -99,7 +99,16 @@ def _one(
         raise HookError(f"{name}: At() takes one intervention; give several At() in a sequence")
     inner = as_data(hook.hook)
     _check(inner, site, shape)
-    return At(_as_mask(name, hook.layers, arch.n_layers), inner)
+    mask = _as_mask(name, hook.layers, arch.n_layers)
+    _check_has(name, mask, site)
+    return At(mask, inner)
+
+
+def _check_has(name: str, mask: Any, site: Site) -> None:
+    """HookError where a known ``mask`` chooses layers that do not have the point."""
+    lacking = () if isinstance(mask, jax.core.Tracer) else set(np.flatnonzero(mask)) - set(site.layers or ())
+    if lacking and not mask.all():
+        raise HookError(f"{name}: layers {sorted(map(int, lacking))} have no such point")
 
 
 def _check_acts(name: str, hook: Any) -> None:

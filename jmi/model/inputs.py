@@ -1,26 +1,74 @@
-"""Arguments of a run, checked before anything is traced."""
+"""What a model is run on: `Prompts`, and the checks of them that are made before anything is traced."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.captures.capture import Plan
+from jmi import tree
 from jmi.checks import as_array, shown
-from jmi.errors import ArgumentError, ConfigError, HookError
-from jmi.model.architecture import Architecture
-from jmi.model.padding import check_token
-from jmi.model.sites import part_of
+from jmi.errors import ArgumentError
 
 
-def as_tokens(given: Any, name: str = "tokens") -> Any:
-    """Token ids as given: an array (of jax, numpy, PyTorch, ...), or a list, which is one row or several.
+@tree.dataclass
+class Prompts:
+    """What a model is run on, one value.
+
+    Attributes:
+      tokens: int32 ``[b, s]``, token ids; of a network that reads numbers, floats ``[b, s, ...]``.
+      mask: bool ``[b, s]``, True at real tokens; None when every place holds one. Padding on either side
+        changes nothing for them, and a position that is asked for, in hooks, reducers, ``logits_at`` or a
+        metric, names the p-th real token of its row, counted from the end if negative. Arrays keep the padded
+        axis.
+      positions: int32 ``[b, s]``, from 0; by default real tokens are counted from 0.
+
+    Example:
+      >>> import jmi, jmi_models
+      >>> lm = jmi_models.load("atlas")
+      >>> prompts = lm.prompts(["Paris is in", "The capital of France is"])
+      >>> prompts.mask.shape == prompts.tokens.shape
+      True
+    """
+
+    tokens: Any
+    mask: Any = None
+    positions: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Batch and positions."""
+        batch, length = jnp.shape(self.tokens)[:2]
+        return batch, length
+
+    def part(self, first: Any, length: int) -> "Prompts":
+        """``length`` positions from ``first`` on, which may be traced."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, length, axis=1), self)
+
+
+def as_prompts(given: Any, name: str = "prompts") -> Prompts:
+    """Prompts as a user gives them: `Prompts`, tokens, ``(tokens, mask)``; texts take a `LanguageModel`.
+
+    Tokens are an array (of jax, numpy, PyTorch, ...), or a list, which is one row or several.
 
     Raises:
       ArgumentError: text, or what cannot be read as an array.
     """
+    if isinstance(given, Prompts):
+        # An argument of tree.map need not hold arrays: then there is nothing to read.
+        return given
+    if isinstance(given, tuple) and len(given) == 2 and _is_mask(given[1]):
+        return Prompts(as_tokens(given[0], name), given[1])
+    return Prompts(as_tokens(given, name))
+
+
+def _is_mask(given: Any) -> bool:
+    return getattr(given, "dtype", None) == bool
+
+
+def as_tokens(given: Any, name: str = "tokens") -> Any:
+    """Token ids, or numbers, as given: an array, or a list, which is one row or several."""
     first = given[0] if isinstance(given, (list, tuple)) and given else given
     if isinstance(first, str):
         raise ArgumentError(
@@ -30,59 +78,80 @@ def as_tokens(given: Any, name: str = "tokens") -> Any:
     return tokens[None] if isinstance(given, (list, tuple)) and tokens.ndim == 1 else tokens
 
 
-def check_arrays(tokens: Any, mask: Any, positions: Any, arch: Any = None) -> tuple[Any, Any]:
-    """``mask`` and ``positions`` as arrays, found to fit ``tokens``, and the positions those of ``arch``."""
-    if getattr(tokens, "ndim", 0) != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        shape, dtype = getattr(tokens, "shape", None), getattr(tokens, "dtype", type(tokens).__name__)
-        raise ConfigError(f"tokens must be integers of shape [batch, pos]; got {dtype} {shape}")
-    if 0 in tokens.shape:
-        raise ConfigError("the prompt is empty: there is no token to run")
-    mask = None if mask is None else as_array("mask", mask)
-    positions = None if positions is None else as_array("positions", positions)
-    for name, given in (("mask", mask), ("positions", positions)):
-        if given is not None and given.shape != tokens.shape:
-            raise ConfigError(f"{name}= has shape {given.shape}; it must be like tokens, {tokens.shape}")
+def checked(arch: Any, given: Any) -> Prompts:
+    """``given`` as prompts whose arrays fit each other and ``arch``.
+
+    An architecture that has ``check(prompts)`` says itself what it reads; any other reads token ids, of its
+    vocabulary ``d_vocab`` and no more of them than ``n_ctx``, where it has these.
+
+    Raises:
+      ArgumentError: what cannot be run. Traced ids are not known: one outside of the vocabulary gives NaN.
+    """
+    prompts = as_prompts(given)
+    own = hasattr(arch, "check")
+    tokens = as_array("tokens", prompts.tokens)
+    if getattr(tokens, "ndim", 0) < 2 or not (own or _is_ids(tokens)):
+        raise ArgumentError(
+            f"tokens must be integers of shape [batch, pos]; got {tokens.dtype} {tokens.shape}"
+        )
+    if 0 in tokens.shape[:2]:
+        raise ArgumentError("the prompt is empty: there is no token to run")
+    mask = None if prompts.mask is None else as_array("mask", prompts.mask)
+    positions = None if prompts.positions is None else as_array("positions", prompts.positions)
+    for name, array in (("mask", mask), ("positions", positions)):
+        if array is not None and array.shape != tokens.shape[:2]:
+            raise ArgumentError(
+                f"{name}= has shape {array.shape}; it must be like tokens, {tokens.shape[:2]}"
+            )
     if mask is not None and mask.dtype != bool:
-        raise ConfigError(f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)")
+        raise ArgumentError(
+            f"mask= must be booleans, True at real tokens; got {mask.dtype}: mask.astype(bool)"
+        )
+    found = Prompts(tokens, mask, positions)
     if positions is not None:
-        _check_positions(positions, mask, arch)
-    return mask, positions
+        _check_positions(found, arch)
+    if own:
+        arch.check(found)
+    else:
+        _check_tokens(arch, found)
+    return found
 
 
-def _check_positions(positions: Any, mask: Any, arch: Any) -> None:
+def _is_ids(tokens: Any) -> bool:
+    return tokens.ndim == 2 and jnp.issubdtype(tokens.dtype, jnp.integer)
+
+
+def _check_positions(prompts: Prompts, arch: Any) -> None:
+    positions, mask = prompts.positions, prompts.mask
     if not jnp.issubdtype(positions.dtype, jnp.integer):
-        raise ConfigError(f"positions= must be integers; got {positions.dtype}")
+        raise ArgumentError(f"positions= must be integers; got {positions.dtype}")
     if not is_known((positions, mask)):
         return
     real = np.asarray(positions) if mask is None else np.asarray(positions)[np.asarray(mask)]
     if real.size and real.min() < 0:
-        raise ConfigError(f"positions= has {real.min()}; a token stands at position 0 or later")
+        raise ArgumentError(f"positions= has {real.min()}; a token stands at position 0 or later")
     if real.size and getattr(arch, "learned_positions", None) is not None and real.max() >= arch.n_ctx:
-        raise ConfigError(f"positions= has {real.max()}; this model has a table of 0 to {arch.n_ctx - 1}")
+        raise ArgumentError(f"positions= has {real.max()}; this model has a table of 0 to {arch.n_ctx - 1}")
 
 
-def check_tokens(arch: Architecture, tokens: Any) -> None:
-    """Raise ConfigError for a prompt longer than the context, or ids outside the vocabulary.
-
-    Traced ids are not known: one outside of the vocabulary, or a negative one, gives NaN.
-    """
-    n_ctx, d_vocab = getattr(arch, "n_ctx", None), getattr(arch, "d_vocab", None)
-    if n_ctx is not None and tokens.shape[1] > n_ctx:
-        raise ConfigError(f"the prompt has {tokens.shape[1]} tokens; the context of this model holds {n_ctx}")
-    check_ids("token ids", tokens, d_vocab)
+def _check_tokens(arch: Any, prompts: Prompts) -> None:
+    n_ctx, length = getattr(arch, "n_ctx", None), prompts.shape[1]
+    if n_ctx is not None and length > n_ctx:
+        raise ArgumentError(f"the prompt has {length} tokens; the context of this model holds {n_ctx}")
+    check_ids("token ids", prompts.tokens, getattr(arch, "d_vocab", None))
 
 
 def check_ids(what: str, ids: Any, d_vocab: int | None) -> None:
-    """Raise ConfigError where ``ids`` that are known are not tokens of a vocabulary of ``d_vocab``."""
+    """Raise ArgumentError where ``ids`` that are known are not tokens of a vocabulary of ``d_vocab``."""
     if d_vocab is None or not is_known(ids):
         return
     # In numpy: within a trace, to look at a device array would be traced.
     given = np.asarray(ids)
     if given.size and not np.issubdtype(given.dtype, np.integer):
-        raise ConfigError(f"{what} must be integers; got {given.dtype}")
+        raise ArgumentError(f"{what} must be integers; got {given.dtype}")
     if given.size and (given.min() < 0 or given.max() >= d_vocab):
         wrong = given[(given < 0) | (given >= d_vocab)].flat[0]
-        raise ConfigError(f"{what} must be 0 to {d_vocab - 1}; found {wrong}")
+        raise ArgumentError(f"{what} must be 0 to {d_vocab - 1}; found {wrong}")
 
 
 def is_known(arrays: Any) -> bool:
@@ -93,55 +162,21 @@ def is_known(arrays: Any) -> bool:
     )
 
 
-def layer_bound(arch: Architecture, name: str, layer: Any) -> Any:
-    """A layer given as an int, as int32; a traced one as it is."""
-    if layer is None or isinstance(layer, jax.core.Tracer):
-        return layer
-    given = np.asarray(as_array(name, layer))
-    if not np.issubdtype(given.dtype, np.integer) or given.ndim or not 0 <= given <= arch.n_layers:
-        raise ConfigError(
-            f"{name}={shown(layer)}: use 0 to {arch.n_layers}, this model has {arch.n_layers} layers"
-        )
-    return np.int32(given)
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """Prompts one behind the other, as one text; a mask where one of them has one.
 
-
-def check_logits_at(
-    arch: Architecture, at: Any, shape: tuple[int, int], points: Iterable[str], mask: Any = None
-) -> Any:
-    """``logits_at`` as int32; refused where it would hide what a hook or capture at ``points`` asks for.
-
-    Args:
-      mask: checked already; every row needs the token, as far as they are known.
+    Raises:
+      ArgumentError: other batches, or positions given for some of them only.
     """
-    for point in points:
-        if part_of(arch, point) == "readout":
-            raise HookError(f"{point}: logits_at= computes one position of it only; drop logits_at=")
-    return check_token("logits_at", at, shape, mask)
-
-
-def check_reached(arch: Architecture, hooks: dict[str, Any], layout: Plan, start: Any, stop: Any) -> None:
-    """Refuse hooks and captures that a partial run never reaches, as far as its bounds are known."""
-    low = 0 if start is None or isinstance(start, jax.core.Tracer) else int(start)
-    high = arch.n_layers if stop is None or isinstance(stop, jax.core.Tracer) else int(stop)
-    for point, layers in _named(arch, hooks, layout):
-        if layers is None:
-            skipped = start if part_of(arch, point) == "embed" else stop
-            if skipped is not None:
-                raise HookError(f"{point}: not reached by a run of some layers only; drop it")
-        elif layers.size and not ((low <= layers) & (layers < high)).all():
-            raise HookError(
-                f"{point}: layers {layers.tolist()} are not all within the run, {low} to {high - 1}"
-            )
-
-
-def _named(arch: Architecture, hooks: dict[str, Any], layout: Plan) -> Iterator[tuple[str, Any]]:
-    """Points with the layers a user named there (None outside the blocks); "every layer" is no name."""
-    for point, sequence in hooks.items():
-        if not point.startswith("blocks."):
-            yield point, None
-        for hook in sequence if point.startswith("blocks.") else ():
-            if isinstance(hook.layers, np.ndarray) and not hook.layers.all():
-                yield point, np.flatnonzero(hook.layers)
-    for group, layers in zip(layout.groups, layout.layers, strict=True):
-        if not group.whole:
-            yield group.point, None if layers is None else np.asarray(layers)
+    if len({part.shape[0] for part in parts}) != 1:
+        raise ArgumentError(f"prompts of {[part.shape[0] for part in parts]} rows do not follow each other")
+    if len({part.positions is None for part in parts}) != 1:
+        raise ArgumentError("positions= must be given for all parts of a text, or for none")
+    masked = any(part.mask is not None for part in parts)
+    masks = [np.ones(part.shape, bool) if part.mask is None else part.mask for part in parts]
+    joint = lambda arrays: jnp.concatenate([jnp.asarray(x) for x in arrays], axis=1)  # noqa: E731
+    return Prompts(
+        joint([part.tokens for part in parts]),
+        joint(masks) if masked else None,
+        None if parts[0].positions is None else joint([part.positions for part in parts]),
+    )

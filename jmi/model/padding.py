@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.checks import as_array, shown
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 
 
 def numbers(mask: Any) -> jax.Array:
@@ -77,15 +77,17 @@ def check_token(name: str, index: Any, shape: tuple[int, int], mask: Any) -> Any
     """``index`` as int32, found to be a token of every row of ``shape`` (batch, pos), as far as is known.
 
     Raises:
-      ConfigError: it is no integer, nor one for each row, or a row has no such token.
+      ArgumentError: it is no integer, nor one for each row, or a row has no such token.
     """
     if isinstance(index, jax.core.Tracer):
         return index
     given = np.asarray(as_array(name, index))
     if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), shape[:1]):
-        raise ConfigError(f"{name}={shown(index)}: use one position, or one for each of the {shape[0]} rows")
+        raise ArgumentError(
+            f"{name}={shown(index)}: use one position, or one for each of the {shape[0]} rows"
+        )
     if given.min() < -shape[1] or given.max() >= shape[1]:
-        raise ConfigError(
+        raise ArgumentError(
             f"{name}={shown(index)}: there are {shape[1]} positions ({-shape[1]} to {shape[1] - 1})"
         )
     if mask is not None and not isinstance(mask, jax.core.Tracer):
@@ -93,7 +95,7 @@ def check_token(name: str, index: Any, shape: tuple[int, int], mask: Any) -> Any
         absent = np.flatnonzero((given < -count) | (given >= count))
         if absent.size:
             row = absent[0]
-            raise ConfigError(
+            raise ArgumentError(
                 f"{name}={shown(index)}: row {row} has {count[row]} tokens beside its padding, not that"
             )
     return given.astype(np.int32)

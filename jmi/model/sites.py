@@ -12,9 +12,12 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from jmi.errors import HookError
 
@@ -132,7 +135,7 @@ class Site:
       point: name with the layer open, e.g. ``blocks.*.attn.hook_q``.
       axes: names of the axes of the tensor there.
       sizes: size of each axis; None for batch and for positions, which each run chooses.
-      n_layers: number of layers that have the point; None outside the blocks.
+      layers: the layers that have the point, in order; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
       derived: computed for captures alone: the model does not read it, so no hook can act there.
       mask: bool ``[b, s]``, True at the real tokens of this run; None when every place holds one. Axes of
@@ -142,10 +145,15 @@ class Site:
     point: str
     axes: tuple[str, ...]
     sizes: tuple[int | None, ...]
-    n_layers: int | None = None
+    layers: tuple[int, ...] | None = None
     layer: Any = None
     derived: bool = False
     mask: Any = dataclasses.field(default=None, compare=False)
+
+    @property
+    def n_layers(self) -> int | None:
+        """Number of layers that have the point; None outside the blocks."""
+        return None if self.layers is None else len(self.layers)
 
     def shape(self, batch: int, pos: int) -> tuple[int, ...]:
         """Shape of the tensor for ``batch`` rows of ``pos`` tokens."""
@@ -172,18 +180,34 @@ class HasSites(Protocol):
     def sites(self) -> Mapping[str, Site]: ...
 
 
-def sites_of(points: Iterable[str], sizes: Mapping[str, int], n_layers: int) -> dict[str, Site]:
-    """Site table of a model that has ``points`` (keys of `AXES`) with the given axis sizes."""
-    known = {"one": 1, **sizes}
+def sites_of(
+    points: Iterable[str],
+    sizes: Mapping[str, int],
+    n_layers: int,
+    some: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Site]:
+    """Site table of a model that has ``points`` (keys of `AXES`) with the given axis sizes.
+
+    Args:
+      some: the layers of points that not every layer has.
+    """
+    known, every = {"one": 1, **sizes}, tuple(range(n_layers))
     return {
         point: Site(
             point,
             AXES[point],
             tuple(known.get(axis) for axis in AXES[point]),
-            n_layers if point.startswith("blocks.") else None,
+            (some or {}).get(point, every) if point.startswith("blocks.") else None,
         )
         for point in points
     }
+
+
+def slots(layers: Sequence[int], n_layers: int) -> np.ndarray:
+    """Row of each of ``layers`` in an array that has them alone, or -1: ``int32[n_layers]``."""
+    rows = np.full(n_layers, -1, np.int32)
+    rows[list(layers)] = np.arange(len(layers))
+    return rows
 
 
 def split(name: str) -> tuple[str, str | None]:
@@ -218,7 +242,24 @@ def find(arch: HasSites, name: str) -> tuple[tuple[Site, tuple[int, ...] | None]
     if not found:
         raise HookError(_unknown(arch, name, point, layer))
     layers = _layers(arch, name, point, layer)
-    return tuple((site, layers if site.point.startswith("blocks.") else None) for site in found)
+    here = [(site, _having(site, layers)) for site in found]
+    there = [(site, own) for site, own in here if own != ()]
+    if not there:
+        has = found[0].layers or ()
+        raise HookError(
+            f"{name}: layer {layers[0]} has no such point; of this model layers {_spans(has)} have it"
+        )
+    return tuple(there)
+
+
+def _having(site: Site, layers: tuple[int, ...]) -> tuple[int, ...] | None:
+    return None if site.layers is None else tuple(i for i in layers if i in site.layers)
+
+
+def _spans(layers: Sequence[int]) -> str:
+    """``0-3, 7`` for 0, 1, 2, 3, 7."""
+    runs = [list(run) for _, run in itertools.groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{r[0][1]}-{r[-1][1]}" if len(r) > 1 else f"{r[0][1]}" for r in runs)
 
 
 @functools.lru_cache(maxsize=256)
@@ -228,13 +269,13 @@ def table_of(arch: HasSites) -> Mapping[str, Site]:
 
 
 @functools.lru_cache(maxsize=4096)
-def part_of(arch: HasSites, point: str) -> Literal["embed", "blocks", "readout"]:
+def part_of(arch: HasSites, point: str) -> Literal["embed", "blocks", "unembed"]:
     """Where a point of the model stands: before its layers, in them, or behind them."""
     if point.startswith("blocks."):
         return "blocks"
     order = list(table_of(arch))
     first = next(i for i, other in enumerate(order) if other.startswith("blocks."))
-    return "embed" if order.index(point) < first else "readout"
+    return "embed" if order.index(point) < first else "unembed"
 
 
 def full_name(arch: HasSites, name: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jmi import tree
 from jmi.errors import HookError, InterventionError
-from jmi.gradients import Detach
 from jmi.hooks.attention import Edges, Knockout, ScaleAttention, SetAttention
+from jmi.hooks.freeze import Detach
 from jmi.hooks.interventions import Add, Patch, Replace, Scale, Zero
 from jmi.hooks.layers import At
 from jmi.hooks.noise import Noise
@@ -39,19 +40,17 @@ class Structure:
     """How the hooks of a cell are put together: the static part of a sweep's hooks.
 
     Attributes:
-      tree: structure of the hooks without their layers.
+      whole: structure of the hooks without their layers.
       swept: for each leaf, whether it has a cell axis.
-      kinds: hash of ``tree``, which sees classes that the comparison of structures overlooks.
     """
 
-    tree: Any
+    whole: tree.Structure
     swept: tuple[bool, ...]
-    kinds: int
 
     @property
     def points(self) -> list[str]:
         """Where the hooks act."""
-        return list(jax.tree.unflatten(self.tree, self.swept))
+        return list(jax.tree.unflatten(self.whole.tree, self.swept))
 
     def hooks(self, layers: Any, shared: Sequence[Any], swept: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
         """Prepared hooks of one cell from its parts."""
@@ -59,7 +58,7 @@ class Structure:
         leaves = [next(theirs) if flag else next(ours) for flag in self.swept]
         return {
             point: tuple(At(next(masks), h) if _in_blocks(point) else h for h in sequence)
-            for point, sequence in jax.tree.unflatten(self.tree, leaves).items()
+            for point, sequence in jax.tree.unflatten(self.whole.tree, leaves).items()
         }
 
 
@@ -90,14 +89,27 @@ class Cells:
         return len(self.first_layer)
 
 
-def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int], mask: Any = None) -> Cells:
+def grid_of(hooks: Hooks, base: Hooks | None = None) -> Grid:
+    """The one grid whose values are in the hooks of cells and base; HookError for none, or two of them."""
+    leaves = jax.tree.leaves((dict(named(hooks)), dict(named(base))))
+    grids = {id(x.grid): x.grid for x in leaves if isinstance(x, Swept)}
+    if len(grids) != 1:
+        raise HookError(
+            f"the hooks have values of {len(grids)} grids, {[*grids.values()]}: name all axes in one jmi.Grid"
+            if grids
+            else "the hooks are the same in every cell: put values of a jmi.Grid into them, such as "
+            "jmi.At(grid['layer'], ...)"
+        )
+    return next(iter(grids.values()))
+
+
+def cells_of(arch: HasSites, hooks: Hooks, grid: Grid, shape: tuple[int, int], mask: Any = None) -> Cells:
     """Check the hooks of every cell, as `jmi.prepare` does, and take them apart.
 
     Args:
-      hooks: values of one `jmi.Grid` in it differ between cells; all other arrays are the same in each.
+      hooks: values of ``grid`` in it differ between cells; all other arrays are the same in each.
 
     Raises:
-      HookError: no value of a grid, or of two of them.
       HookError, InterventionError: as `jmi.prepare`, for any cell.
     """
     # In numpy from the start: `prepare` must find nothing left to convert, for it is matched by identity.
@@ -112,7 +124,6 @@ def cells_of(arch: HasSites, hooks: Hooks, shape: tuple[int, int], mask: Any = N
         )
     leaves, structure = jax.tree.flatten(given)
     swept = [isinstance(x, Swept) for x in leaves]
-    grid = _grid_of([x for x in leaves if isinstance(x, Swept)])
     columns = [x.values if isinstance(x, Swept) else np.asarray(x) for x in leaves]
 
     def cell(pick: Callable[[np.ndarray], Any]) -> dict[str, Any]:
@@ -132,19 +143,6 @@ def _on_host(x: Any) -> Any:
 
 def _holds_swept(x: Any) -> bool:
     return isinstance(x, list) and any(isinstance(each, Swept) for each in x)
-
-
-def _grid_of(swept: list[Swept]) -> Grid:
-    """The one grid whose values are in the hooks."""
-    grids = {id(x.grid): x.grid for x in swept}
-    if len(grids) != 1:
-        raise HookError(
-            f"the hooks have values of {len(grids)} grids, {[*grids.values()]}: name all axes in one jmi.Grid"
-            if grids
-            else "the hooks are the same in every cell: put values of a jmi.Grid into them, such as "
-            "jmi.At(grid['layer'], ...)"
-        )
-    return next(iter(grids.values()))
 
 
 def _checked(
@@ -222,17 +220,17 @@ def _taken_apart(
         layers = np.concatenate([layers, every[:, None]], axis=1)
 
     inner = {point: tuple(h.hook if _in_blocks(point) else h for h in hs) for point, hs in in_order.items()}
-    leaves, tree = jax.tree.flatten(inner)
+    leaves, treedef = jax.tree.flatten(inner)
     swept = [id(x) in column_of for x in leaves]
     of_layers = {id(hook.layers) for hooks in first.values() for hook in hooks if isinstance(hook, At)}
     assert set(column_of) <= {*map(id, leaves)} | of_layers, "a swept array was lost"
     values = [column_of.get(id(x), x) for x in leaves]
     first_position = np.zeros(count, int)
     if local:
-        whole, flags = jax.tree.unflatten(tree, values), jax.tree.unflatten(tree, swept)
+        whole, flags = jax.tree.unflatten(treedef, values), jax.tree.unflatten(treedef, swept)
         first_position = first_positions(arch, whole, flags, count, shape, mask)
     return Cells(
-        Structure(tree, tuple(swept), hash(tree)),
+        Structure(tree.structure_of(inner), tuple(swept)),
         grid,
         layers,
         [x for x, flag in zip(values, swept, strict=True) if not flag],

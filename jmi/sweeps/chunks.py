@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.sweeps.cells import Cells
+from jmi.sweeps.sharing import Part
 
 TOKENS = 4096
 """Tokens of a chunk beyond which nothing is gained by running more cells at once."""
@@ -20,20 +21,6 @@ STEPS = 4
 for those of its cells that edit the last layer where the others need one position of it."""
 
 
-class Kind(NamedTuple):
-    """What makes programs differ.
-
-    Attributes:
-      first: the position they start at.
-      embeds: whether they begin with the embedding.
-      narrow: whether only one position passes through the last layer.
-    """
-
-    first: int
-    embeds: bool
-    narrow: bool
-
-
 @dataclasses.dataclass(frozen=True)
 class Chunk:
     """Cells with hooks in the same layers and one starting position, which run together.
@@ -41,6 +28,7 @@ class Chunk:
     Attributes:
       cells: their indices; the last one is repeated to fill the chunk.
       count: how many of them count.
+      base: which variant of the base run they have.
       layer: the layer they start at; -1 when they start with the embedding.
       first: the position they start at.
       narrow: whether only the position of the wanted logits passes through the last layer.
@@ -48,22 +36,30 @@ class Chunk:
 
     cells: np.ndarray
     count: int
+    base: int
     layer: int
     first: int
     narrow: bool
 
     @property
-    def kind(self) -> Kind:
-        """Of its program."""
-        return Kind(self.first, self.layer < 0, self.narrow)
+    def part(self) -> Part:
+        """What is run of each."""
+        return Part(self.first, self.layer < 0, self.narrow)
 
 
 def groups_of(
-    cells: Cells, shape: tuple[int, int], last_first: int, share: bool, narrow: bool = False
+    cells: Cells,
+    base: np.ndarray,
+    shape: tuple[int, int],
+    last_first: int,
+    share: bool,
+    *,
+    narrow: bool = False,
 ) -> list[Chunk]:
-    """One chunk, of any size, for all cells that edit the same layers and start at one position.
+    """One chunk, of any size, for all cells of one base that edit the same layers and start at one position.
 
     Args:
+      base: which variant of the base run each cell has.
       shape: batch, pos.
       last_first: no cell may start behind this position.
       share: False runs every cell as a whole.
@@ -80,7 +76,7 @@ def groups_of(
     if slim.any() and short.any():
         # With one layer to run, or none, a later start saves less than a program costs.
         first[short] = first[short].min()
-    key = np.concatenate([layer[:, None], cells.layers.reshape(len(cells), -1)], axis=1)
+    key = np.concatenate([base[:, None], layer[:, None], cells.layers.reshape(len(cells), -1)], axis=1)
     _, member = np.unique(key, axis=0, return_inverse=True)
     groups = []
     for which in range(member.max() + 1):
@@ -95,28 +91,33 @@ def groups_of(
                 if more.size * batch * (after - start) > PASS:
                     break
                 joined = np.concatenate([joined, more])
-            chunk = Chunk(np.sort(joined), joined.size, int(layer[rest[0]]), int(start), bool(slim[rest[0]]))
-            groups.append(chunk)
+            one = rest[0]
+            groups.append(
+                Chunk(
+                    np.sort(joined), joined.size, int(base[one]), int(layer[one]), int(start), bool(slim[one])
+                )
+            )
             rest = np.setdiff1d(rest, joined)
     return groups
 
 
-def chunks_of(groups: list[Chunk], size: Callable[[Kind, int], int]) -> list[Chunk]:
+def chunks_of(groups: list[Chunk], size: Callable[[Part, int], int]) -> list[Chunk]:
     """Groups cut into chunks, all chunks of one program equally large.
 
     Args:
-      size: (kind of program, largest group) -> cells per chunk.
+      size: (part that is run, largest group) -> cells per chunk.
     """
     chunks = []
-    for kind in sorted({group.kind for group in groups}):
-        mine = [group for group in groups if group.kind == kind]
-        most = size(kind, max(group.count for group in mine))
+    for part in sorted({group.part for group in groups}):
+        mine = [group for group in groups if group.part == part]
+        most = size(part, max(group.count for group in mine))
         for group in mine:
             for i in range(0, group.count, most):
-                part = group.cells[i : i + most]
-                full = np.pad(part, (0, most - len(part)), mode="edge")
-                chunks.append(Chunk(full, len(part), group.layer, group.first, group.narrow))
-    return chunks
+                cells = group.cells[i : i + most]
+                full = np.pad(cells, (0, most - len(cells)), mode="edge")
+                chunks.append(dataclasses.replace(group, cells=full, count=len(cells)))
+    # Base runs are few and kept one at a time: cells of one follow each other.
+    return sorted(chunks, key=lambda chunk: chunk.base)
 
 
 def fitting(compile_for: Callable[[int], Any], largest: int, tokens: int, devices: int, memory: int) -> int:
@@ -130,7 +131,7 @@ def fitting(compile_for: Callable[[int], Any], largest: int, tokens: int, device
       memory: bytes on one device.
 
     Raises:
-      ConfigError: one cell alone does not fit.
+      ArgumentError: one cell alone does not fit.
     """
     count = max(1, min(-(-largest // devices), TOKENS // max(1, tokens)))
     # Equal chunks rather than full ones and a small rest.
@@ -140,7 +141,7 @@ def fitting(compile_for: Callable[[int], Any], largest: int, tokens: int, device
         if need <= memory:
             return count * devices
         if count == 1:
-            raise ConfigError(
+            raise ArgumentError(
                 f"one cell needs {need / 2**20:.1f} MiB and the sweep may use {memory / 2**20:.1f} MiB: "
                 "raise memory=, or run fewer tokens at once"
             )

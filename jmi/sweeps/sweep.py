@@ -1,10 +1,10 @@
 """Sweeps: one experiment in thousands of variants, as few compiled programs that share what they can.
 
-Axis names: models (weights with a leading axis), those of the grid, then what the readout returns.
+Axis names: models (weights with a leading axis), those of the grid, then what the metric returns.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jmi.captures.capture import Capture
+from jmi.captures.output import Output
 from jmi.hooks.resolve import Hooks
-from jmi.model.architecture import Architecture, Params
+from jmi.lm import LanguageModel
 from jmi.sweeps.chunks import bytes_of
-from jmi.sweeps.sharing import Readout
 from jmi.sweeps.store import Store
-from jmi.sweeps.work import assembled, prepare, run_chunks
+from jmi.sweeps.work import Models, assembled, prepare, run_chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,25 +54,21 @@ class SweepPlan:
 
 
 def sweep(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
+    lm: LanguageModel | Models,
+    prompts: Any,
     hooks: Hooks,
-    readout: Readout,
+    metric: Callable[[Output], Any],
     *,
     base: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: Any = None,
-    positions: Any = None,
     logits_at: Any = None,
-    models: bool = False,
     share: bool = True,
     memory: int = 2**30,
     mesh: jax.sharding.Mesh | None = None,
     output: str | Path | None = None,
     progress: bool = True,
 ) -> Any:
-    """Run a model once for each cell of ``hooks`` and return what ``readout`` makes of each run.
+    """Run a model once for each cell of ``hooks`` and return what ``metric`` makes of each run.
 
     Values of one `jmi.Grid` in ``hooks`` differ between cells; whatever else is in them is the same in each.
     Cells start from one base run at their first edited layer, and at their first edited position where the
@@ -80,16 +76,16 @@ def sweep(
     (`jmi.hooks.reach`); the results are those of a loop over the cells.
 
     Args:
-      arch, params, mask, positions: as `jmi.forward`.
-      tokens: int32 ``[b, s]``, the same in every cell.
-      readout: pure function of a run's `Output` to a pytree of arrays; runs on the device. The arrays of a
+      lm: a model, or `Models`.
+      prompts: as `LanguageModel.prompts` takes them, the same in every cell.
+      metric: pure function of a run's `Output` to a pytree of arrays; runs on the device. The arrays of a
         pytree callable, such as ``jax.tree_util.Partial(f, array)``, are data; a plain function is compiled
         once per object: define it once, not in a loop.
-      base: hooks of every cell, which the base run has too (the corruption that cells repair).
-      capture: what the readout reads besides logits.
-      logits_at: one position, or one for each row: the readout then gets logits ``[b, vocab]`` and no
+      base: hooks of every cell, which the base run has too (the corruption that cells repair). Values of the
+        grid may stand in it, such as seeds of a `Noise`: there is then a base run for each of them.
+      capture: what the metric reads besides logits.
+      logits_at: one position, or one for each row: the metric then gets logits ``[b, vocab]`` and no
         others are computed. Say so when you need one only; the unembedding is dear.
-      models: ``params`` have a leading axis of models, such as random initialisations by seed.
       share: False runs every cell whole.
       memory: bytes that a program may use on a device, beside weights and base run; decides how many
         cells run together.
@@ -101,39 +97,33 @@ def sweep(
       progress: show a bar, if standard error is a terminal.
 
     Returns:
-      The readout's pytree as numpy arrays ``[*grid.shape, ...]``, or ``[models, *grid.shape, ...]``.
+      The metric's pytree as numpy arrays ``[*grid.shape, ...]``, or ``[models, *grid.shape, ...]``.
 
     Raises:
       HookError, InterventionError: a cell whose hooks are wrong, before anything runs.
-      ConfigError: arguments that contradict each other, too little memory.
-      ArgumentError: with ``output``, a program that calls Python: nobody could tell it from another.
+      ArgumentError: arguments that contradict each other, too little memory; with ``output``, a program that
+        calls Python: nobody could tell it from another.
       OutputError: a folder of another sweep, or one that cannot be used; a full disk.
 
     Example:
       >>> import jmi, jmi_models
       >>> lm = jmi_models.load("atlas")
-      >>> tokens = lm.encode("The capital of France is")
       >>> grid = jmi.Grid(layer=range(lm.arch.n_layers), head=range(lm.arch.n_heads))
       >>> hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
       >>> paris = lm.token_id("Paris")
-      >>> logits = jmi.sweep(
-      ...     lm.arch, lm.params, tokens, hooks, lambda out: out.logits[0, paris], logits_at=-1
-      ... )
+      >>> logit = lambda out: out.logits[0, paris]
+      >>> logits = jmi.sweep(lm, "The capital of France is", hooks, logit, logits_at=-1)
       >>> logits.shape == grid.shape
       True
     """
     work = prepare(
-        arch,
-        params,
-        tokens,
+        lm,
+        prompts,
         hooks,
-        readout,
+        metric,
         base=base,
         capture=capture,
-        mask=mask,
-        positions=positions,
         logits_at=logits_at,
-        models=models,
         share=share,
         mesh=mesh,
     )
@@ -148,25 +138,24 @@ def sweep(
 
 
 def plan(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
+    lm: LanguageModel | Models,
+    prompts: Any,
     hooks: Hooks,
-    readout: Readout,
+    metric: Callable[[Output], Any],
     *,
     memory: int = 2**30,
     **options: Any,
 ) -> SweepPlan:
-    """What `sweep` would do with these arguments: compiles its programs, runs only the base run.
+    """What `sweep` would do with these arguments: compiles its programs and runs nothing.
 
     Args:
       options: those of `sweep` but ``output`` and ``progress``.
     """
-    work = prepare(arch, params, tokens, hooks, readout, **options)
+    work = prepare(lm, prompts, hooks, metric, **options)
     chunks, programs = work.compiled(memory)
     summary = []
     for kind, compiled in programs.items():
-        mine = [chunk for chunk in chunks if chunk.kind == kind]
+        mine = [chunk for chunk in chunks if chunk.part == kind]
         summary.append(Program(kind.first, len(mine[0].cells), len(mine), bytes_of(compiled.program)))
-    base_bytes = sum(x.nbytes for x in jax.tree.leaves(work.base))
+    base_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(work.base_shapes()))
     return SweepPlan(len(work.cells), tuple(summary), base_bytes)

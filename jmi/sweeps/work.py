@@ -9,24 +9,43 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jmi.captures.capture import Capture
-from jmi.checks import as_function, check_model, flag, shown, whole_number
-from jmi.engine.past import past_points
-from jmi.errors import ArgumentError, ConfigError
+from jmi.checks import as_function, flag, shown, whole_number
+from jmi.engine.memory import only_caches
+from jmi.engine.run import Run, check_logits_at
+from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
+from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import check_metric
-from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_logits_at
-from jmi.sweeps.cells import Cells, Structure, all_say, cells_of
-from jmi.sweeps.chunks import Chunk, Kind, chunks_of, fitting, groups_of
+from jmi.model.inputs import checked
+from jmi.sweeps.bases import Bases, bases_of
+from jmi.sweeps.cells import Cells, Structure, all_say, cells_of, grid_of
+from jmi.sweeps.chunks import Chunk, chunks_of, fitting, groups_of
 from jmi.sweeps.fingerprint import fingerprint
-from jmi.sweeps.sharing import Base, Fixed, Readout, plan_base, run_base, run_cells
+from jmi.sweeps.sharing import Base, Fixed, Part, plan_base, run_base, run_cells
 from jmi.sweeps.store import Store
+from jmi.tree import structure_of
 
 AXIS = "cells"
 """Name of the mesh axis that a sweep spreads over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """A model with weights that have a leading axis, such as random initialisations by seed.
+
+    `jmi.sweep` runs every cell in each of them, and its results have that axis first.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmi, jmi_models
+      >>> lm = jmi_models.load("atlas")
+      >>> several = [jmi_models.init(lm.arch, seed) for seed in range(3)]
+      >>> models = jmi.Models(lm, jax.tree.map(lambda *x: jnp.stack(x), *several))
+    """
+
+    lm: LanguageModel
+    params: Any
 
 
 class Compiled(NamedTuple):
@@ -36,64 +55,81 @@ class Compiled(NamedTuple):
     program: Any
 
 
-Programs = Mapping[Kind, Compiled]
+Programs = Mapping[Part, Compiled]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A validated sweep with its base run.
+    """A validated sweep.
 
     Attributes:
-      data: of the base run.
-      reading: arrays of the readout.
+      run: of the base, with the hooks of its first variant.
+      bases: the hooks of every variant of the base, and which one each cell has.
       last_first: the last position at which a cell may start.
       narrow: whether nothing but the wanted logits is needed of the last layer where cells do not edit it.
+      reading: arrays of the metric.
     """
 
     fixed: Fixed
-    params: Params
-    data: tuple[Any, ...]
-    base: Base
+    params: Any
+    run: Run
+    bases: Bases
     cells: Cells
-    shape: tuple[int, int]
     last_first: int
     narrow: bool
     share: bool
     mesh: jax.sharding.Mesh | None
     reading: list[Any]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Batch and positions."""
+        return self.run.prompts.shape
+
+    def base_run(self, which: int) -> Run:
+        """The run of one variant of the base."""
+        return dataclasses.replace(self.run, hooks=self.bases.hooks(which))
+
+    def base_shapes(self) -> Base:
+        """Shapes of what a base run leaves."""
+        shapes: Base = jax.eval_shape(functools.partial(run_base, self.fixed.models), self.run, self.params)
+        return shapes
+
     def compiled(self, memory: int) -> tuple[list[Chunk], Programs]:
         """The chunks, each within ``memory`` bytes of a device, and the program of each kind of them."""
         memory = whole_number("memory", memory, most=2**63)
-        programs: dict[Kind, Compiled] = {}
-        groups = groups_of(self.cells, self.shape, self.last_first, self.share, self.narrow)
+        programs: dict[Part, Compiled] = {}
+        groups = groups_of(
+            self.cells, self.bases.of_cell, self.shape, self.last_first, self.share, narrow=self.narrow
+        )
         devices = 1 if self.mesh is None else self.mesh.size
 
-        def size(kind: Kind, largest: int) -> int:
+        def size(part: Part, largest: int) -> int:
             def build(count: int) -> Any:
-                programs[kind] = self._compile(kind, count)
-                return programs[kind].program
+                programs[part] = self._compile(part, count)
+                return programs[part].program
 
-            tokens = self.shape[0] * (self.shape[1] - kind.first)
+            tokens = self.shape[0] * (self.shape[1] - part.first)
             return fitting(build, largest, tokens, devices, memory)
 
         return chunks_of(groups, size), programs
 
-    def _compile(self, kind: Kind, count: int) -> Compiled:
-        args = self.arguments(Chunk(np.zeros(count, int), count, 0, kind.first, kind.narrow))
+    def _compile(self, part: Part, count: int) -> Compiled:
+        chunk = Chunk(np.zeros(count, int), count, 0, 0, part.first, part.narrow)
+        args = self.arguments(chunk, self.run, self.base_shapes())
         leaves, tree = jax.tree.flatten(jax.tree.map(functools.partial(_abstract, self.mesh), args))
-        traced = _program(self.fixed, kind, self.cells.structure, self.mesh, tree, tuple(leaves))()
+        traced = _program(self.fixed, part, self.cells.structure, self.mesh, tree, tuple(leaves))()
         lowered = traced.lower()
         return Compiled(lowered, lowered.compile())
 
-    def arguments(self, chunk: Chunk) -> tuple[Any, ...]:
+    def arguments(self, chunk: Chunk, run: Run, base: Base) -> tuple[Any, ...]:
         """What a chunk's program is called with."""
         return (
             self.params,
-            self.base,
-            self.data,
+            base,
+            run,
             self.reading,
-            np.int32(max(chunk.layer, 0)),
+            np.int32(min(max(chunk.layer, 0), run.static.arch.n_layers - 1)),
             self.cells.layers[chunk.cells[0]],
             self.cells.shared,
             [chunk.cells.astype(np.int32), *(x[chunk.cells] for x in self.cells.swept)],
@@ -101,86 +137,100 @@ class Work:
 
     def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> dict[str, str]:
         """Of everything that decides the results, their order included."""
-        base = run_base.trace(self.fixed.of_base, self.params, self.data).lower()
-        cells = [programs[kind].lowered for kind in sorted(programs)]
+        base = run_base.trace(self.fixed.models, self.run, self.params).lower()
+        cells = [programs[part].lowered for part in sorted(programs)]
         layout = [dataclasses.astuple(chunk) for chunk in chunks]
-        inputs = (self.data, self.reading, self.cells.layers, self.cells.shared, self.cells.swept, layout)
-        (device, *_) = self.base.logits.devices()
+        bases = [self.bases.hooks(i) for i in range(len(self.bases))]
+        inputs = (
+            self.run,
+            bases,
+            self.reading,
+            self.cells.layers,
+            self.cells.shared,
+            self.cells.swept,
+            layout,
+        )
+        (device, *_) = jax.tree.leaves(self.reading + [jnp.zeros(())])[-1].devices()
         return fingerprint([base, *cells], self.params, inputs, device)
 
 
 def prepare(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
+    lm: LanguageModel | Models,
+    prompts: Any,
     hooks: Hooks,
-    readout: Readout,
+    metric: Any,
     *,
     base: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: Any = None,
-    positions: Any = None,
     logits_at: Any = None,
-    models: bool = False,
     share: bool = True,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Work:
-    """Validate the arguments of `jmi.sweep` and run the base."""
-    check_model(arch, params)
-    tokens, readout = as_tokens(tokens), as_function("readout", readout)
-    models, share = flag("models", models), flag("share", share)
+    """Validate the arguments of `jmi.sweep`."""
+    models = isinstance(lm, Models)
+    held, params = (lm.lm, lm.params) if isinstance(lm, Models) else (lm, getattr(lm, "params", None))
+    arch = check_lm(held).arch
+    found, metric = checked(arch, held.prompts(prompts)), as_function("metric", metric)
+    share = flag("share", share)
+    _check_mesh(mesh)
+    check_metric(arch, metric)
+    grid = grid_of(hooks, base)
+    cells = cells_of(arch, hooks, grid, found.shape, found.mask)
+    bases = bases_of(arch, base, grid, found.shape, found.mask)
+    run, layout = plan_base(arch, found, bases.hooks(0), capture, logits_at)
+    if logits_at is not None:
+        check_logits_at(arch, logits_at, found, cells.structure.points)
+    read = as_data(metric)
+    fixed = Fixed(layout.groups, layout.layers, structure_of(read), models)
+    last_first, caches = 0, only_caches(arch)
+    # What base runs do must be known of the positions from a cell's first on, and stay behind it.
+    every = [bases.hooks(i) for i in range(len(bases))]
+    apart = all(all_say(arch, each, say) for each in every for say in ("is_local", "is_causal"))
+    if caches and apart and not any(reduce for _, reduce in layout.data):
+        at = np.asarray(found.shape[1] - 1 if logits_at is None else run.logits_at)
+        last_first = int(np.where(at < 0, at + found.shape[1], at).min())
+    one = share and logits_at is not None and hasattr(arch, "only")
+    narrow = one and not any(_looked_into(fixed, each, arch.n_layers - 1) for each in every)
+    # Placed once, not with every chunk.
+    where = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
+    run, reading, shared = jax.device_put((run, jax.tree.leaves(read), cells.shared), where)
+    if where is not None:
+        params = jax.device_put(params, where)
+    cells = dataclasses.replace(cells, shared=shared)
+    return Work(fixed, params, run, bases, cells, last_first, narrow, share, mesh, reading)
+
+
+def _check_mesh(mesh: Any) -> None:
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         raise ArgumentError(
             f"mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh((4,), ('cells',))"
         )
     if mesh is not None and mesh.axis_names != (AXIS,):
-        raise ConfigError(f"mesh= has axes {mesh.axis_names}; a sweep spreads over one: ('{AXIS}',)")
-    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
-    check_metric(arch, readout)
-    reading, read = jax.tree.flatten(as_data(readout))
-    fixed, data = plan_base(arch, tokens, base, capture, read, models, **run)
-    shape = tuple(np.shape(tokens))
-    cells = cells_of(arch, hooks, shape, data[0][1])
-    last_first = 0
-    continuable = bool(past_points(arch))
-    # What the base run does must be known of the positions from a cell's first on, and stay behind it.
-    apart = all_say(arch, data[1], "is_local") and all_say(arch, data[1], "is_causal")
-    if continuable and apart and not any(reduce for _, reduce in data[2]):
-        at = np.asarray(shape[1] - 1 if logits_at is None else data[-1])
-        last_first = int(np.where(at < 0, at + shape[1], at).min())
-    if logits_at is not None:
-        check_logits_at(arch, logits_at, shape, cells.structure.points)
-    one = share and continuable and logits_at is not None
-    narrow = one and not _looked_into(fixed, data[1], arch.n_layers - 1)
-    # Placed once, not with every chunk.
-    where = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
-    data, reading, shared = jax.device_put((data, reading, cells.shared), where)
-    if where is not None:
-        params = jax.device_put(params, where)
-    cells = dataclasses.replace(cells, shared=shared)
-    result = run_base(fixed.of_base, params, data)
-    return Work(fixed, params, data, result, cells, shape, last_first, narrow, share, mesh, reading)
+        raise ArgumentError(f"mesh= has axes {mesh.axis_names}; a sweep spreads over one: ('{AXIS}',)")
 
 
 def _looked_into(fixed: Fixed, base_hooks: Mapping[str, Any], layer: int) -> bool:
-    """Whether a hook of the base run or a capture is in ``layer``."""
+    """Whether a hook of a base run or a capture is in ``layer``."""
     hooks = (hook for point, hs in base_hooks.items() if point.startswith("blocks.") for hook in hs)
     return any(hook.layers[layer] for hook in hooks) or any(kept and layer in kept for kept in fixed.kept)
 
 
 @functools.lru_cache(maxsize=16)
 def _program(
-    fixed: Fixed, kind: Kind, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
+    fixed: Fixed, part: Part, structure: Structure, mesh: Any, tree: Any, leaves: tuple[Any, ...]
 ) -> Callable[[], jax.stages.Traced]:
     """A chunk's program, one for each structure and shape of its arguments.
 
     It is called each time, for settings such as the precision of products make programs differ: JAX traces
     and compiles it once for each of them.
     """
-    run: Callable[..., Any] = functools.partial(run_cells, fixed, *kind, structure.hooks)
+    run: Callable[..., Any] = functools.partial(run_cells, fixed, part, structure.hooks)
     if mesh is not None:
         where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
-        run = jax.shard_map(run, mesh=mesh, in_specs=(*[jax.P()] * 7, jax.P(AXIS)), out_specs=where)
+        args = jax.tree.unflatten(tree, leaves)
+        # All but the cells is the same on every device.
+        specs = (*(jax.P() for _ in args[:-1]), jax.P(AXIS))
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=where)
     return functools.partial(jax.jit(run).trace, *jax.tree.unflatten(tree, leaves))
 
 
@@ -194,6 +244,7 @@ def run_chunks(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Number and results of this process's chunks as they come; one runs while the one before is fetched."""
     running: collections.deque[tuple[int, Any]] = collections.deque()
+    base: tuple[int, Run, Base] | None = None
 
     def fetched() -> tuple[int, list[np.ndarray]]:
         index, result = running.popleft()
@@ -208,7 +259,10 @@ def run_chunks(
             yield index, held
             continue
         chunk = chunks[index]
-        running.append((index, programs[chunk.kind].program(*work.arguments(chunk))))
+        if base is None or base[0] != chunk.base:
+            run = work.base_run(chunk.base)
+            base = (chunk.base, run, run_base(work.fixed.models, run, work.params))
+        running.append((index, programs[chunk.part].program(*work.arguments(chunk, *base[1:]))))
         if len(running) > 1:
             yield fetched()
     while running:
@@ -219,7 +273,7 @@ def assembled(
     work: Work, chunks: list[Chunk], programs: Programs, results: Mapping[int, list[np.ndarray]]
 ) -> Any:
     """Results with the axes of the grid, on every process."""
-    shapes, tree = jax.tree.flatten(programs[chunks[0].kind].program.out_info)
+    shapes, tree = jax.tree.flatten(programs[chunks[0].part].program.out_info)
     axis = int(work.fixed.models)
     whole = []
     for i, shape in enumerate(shapes):
@@ -239,6 +293,8 @@ def assembled(
 
 def _exchanged(parts: list[np.ndarray], chunks: list[Chunk], axis: int) -> list[np.ndarray]:
     """Whole results of parts that each process has, cells on ``axis``."""
+    from jax.experimental import multihost_utils  # Slow to import, and for several processes alone.
+
     owner = np.zeros(parts[0].shape[axis], int)
     for index, chunk in enumerate(chunks):
         owner[chunk.cells] = index % jax.process_count()

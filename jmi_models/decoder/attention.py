@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.model.architecture import Tap
+from jmi.model.tap import Tap
 from jmi.numerics import wide
 from jmi_models.decoder import ops, rounding
 from jmi_models.decoder.context import Context, of_layer, tables_of
@@ -67,14 +67,12 @@ def attend(
 ) -> jax.Array:
     """Wanted outputs ``[b, s, d]`` of the attention module on ``x`` ``[b, s, d]``."""
     q, k, v = _queries_keys_values(arch, p, x, own, context, tap)
-    length = x.shape[1]
     if arch.rotary:
-        cos, sin = (context.of_run(x, length) for x in tables_of(arch.ropes, context, layer))
+        cos, sin = map(context.of_run, tables_of(arch.ropes, context, layer))
         turned = rotate(q, context.wanted(cos), context.wanted(sin), arch.rope_interleaved)
         q = tap("attn.hook_rot_q", turned)
-        k = tap("attn.hook_rot_k", rotate(k, cos, sin, arch.rope_interleaved))
-    k, v = context.with_past(layer, k, v)
-    places = context.wanted(context.places(length))
+        k = tap.recall("attn.hook_rot_k", rotate(k, cos, sin, arch.rope_interleaved))
+    places = context.wanted(context.places(x.shape[1]))
     z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, places, context, layer, tap))
     out = tap.where_wanted(
         ("attn.hook_result",),
@@ -149,7 +147,8 @@ def _queries_keys_values(
     if arch.clip_qkv is not None:
         limit = jnp.asarray(arch.clip_qkv, x.dtype)
         q, k, v = (jnp.clip(value, -limit, limit) for value in (q, k, v))
-    return tap("attn.hook_q", q), tap("attn.hook_k", k), tap("attn.hook_v", v)
+    keys = tap if arch.rotary else tap.recall
+    return tap("attn.hook_q", q), keys("attn.hook_k", k), tap.recall("attn.hook_v", v)
 
 
 def _scores(

@@ -4,13 +4,14 @@ Axis letters: b batch, s/t sequence (t keys), g key/value heads, k head width, l
 f rotary frequencies.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from jmi import tree
+from jmi.model.inputs import Prompts
 from jmi_models.decoder.rope import Rope
 
 _NO_POSITION = 2**30
@@ -26,9 +27,8 @@ class Context:
       key_mask: ``[b, s]``, True at real tokens; None when all are.
       tables: cosine and sine ``[r, 1 or b, s, f]`` of each distinct rotary embedding, or None. All of
         these are of all tokens.
-      past: keys and values ``[l, b, t, g, k]`` of all tokens, where only some of these are run, from
-        ``first`` on: their own stand in place of those there.
-      first: the first that is run, data; 0 without ``past``.
+      first: the first token that is run, data.
+      length: how many tokens are run, where these are not all; else None. Static.
       only: int32 ``[1 or b]``, where among the tokens that are run the one stands whose output is
         wanted; None when every output is.
     """
@@ -36,9 +36,9 @@ class Context:
     positions: jax.Array
     key_mask: jax.Array | None
     tables: tuple[jax.Array, jax.Array] | None = None
-    past: tuple[jax.Array, jax.Array] | None = None
     first: Any = 0
     only: jax.Array | None = None
+    length: int | None = struct.field(pytree_node=False, default=None)
 
     def wanted(self, x: jax.Array) -> jax.Array:
         """Of ``x`` ``[1 or b, s, ...]``, made of the tokens that are run, what belongs to wanted outputs."""
@@ -51,31 +51,24 @@ class Context:
         """Where the ``length`` tokens that are run stand among all, int32 ``[1, s]``."""
         return (self.first + jnp.arange(length, dtype=jnp.int32))[None]
 
-    def of_run(self, x: jax.Array, length: int) -> jax.Array:
-        """Of ``x`` ``[1 or b, s, ...]``, made of all tokens, the ``length`` ones that are run."""
-        return x if self.past is None else jax.lax.dynamic_slice_in_dim(x, self.first, length, axis=1)
-
-    def with_past(self, layer: Any, *new: jax.Array) -> list[jax.Array]:
-        """Keys and values of all tokens of a ``layer``, given those that are run."""
-        if self.past is None:
-            return list(new)
-        whole = [jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in self.past]
-        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=self.first, axis=1)
-        return [write(x, rows) for x, rows in zip(whole, new, strict=True)]
+    def of_run(self, x: jax.Array) -> jax.Array:
+        """Of ``x`` ``[1 or b, s, ...]``, made of all tokens, those that are run."""
+        if self.length is None:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, self.first, self.length, axis=1)
 
 
 def context_of(
     ropes: tuple[Rope | None, ...],
-    tokens: jax.Array,
-    mask: jax.Array | None,
-    positions: jax.Array | None,
+    prompts: Prompts,
     dtype: Any,
 ) -> Context:
     """Positions, masks and rotary tables of a run."""
+    mask, positions = prompts.mask, prompts.positions
     if positions is None and mask is not None:
         positions = jnp.maximum(jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1, 0)
     elif positions is None:
-        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+        positions = jnp.arange(prompts.shape[1], dtype=jnp.int32)[None]
     elif mask is not None:
         positions = jnp.where(mask, positions, 0)  # What stands at padding is no position.
     positions = jnp.asarray(positions)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi.model.architecture import Tap
+from jmi.model.tap import Tap
 from jmi_models.decoder import ops
 from jmi_models.decoder.rounding import once, product, project, widened
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jmi.model.architecture import Tap
+from jmi.model.tap import Tap
 from jmi.numerics import wide
 
 

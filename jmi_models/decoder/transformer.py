@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jmi.errors import ConfigError
-from jmi.model.architecture import Tap
+from jmi.model.architecture import Cache
+from jmi.model.inputs import Prompts
 from jmi.model.sites import TRANSFORMER_AXES, Site, sites_of
+from jmi.model.tap import SILENT, Tap
 from jmi_models.decoder import attention, ops, param_tree, residual, rounding
 from jmi_models.decoder.attention import Alibi
 from jmi_models.decoder.context import Context, context_of, looked_up
@@ -153,22 +155,20 @@ class Transformer:
             gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items()
         )
 
-    def context(
-        self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
-    ) -> Context:
-        """Rotary tables and masks; real tokens are counted from 0 unless ``positions`` are given."""
-        if positions is not None and self.learned_positions is not None:
-            positions = looked_up(jnp.asarray(positions))
-        return context_of(self.ropes, tokens, mask, positions, params["embed"]["W_E"].dtype)
+    def context(self, params: Any, prompts: Prompts) -> Context:
+        """Rotary tables and masks; real tokens are counted from 0 unless positions are given."""
+        if prompts.positions is not None and self.learned_positions is not None:
+            prompts = dataclasses.replace(prompts, positions=looked_up(jnp.asarray(prompts.positions)))
+        return context_of(self.ropes, prompts, params["embed"]["W_E"].dtype)
 
-    @property
-    def past_points(self) -> tuple[str, str]:
-        """Points whose values at earlier positions are all that later positions read of them."""
-        return f"blocks.*.attn.hook_{'rot_k' if self.rotary else 'k'}", "blocks.*.attn.hook_v"
+    def memory(self) -> dict[str, Cache]:
+        """Keys and values are all that later positions read of earlier ones."""
+        keys = "rot_k" if self.rotary else "k"
+        return {"keys": Cache(f"blocks.*.attn.hook_{keys}"), "values": Cache("blocks.*.attn.hook_v")}
 
-    def after(self, context: Context, first: Any, past: tuple[jax.Array, jax.Array]) -> Context:
-        """The context of a run of tokens from ``first`` on; of ``past``, what lies before them counts."""
-        return dataclasses.replace(context, first=first, past=past)
+    def within(self, context: Context, first: Any, length: int) -> Context:
+        """The context of a run of ``length`` tokens from ``first`` on."""
+        return dataclasses.replace(context, first=first, length=length)
 
     def check_continued(self, length: int) -> None:
         """Raise ConfigError where keys of a shorter text are not those of one of ``length`` tokens."""
@@ -185,18 +185,18 @@ class Transformer:
         """The context of a run of which only the output at position ``at`` of each row is wanted."""
         return dataclasses.replace(context, only=at)
 
-    def embed(self, params: Any, tokens: jax.Array, context: Context, tap: Tap) -> jax.Array:
+    def embed(self, params: Any, prompts: Prompts, context: Context, tap: Tap) -> jax.Array:
         """Tokens ``[b, s]`` to the residual stream ``[b, s, d]``."""
         p = params["embed"]
-        x = ops.rows(p["W_E"], tokens)
+        x = ops.rows(p["W_E"], jnp.asarray(prompts.tokens))
         if self.d_embed is not None:
             x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
         x = rounding.times(x, self.embed_scale)
         if self.embed_norm:
-            x = normalise(self.norm, p["ln"], x, Tap.silent(), "")
+            x = normalise(self.norm, p["ln"], x, SILENT, "")
         x = tap("hook_embed", x)
         if self.learned_positions is not None:
-            places = context.of_run(context.positions, tokens.shape[1]) + self.learned_positions
+            places = context.of_run(context.positions) + self.learned_positions
             rows = ops.rows(params["pos_embed"]["W_pos"], places)
             x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
         return x
@@ -229,7 +229,7 @@ class Transformer:
             x = normalise(self.norm, p.get("ln2"), x, tap, "ln2")
         return tap("hook_resid_post", x)
 
-    def readout(self, params: Any, carry: jax.Array, tap: Tap) -> jax.Array:
+    def unembed(self, params: Any, carry: jax.Array, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
         x = (
             carry
@@ -264,7 +264,7 @@ class Transformer:
         """
         if self.norms not in ("pre", "both"):
             return given - stream
-        before, after = (normalise(self.norm, p.get("ln1"), x, Tap.silent(), "") for x in (stream, given))
+        before, after = (normalise(self.norm, p.get("ln1"), x, SILENT, "") for x in (stream, given))
         return after - before
 
     def _written(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:

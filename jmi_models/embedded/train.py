@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import jmi
 import jmi_models
-from jmi.model.architecture import Tap
+from jmi.model.tap import SILENT
 from jmi_models.embedded import card, evaluate
 from jmi_models.embedded.batches import SHORT, Counted, batch, counted
 from jmi_models.embedded.checkpoint import read_checkpoint, write_checkpoint
@@ -104,7 +104,7 @@ def loss_fn(params: Any, arch: Any, batch: Counted) -> jax.Array:
     """
     stream = jmi.forward(arch, params, jnp.asarray(batch.tokens), capture=[STREAM])[STREAM]
     picked = stream.reshape(-1, stream.shape[-1])[batch.places]
-    logits = arch.readout(params, picked[None], Tap.silent())[0].astype(jnp.float32)
+    logits = arch.unembed(params, picked[None], SILENT)[0].astype(jnp.float32)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
     return (loss * batch.weights).sum() / batch.weights.sum()
 

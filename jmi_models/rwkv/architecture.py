@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from jmi.errors import ConfigError
-from jmi.model.architecture import Tap
-from jmi.model.sites import RECURRENT_AXES, Site, sites_of, table_of
-from jmi.numerics import wide
+from jmi.errors import ArgumentError
+from jmi.model.architecture import State
+from jmi.model.inputs import Prompts
+from jmi.model.sites import RECURRENT_AXES, Site, sites_of
+from jmi.model.tap import SILENT, Tap
 from jmi_models.decoder import residual
 from jmi_models.decoder.norms import Norm, normalise
 from jmi_models.decoder.ops import rows
@@ -64,22 +65,22 @@ class Rwkv:
         """Name of its family."""
         return f"rwkv{self.version}"
 
-    @property
-    def state_points(self) -> dict[str, tuple[str, str]]:
-        """Part of the state -> point where it enters a layer, point where it leaves."""
+    def memory(self) -> dict[str, State]:
+        """What is handed from one token to the next: the state, and the last token of each shift."""
         return {
-            "wkv": ("blocks.*.rwkv.hook_state_in", "blocks.*.rwkv.hook_state"),
-            "shift": ("blocks.*.rwkv.hook_shift_in", "blocks.*.rwkv.hook_shift"),
-            "mlp_shift": ("blocks.*.mlp.hook_shift_in", "blocks.*.mlp.hook_shift"),
+            "wkv": State("blocks.*.rwkv.hook_state_in", "blocks.*.rwkv.hook_state"),
+            "shift": State("blocks.*.rwkv.hook_shift_in", "blocks.*.rwkv.hook_shift"),
+            "mlp_shift": State("blocks.*.mlp.hook_shift_in", "blocks.*.mlp.hook_shift"),
         }
 
-    def initial_state(self, batch: int, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
-        """State before any token of a model with parameters in ``dtype``: zeros, layers first."""
-        table, dtypes = table_of(self), {"wkv": wide(dtype)}
-        return {
-            part: jnp.zeros((self.n_layers, *table[into].shape(batch, 1)), dtypes.get(part, dtype))
-            for part, (into, _) in self.state_points.items()
-        }
+    def within(self, context: Padding, first: Any, length: int) -> Padding:
+        """Where the real tokens of a part of the text are."""
+        if context.mask is None:
+            return context
+        return padding(jax.lax.dynamic_slice_in_dim(context.mask, first, length, axis=1))
+
+    def check_continued(self, length: int) -> None:
+        """A state is of any length."""
 
     def sizes(self) -> dict[str, int]:
         """Logical parameter axis -> its size."""
@@ -132,18 +133,16 @@ class Rwkv:
             found[name] = dataclasses.replace(found[name], derived=True)
         return found
 
-    def context(
-        self, params: Any, tokens: jax.Array, mask: jax.Array | None, positions: jax.Array | None
-    ) -> Padding:
+    def context(self, params: Any, prompts: Prompts) -> Padding:
         """Where the real tokens are; the order of tokens is all this model knows of positions."""
-        if positions is not None:
-            raise ConfigError("positions=: an RWKV model has no positions; leave it out")
-        return padding(mask)
+        if prompts.positions is not None:
+            raise ArgumentError("positions=: an RWKV model has no positions; leave it out")
+        return padding(None if prompts.mask is None else jnp.asarray(prompts.mask))
 
-    def embed(self, params: Any, tokens: jax.Array, context: Padding, tap: Tap) -> Any:
+    def embed(self, params: Any, prompts: Prompts, context: Padding, tap: Tap) -> Any:
         """The normalised embedding ``[b, s, d]``, and room for what the first layer hands to all others."""
-        x = rows(params["embed"]["W_E"], tokens)
-        x = tap("hook_embed", normalise(self.norm, params["embed"]["ln"], x, Tap.silent(), ""))
+        x = rows(params["embed"]["W_E"], jnp.asarray(prompts.tokens))
+        x = tap("hook_embed", normalise(self.norm, params["embed"]["ln"], x, SILENT, ""))
         shape = (*x.shape[:2], self.n_heads, self.d_head)
         return {"stream": x, "first": VERSIONS[self.version].first_values(shape, x.dtype)}
 
@@ -159,7 +158,7 @@ class Rwkv:
         x = tap("hook_resid_post", x + tap("hook_mlp_out", out))
         return {"stream": x, "first": first}
 
-    def readout(self, params: Any, carry: Any, tap: Tap) -> jax.Array:
+    def unembed(self, params: Any, carry: Any, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
         x = normalise(self.norm, params["ln_final"], carry["stream"], tap, "ln_final")
         x = tap("hook_final_norm", x)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jmi.model.architecture import Tap
+from jmi.model.tap import Tap
 from jmi_models.params import Param
 from jmi_models.rwkv.time_mix import Padding, head_norm, low_rank, recur, shifted, widened
 from jmi_models.rwkv.wkv import Inputs

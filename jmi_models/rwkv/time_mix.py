@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jmi import tree
-from jmi.model.architecture import Tap
+from jmi.model.tap import Tap
 from jmi.numerics import wide
 from jmi_models.rwkv.wkv import Inputs, attention, scan
 from jmi_models.rwkv.wkv_chunked import chunked
@@ -45,7 +45,7 @@ def padding(mask: jax.Array | None) -> Padding:
 
 def shifted(module: str, x: jax.Array, padding: Padding, tap: Tap) -> jax.Array:
     """For each token of ``x`` ``[b, s, d]`` the one before it; before the first, that of the run before."""
-    before = tap(f"{module}.hook_shift_in", jnp.zeros_like(x[:, 0]))
+    before = tap.recall(f"{module}.hook_shift_in", jnp.zeros_like(x[:, 0]))
     if padding.mask is None:
         tap(f"{module}.hook_shift", x[:, -1])
         return jnp.concatenate([before[:, None], x[:, :-1]], 1)
@@ -70,7 +70,7 @@ def recur(x: Inputs, padding: Padding, implementation: Literal["scan", "chunked"
     """``y`` ``[b, s, h, v]`` of the recurrence, with the points of its state."""
     batch, _, heads, width = x.key.shape
     x = _without_padding(x._replace(write=tap("rwkv.hook_write", x.write)), padding)
-    start = tap("rwkv.hook_state_in", jnp.zeros((batch, heads, width, x.value.shape[-1]), x.key.dtype))
+    start = tap.recall("rwkv.hook_state_in", jnp.zeros((batch, heads, width, x.value.shape[-1]), x.key.dtype))
     if implementation == "chunked" and not tap.wants(STATES):
         found = chunked(x, start)
     else:

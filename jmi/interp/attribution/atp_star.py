@@ -17,7 +17,7 @@ from jmi.captures.capture import Capture
 from jmi.captures.output import Output
 from jmi.checks import flag
 from jmi.engine.forward import precise
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
 from jmi.hooks.interventions import Patch, Replace
 from jmi.hooks.layers import At, PerLayer
@@ -73,7 +73,7 @@ def atp_star(
     its last axis is summed.
 
     Raises:
-      ConfigError: ``keep`` tells parts of a query or key apart, or gradients are to be dropped in a
+      ArgumentError: ``keep`` tells parts of a query or key apart, or gradients are to be dropped in a
         model of one layer; else as `jmi.interp.attribution_patching`.
 
     Example:
@@ -94,9 +94,9 @@ def atp_star(
     fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
     parts = pair.kept & {table_of(arch)[point].axes[-1] for point in fixed}
     if parts:
-        raise ConfigError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
+        raise ArgumentError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
     if grad_drop and arch.n_layers < 2:
-        raise ConfigError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
+        raise ArgumentError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
     return checked_scores(pair, _mended(pair, tuple(fixed), grad_drop))
 
 

@@ -69,8 +69,8 @@ def attribution_patching(
 
     Raises:
       HookError: an unknown site, or a derived one.
-      ConfigError: prompts of different shapes, ids that are no tokens, an unknown axis, no steps, or another
-        kind of metric.
+      ArgumentError: prompts of different shapes, ids that are no tokens, an unknown axis, no steps, or
+        another kind of metric.
       ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
     Example:

@@ -19,7 +19,7 @@ from jmi.captures.output import Output, wrap
 from jmi.checks import as_function, check_model, choice, several
 from jmi.engine.forward import forward
 from jmi.engine.varying import vary_like
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.gradients import checked, follow, nudge, plan_points
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.interp.attribution.finite import check_scores
@@ -204,7 +204,7 @@ def pair_of(
     check_metric(arch, as_function("metric", metric))
     base, source = jnp.asarray(base), jnp.asarray(source)
     if base.shape != source.shape or base.ndim != 2:
-        raise ConfigError(
+        raise ArgumentError(
             f"base and source must be tokens [batch, pos] of one shape; got {base.shape} and {source.shape}"
         )
     check_tokens(arch, base)

@@ -19,11 +19,10 @@ from jmi.captures.output import Output
 from jmi.checks import as_array, check_model, choice
 from jmi.engine.forward import precise
 from jmi.engine.layers import over_layers
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, named
-from jmi.interp.attribution.attributable import require
 from jmi.lm import LanguageModel
-from jmi.model.architecture import Architecture, Params
+from jmi.model.architecture import Architecture, Params, require
 from jmi.model.inputs import as_tokens, check_arrays
 from jmi.model.sites import table_of
 from jmi.numerics import wide
@@ -164,7 +163,7 @@ def decompose(
       the part ``hooks``, which is otherwise zero up to rounding.
 
     Raises:
-      ConfigError: a model that normalises its stream after each module (OPT 350m): the stream is no sum.
+      ArgumentError: a model that normalises its stream after each module (OPT 350m): the stream is no sum.
         An architecture that does not say what its heads add. Neurons: all of them would be depth times
         MLP width vectors; `direct_logit_attribution` has them.
 
@@ -177,7 +176,7 @@ def decompose(
       True
     """
     if choice("by", by, tuple(_SPLITS)) == "neuron":
-        raise ConfigError('by="neuron": direct_logit_attribution has them; use "layer" or "head" here')
+        raise ArgumentError('by="neuron": direct_logit_attribution has them; use "layer" or "head" here')
     tokens = checked(arch, params, tokens, by)
     out = run_at(arch, params, tokens, points_of(arch, by, hooks), positions, hooks, mask)
     parts = _stream_parts(arch, by, params, out)
@@ -193,20 +192,20 @@ def _stream_parts(arch: Any, by: str, params: Params, out: Output) -> Decomposit
 
 
 def checked(arch: Architecture, params: Params, tokens: Any, by: str) -> Any:
-    """``tokens`` as an array; ConfigError or ArgumentError for what cannot be taken apart."""
+    """``tokens`` as an array; ArgumentError or ArgumentError for what cannot be taken apart."""
     check_model(arch, params)
     choice("by", by, tuple(_SPLITS))
     tokens = as_tokens(tokens)
     check_arrays(tokens, None, None)
     if "ln_final.hook_scale" not in table_of(arch):
-        raise ConfigError(
+        raise ArgumentError(
             "this model normalises its residual stream after each module: what a module writes is scaled "
             "by later ones, so the stream is no sum of parts"
         )
     split = _SPLITS[by]
     if split is not None:
         if split.source not in table_of(arch):
-            raise ConfigError(f"by={by!r}: this model has no {split.source} to take apart")
+            raise ArgumentError(f"by={by!r}: this model has no {split.source} to take apart")
         require(arch, split.needs)
     return tokens
 

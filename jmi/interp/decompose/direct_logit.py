@@ -15,12 +15,11 @@ import numpy as np
 
 from jmi.captures.output import Output
 from jmi.checks import shown, whole_array
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.hooks.resolve import Hooks, prepare
-from jmi.interp.attribution.attributable import require
 from jmi.interp.decompose import decomposition
 from jmi.interp.decompose.decomposition import Decomposition
-from jmi.model.architecture import Architecture, Params
+from jmi.model.architecture import Architecture, Params, require
 from jmi.numerics import wide
 from jmi.programs import compiled
 
@@ -56,7 +55,7 @@ def direct_logit_attribution(
       the logit (difference) of the run; in a model that soft-caps logits, to the one before the cap.
 
     Raises:
-      ConfigError: as `decompose`; a token id outside the vocabulary; a mixture has no neurons.
+      ArgumentError: as `decompose`; a token id outside the vocabulary; a mixture has no neurons.
       HookError: a hook behind the final norm, for which no part can stand.
 
     Example:
@@ -88,10 +87,10 @@ def _goal(arch: Architecture, token: Any, shape: tuple[int, int]) -> jax.Array:
     if d_vocab is not None and not isinstance(token, jax.core.Tracer):
         given = np.asarray(whole_array("target and other", token))
         if not given.size or given.min() < 0 or given.max() >= d_vocab:
-            raise ConfigError(f"target and other are token ids, 0 to {d_vocab - 1}; got {shown(token)}")
+            raise ArgumentError(f"target and other are token ids, 0 to {d_vocab - 1}; got {shown(token)}")
     token = jnp.asarray(token)
     if token.shape not in ((), shape[:1], shape):
-        raise ConfigError(f"target and other are one token, {list(shape[:1])} or {list(shape)} of them")
+        raise ArgumentError(f"target and other are one token, {list(shape[:1])} or {list(shape)} of them")
     return jnp.broadcast_to(token[:, None] if token.ndim == 1 else token, shape)
 
 

@@ -24,10 +24,9 @@ import numpy as np
 from jmi import tree
 from jmi.checks import check_architecture, check_model, check_params, choice, whole_number
 from jmi.engine.forward import precise
-from jmi.errors import ConfigError
-from jmi.interp.attribution.attributable import require
+from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel
-from jmi.model.architecture import Architecture, Params
+from jmi.model.architecture import Architecture, Params, require
 from jmi.model.sites import table_of
 from jmi.numerics import wide
 from jmi.programs import compiled
@@ -76,7 +75,7 @@ class FactoredMatrix:
         """An index of the leading axes: ``ov[layer, head]``."""
         picked = FactoredMatrix(self.A[index], self.B[index])
         if (picked.A.shape[-2:], picked.B.shape[-2:]) != (self.A.shape[-2:], self.B.shape[-2:]):
-            raise ConfigError(f"{index!r} reaches into the matrices; index their leading axes, or full()")
+            raise ArgumentError(f"{index!r} reaches into the matrices; index their leading axes, or full()")
         return picked
 
     @precise()
@@ -152,7 +151,7 @@ def ov_circuits(arch: Architecture, params: Params) -> FactoredMatrix:
     Query heads that share a value head have its ``W_V`` each.
 
     Raises:
-      ConfigError: a model without attention heads.
+      ArgumentError: a model without attention heads.
 
     Example:
       >>> import jmi_models
@@ -183,7 +182,7 @@ def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
       layer, head: indices, possibly traced.
 
     Raises:
-      ConfigError: no such layer or head; a model without attention heads, or that does not say how
+      ArgumentError: no such layer or head; a model without attention heads, or that does not say how
         logits read its stream.
     """
     check_model(arch, params)
@@ -215,7 +214,7 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
     ``W_V W_O`` with its values (Elhage et al. 2021). Zero unless layer l is before layer p.
 
     Raises:
-      ConfigError: a model without attention heads.
+      ArgumentError: a model without attention heads.
     """
     check_architecture(arch)
     check_params(params)  # of which only the heads are read
@@ -251,7 +250,7 @@ def _weights(arch: Architecture, params: Params, name: str) -> jax.Array:
     blocks = params["blocks"]
     listed = isinstance(blocks, (list, tuple))
     if "attn" not in (blocks[0] if listed else blocks):
-        raise ConfigError(f"{getattr(arch, 'family', 'this model')}: has no attention heads")
+        raise ArgumentError(f"{getattr(arch, 'family', 'this model')}: has no attention heads")
     return jnp.stack([p["attn"][name] for p in blocks]) if listed else blocks["attn"][name]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import check_model, whole_number
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import as_tokens, check_arrays
@@ -86,7 +86,7 @@ def repeated_tokens(
       d_vocab: ids are drawn below it, none twice in a sequence, and never ``bos``.
 
     Raises:
-      ConfigError: there are fewer ids than ``length``.
+      ArgumentError: there are fewer ids than ``length``.
     """
     seed, n_sequences, d_vocab = (
         whole_number("seed", seed, 0),
@@ -97,7 +97,7 @@ def repeated_tokens(
     length = whole_number("length", length)
     ids = np.delete(np.arange(d_vocab), [] if bos is None else [bos])
     if not 0 < length <= len(ids):
-        raise ConfigError(f"length={length}: use 1 to {len(ids)}, the number of ids to draw from")
+        raise ArgumentError(f"length={length}: use 1 to {len(ids)}, the number of ids to draw from")
     rng = np.random.default_rng(seed)
     once = np.stack([rng.choice(ids, length, replace=False) for _ in range(n_sequences)])
     first = np.full((n_sequences, 0 if bos is None else 1), bos or 0)
@@ -111,7 +111,7 @@ def head_scores(arch: Architecture, params: Params, tokens: Any, reach: int = 4)
       reach: number of offsets, at least 2.
 
     Raises:
-      ConfigError: ``reach`` below 2.
+      ArgumentError: ``reach`` below 2.
       HookError: a model without attention patterns.
 
     Example:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jmi.artefacts import write_json
-from jmi.errors import ConfigError, printable
+from jmi.errors import ArgumentError, printable
 from jmi.interp.edges.eap import EdgeScores
 from jmi.interp.edges.graph import EdgeGraph
 from jmi.reading import read_object
@@ -37,16 +37,16 @@ def save_circuit(path: str | Path, scores: EdgeScores, kept: Any) -> None:
     A head or MLP counts as in the graph when edges into it and out of it are kept.
 
     Raises:
-      ConfigError: scores or kept edges of another shape, scores that are not finite.
+      ArgumentError: scores or kept edges of another shape, scores that are not finite.
       OutputError: an unwritable path.
     """
     graph, kept = scores.graph, np.asarray(kept)
     values = np.asarray(scores.values, np.float64)
     for name, given in (("scores", values), ("kept", kept)):
         if given.shape != graph.exists.shape:
-            raise ConfigError(f"{name} have shape {given.shape}; a file takes {graph.exists.shape}")
+            raise ArgumentError(f"{name} have shape {given.shape}; a file takes {graph.exists.shape}")
     if not np.isfinite(values[graph.exists]).all():
-        raise ConfigError("a score is not finite")
+        raise ArgumentError("a score is not finite")
     kept = kept.astype(bool) & graph.exists
     entered = (kept.any(0)[:, None] & graph.inputs_of).any(0)
     entered[0] = True
@@ -65,27 +65,27 @@ def load_circuit(path: str | Path, graph: EdgeGraph) -> StoredCircuit:
     What is said of nodes is not read: it follows from the edges.
 
     Raises:
-      ConfigError: no such layout, another model, edges that are missing or surplus, or query heads that
+      ArgumentError: no such layout, another model, edges that are missing or surplus, or query heads that
         share keys and disagree about an edge into them.
     """
-    stored = read_object(Path(path), ConfigError)
+    stored = read_object(Path(path), ArgumentError)
     if not all(isinstance(stored.get(k), dict) for k in ("cfg", "edges")):
-        raise ConfigError(f"{path}: a circuit has cfg and edges, see {__name__}")
+        raise ArgumentError(f"{path}: a circuit has cfg and edges, see {__name__}")
     sizes = {name: stored["cfg"].get(name) for name in _sizes(graph)}
     if sizes != _sizes(graph):
-        raise ConfigError(
+        raise ArgumentError(
             f"{path}: the circuit is of a model with {reprlib.repr(sizes)}; this one has {_sizes(graph)}"
         )
     places, edges = _stored_edges(graph), stored["edges"]
     wrong = [*(f"no {name}" for name in places.keys() - edges.keys()), *(edges.keys() - places.keys())]
     if wrong:
         shown = printable(", ".join(sorted(wrong)[:5]))
-        raise ConfigError(f"{path}: {len(wrong)} edges missing or unknown: {shown}")
+        raise ArgumentError(f"{path}: {len(wrong)} edges missing or unknown: {shown}")
     values, kept = np.full(graph.exists.shape, np.nan), np.zeros(graph.exists.shape, bool)
     for name, place in places.items():
         score, held = _entry(path, name, edges[name])
         if not np.isnan(values[place]) and (values[place], kept[place]) != (score, held):
-            raise ConfigError(f"{path}: {name}: query heads that share keys and values disagree")
+            raise ArgumentError(f"{path}: {name}: query heads that share keys and values disagree")
         values[place], kept[place] = score, held
     return StoredCircuit(EdgeScores(np.where(graph.exists, values, 0), graph), kept)
 
@@ -97,7 +97,7 @@ def _entry(path: str | Path, name: str, entry: Any) -> tuple[float, bool]:
     number = isinstance(score, (int, float)) and abs(score) <= sys.float_info.max
     if not number or isinstance(score, bool) or not isinstance(held, bool):
         got = reprlib.repr(entry)
-        raise ConfigError(f"{path}: {name}: needs a score (finite) and in_graph (true or false); got {got}")
+        raise ArgumentError(f"{path}: {name}: needs a score (finite) and in_graph (true or false); got {got}")
     return float(score), held
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.checks import check_model, real_array, shown
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph
 from jmi.interp.edges.written import Written, check_written, head_outputs
 from jmi.model.architecture import Architecture, Params, Tap
@@ -62,7 +62,7 @@ class CircuitModel:
         stream, other = self.model.embed(params["model"], tokens, context, tap), params["input"]
         run, given = stream.shape[:2], other.shape[:2]
         if any(n not in (1, m) for n, m in zip(given, run, strict=True)):
-            raise ConfigError(f"ablated= is of prompts {given}; this run is of {run}")
+            raise ArgumentError(f"ablated= is of prompts {given}; this run is of {run}")
         n_writers = edge_graph(self.model).n_writers
         differs = jnp.zeros((*run, n_writers, stream.shape[2]), other.dtype)
         start = stream.astype(other.dtype) - other
@@ -172,7 +172,7 @@ def circuit_model(
         prompts of the same shape, means (axes of size 1 broadcast), or ``Written(0.0, 0.0, 0.0)``.
 
     Raises:
-      ConfigError: ``kept`` of another shape or not boolean, ``ablated`` that does not fit the model, or a
+      ArgumentError: ``kept`` of another shape or not boolean, ``ablated`` that does not fit the model, or a
         model without edges (`edge_graph`).
 
     Example:
@@ -192,7 +192,7 @@ def circuit_model(
     check_written(ablated)
     shape, dtype = graph.exists.shape, getattr(kept, "dtype", None)
     if getattr(kept, "shape", None) != shape or not np.issubdtype(dtype, np.bool_):
-        raise ConfigError(f"kept= is {shown(kept)}; it must be booleans {list(shape)}")
+        raise ArgumentError(f"kept= is {shown(kept)}; it must be booleans {list(shape)}")
     removed = (jnp.asarray(graph.exists) & ~jnp.asarray(kept)).T
     rows = removed[:-1].reshape(graph.n_layers, graph.read_by_layer, graph.n_writers)
     blocks = params["blocks"]
@@ -219,7 +219,7 @@ def _fitted(graph: EdgeGraph, ablated: Written, dtype: Any) -> list[jax.Array]:
         try:
             fitted.append(jnp.broadcast_to(given, jnp.broadcast_shapes(given.shape, shape)))
         except ValueError:
-            raise ConfigError(
+            raise ArgumentError(
                 f"ablated.{name} of shape {given.shape} does not fit this model, {shape}"
             ) from None
     return fitted

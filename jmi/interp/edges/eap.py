@@ -21,7 +21,7 @@ from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, check_model, flag, shown, whole_number
 from jmi.engine.forward import forward, precise
 from jmi.engine.layers import over_layers
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.gradients import Gradients, value_and_grad_at
 from jmi.hooks.interventions import Replace
 from jmi.hooks.resolve import as_data
@@ -112,7 +112,7 @@ def eap(
     nothing has an axis of edges besides the scores. Large sets: score them in pieces and take the mean.
 
     Raises:
-      ConfigError: prompts of different shapes, ids that are no tokens, a metric of another shape, ``steps``
+      ArgumentError: prompts of different shapes, ids that are no tokens, a metric of another shape, ``steps``
         that is no count, or a model without edges (`edge_graph`).
       ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
@@ -146,10 +146,10 @@ def eap(
 
 
 def check_pair(arch: Architecture, clean: Any, corrupted: Any) -> None:
-    """Raise ConfigError for prompts that do not line up, or that the model cannot read."""
+    """Raise ArgumentError for prompts that do not line up, or that the model cannot read."""
     shapes = [getattr(tokens, "shape", None) for tokens in (clean, corrupted)]
     if shapes[0] != shapes[1]:
-        raise ConfigError(f"clean and corrupted tokens must line up; got {shapes[0]} and {shapes[1]}")
+        raise ArgumentError(f"clean and corrupted tokens must line up; got {shapes[0]} and {shapes[1]}")
     for tokens in (clean, corrupted):
         check_arrays(tokens, None, None)
         check_tokens(arch, tokens)
@@ -159,7 +159,7 @@ def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
     """The metric of a run, found to be one number per example."""
     value = as_result("the metric", metric(out))
     if jnp.shape(value) != (batch,):
-        raise ConfigError(f"the metric gave {shown(value)}; it must give one number each, ({batch},)")
+        raise ArgumentError(f"the metric gave {shown(value)}; it must give one number each, ({batch},)")
     return value
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jmi.checks import as_array, as_function, check_model
 from jmi.engine.forward import forward, precise
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.resolve import as_data
 from jmi.interp.edges.circuits import circuit_model
 from jmi.interp.edges.eap import check_pair, per_row
@@ -86,7 +86,7 @@ def faithfulness(
         ``corrupted`` may be None where this is given.
 
     Raises:
-      ConfigError: circuits of another shape, prompts that do not line up, a metric of another shape, or a
+      ArgumentError: circuits of another shape, prompts that do not line up, a metric of another shape, or a
         metric that the model and no edges share: the ratio then means nothing.
       ArgumentError: a metric that is NaN; it says of what.
 
@@ -110,7 +110,7 @@ def faithfulness(
     metric, clean = as_function("metric", metric), as_tokens(clean, "clean")
     check_arrays(clean, mask, positions)
     if chosen.ndim != 3 or chosen.shape[1:] != graph.exists.shape or chosen.dtype != bool or not len(chosen):
-        raise ConfigError(
+        raise ArgumentError(
             f"circuits= are {chosen.dtype}{list(chosen.shape)}; they must be booleans "
             f"[circuits, {graph.n_writers}, {graph.n_readers}]"
         )
@@ -134,7 +134,7 @@ def faithfulness(
             raise ArgumentError(f"the metric of {name} is NaN: no circuit can explain it")
     whole = model.mean() - none.mean()
     if whole == 0:
-        raise ConfigError("the metric is the same with all edges and with none: no circuit can explain it")
+        raise ArgumentError("the metric is the same with all edges and with none: no circuit can explain it")
     return Faithfulness(
         values=(np.mean(each, 1) - none.mean()) / whole,
         fractions=(chosen & graph.exists).sum((1, 2)) / graph.n_edges,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from jmi.checks import check_architecture
-from jmi.errors import ConfigError
-from jmi.interp.attribution.attributable import require
+from jmi.errors import ArgumentError
+from jmi.model.architecture import require
 from jmi.model.sites import table_of
 
 READS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
@@ -113,13 +113,13 @@ class EdgeGraph:
         return (*(label for labels in inside for label in labels), "logits")
 
     def index(self, name: str) -> tuple[int, int]:
-        """Indices of an edge named ``a0.h0->a1.h3<q>``; ConfigError when there is none."""
+        """Indices of an edge named ``a0.h0->a1.h3<q>``; ArgumentError when there is none."""
         writer, _, reader = name.partition("->")
         if writer in self.writers and reader in self.readers:
             found = self.writers.index(writer), self.readers.index(reader)
             if self.exists[found]:
                 return found
-        raise ConfigError(f"{name}: this model has no such edge; names are like {self.name(0, 0)}")
+        raise ArgumentError(f"{name}: this model has no such edge; names are like {self.name(0, 0)}")
 
     def name(self, writer: int, reader: int) -> str:
         """Name of the edge between two indices."""
@@ -130,7 +130,7 @@ def edge_graph(arch: Any) -> EdgeGraph:
     """The edges of a model.
 
     Raises:
-      ConfigError: a model whose stream is no sum of what was written (OPT 350m), or that has no heads with
+      ArgumentError: a model whose stream is no sum of what was written (OPT 350m), or that has no heads with
         queries and keys (RWKV).
 
     Example:
@@ -144,10 +144,10 @@ def edge_graph(arch: Any) -> EdgeGraph:
     table = table_of(arch)
     missing = [name for name in READS if f"blocks.*.{name}" not in table]
     if missing:
-        raise ConfigError(f"this model has no {', '.join(missing)}: its edges have no such ends")
+        raise ArgumentError(f"this model has no {', '.join(missing)}: its edges have no such ends")
     require(arch, "head_outputs")
     if "ln_final.hook_scale" not in table:
-        raise ConfigError(
+        raise ArgumentError(
             "this model normalises its residual stream after each module: what a reader reads is no sum of "
             "what was written, so there are no edges"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jmi.checks import as_array, real_number, shown, whole_number
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.edges.eap import EdgeScores
 from jmi.interp.edges.graph import EdgeGraph
 
@@ -80,7 +80,9 @@ def _strength(scores: EdgeScores) -> np.ndarray:
     _check_scores(scores)
     values = np.abs(scores.known())
     if values.shape != scores.graph.exists.shape:
-        raise ConfigError(f"scores of shape {values.shape}: choose edges by mean scores, [writers, readers]")
+        raise ArgumentError(
+            f"scores of shape {values.shape}: choose edges by mean scores, [writers, readers]"
+        )
     return values
 
 

@@ -61,7 +61,7 @@ def written(
     """What every writer adds in a run on ``tokens`` ``[b, s]``; the rest as `jmi.forward`.
 
     Raises:
-      ConfigError: a model without edges, see `edge_graph`; tokens that it cannot read.
+      ArgumentError: a model without edges, see `edge_graph`; tokens that it cannot read.
     """
     edge_graph(arch)
     check_model(arch, params)

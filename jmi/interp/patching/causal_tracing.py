@@ -66,7 +66,7 @@ def causal_trace(
       (``[seed, 1, 1, b]``), ``source`` clean. The paper's indirect effect is ``effect``, averaged.
 
     Raises:
-      ConfigError: no seed, or what `patch` raises.
+      ArgumentError: no seed, or what `patch` raises.
 
     Example:
       >>> import jmi_models

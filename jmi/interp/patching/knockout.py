@@ -95,7 +95,7 @@ def knockout(
 
     Raises:
       ArgumentError: not one prompt, a cut that no query could have used, or a model that gives NaN.
-      ConfigError: an empty or too long prompt.
+      ArgumentError: an empty or too long prompt.
       HookError, InterventionError, TokenizerError: a layer, position, head or word that is not there.
 
     Example:

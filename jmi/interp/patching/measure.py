@@ -10,7 +10,7 @@ import numpy as np
 from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, several, shown, whole_number
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
@@ -64,14 +64,16 @@ def measured(metrics: Metrics, out: Output) -> Measured:
     """Every metric of one run with logits ``[b, vocab]``, checked.
 
     Raises:
-      ConfigError: a metric without one number per row, or one that is NaN: it names no such token.
+      ArgumentError: a metric without one number per row, or one that is NaN: it names no such token.
     """
     values = {name: np.asarray(value) for name, value in _Readout(metrics)(out).items()}
     for name, value in values.items():
         if value.shape != out.logits.shape[:1]:
-            raise ConfigError(f"metric {name!r} gave shape {value.shape}; give one number per row, [batch]")
+            raise ArgumentError(f"metric {name!r} gave shape {value.shape}; give one number per row, [batch]")
         if np.isnan(value).any():
-            raise ConfigError(f"metric {name!r} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}")
+            raise ArgumentError(
+                f"metric {name!r} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}"
+            )
     return values
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jmi.align import Alignment
 from jmi.checks import choice, text
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Patch
 from jmi.hooks.resolve import Hooks
 from jmi.interp.patching.measure import (
@@ -66,7 +66,9 @@ class PatchResult:
         several rows take `effect`, or divide means.
         """
         if self.source is None:
-            raise ConfigError("an ablation moves towards no run: there is an effect, but nothing to recover")
+            raise ArgumentError(
+                "an ablation moves towards no run: there is an effect, but nothing to recover"
+            )
         found = {}
         for name, effect in self.effect.items():
             gap = _float(self.source[name]) - _float(self.base[name])
@@ -125,7 +127,7 @@ def patch(
       options: ``memory``, ``mesh``, ``output`` and ``progress`` of `jmi.sweep`.
 
     Raises:
-      ConfigError: prompts, axes or metrics that do not fit.
+      ArgumentError: prompts, axes or metrics that do not fit.
       HookError, InterventionError: an unknown site, or an index out of range.
 
     Example:
@@ -142,15 +144,15 @@ def patch(
     point, only = _point(lm, text("site", site))
     checked_metrics(metrics)
     if only is not None and layers is not None:
-        raise ConfigError(f"{site} names its layer; drop layers=, or name {point.point}")
+        raise ArgumentError(f"{site} names its layer; drop layers=, or name {point.point}")
     prompts = prompts_of(lm, base, mask)
     others = prompts if source is None else prompts_of(lm, source, source_mask)
     choice("using", using, get_args(Kind))
     if using not in ABLATIONS if source is None else using == "zero":
-        raise ConfigError(f"using={using!r}: {'give a source' if source is None else 'drop the source'}")
+        raise ArgumentError(f"using={using!r}: {'give a source' if source is None else 'drop the source'}")
     shape, rows = tuple(prompts.tokens.shape), others.tokens.shape[0]
     if using not in ABLATIONS and rows not in (1, shape[0]):
-        raise ConfigError(f"source has {rows} rows and base {shape[0]}: give one for each, or a single one")
+        raise ArgumentError(f"source has {rows} rows and base {shape[0]}: give one for each, or a single one")
     at = positions.base if isinstance(positions, Alignment) else positions
     chosen = {"layer": only if layers is None else layers, "position": at, "head": heads, "unit": units}
     places = places_of(point, prompts, over, chosen, window, centred)
@@ -190,10 +192,10 @@ def _point(lm: LanguageModel, site: str) -> tuple[Site, tuple[int, ...] | None]:
     """The site, and its layers if the name says which."""
     found = find(lm.arch, full_name(lm.arch, site))
     if len(found) != 1:
-        raise ConfigError(f"{site}: patch one point at a time; this names {len(found)}")
+        raise ArgumentError(f"{site}: patch one point at a time; this names {len(found)}")
     point, layers = found[0]
-    if part_of(lm.arch, point.point) == "readout":
-        raise ConfigError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
+    if part_of(lm.arch, point.point) == "unembed":
+        raise ArgumentError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
     return point, None if layers is None or len(layers) == lm.arch.n_layers else layers
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import choice, flag, several, shown
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Patch
 from jmi.hooks.layers import At, PerLayer
 from jmi.interp.patching.measure import (
@@ -99,7 +99,7 @@ def path_patch(
       `PatchResult` with the axes layer (and head) of the sender.
 
     Raises:
-      ConfigError: prompts of different shapes, or receivers that do not exist.
+      ArgumentError: prompts of different shapes, or receivers that do not exist.
       HookError: the model lacks the inputs of the receivers.
 
     Example:
@@ -115,7 +115,7 @@ def path_patch(
     """
     prompts, others = prompts_of(lm, base, mask), prompts_of(lm, source, source_mask)
     if prompts.tokens.shape != others.tokens.shape:
-        raise ConfigError(f"base is {prompts.tokens.shape} and source {others.tokens.shape}: use one shape")
+        raise ArgumentError(f"base is {prompts.tokens.shape} and source {others.tokens.shape}: use one shape")
     choice("senders", senders, ("heads", "mlps"))
     checked_metrics(metrics)
     through_mlps = flag("through_mlps", through_mlps)
@@ -162,14 +162,14 @@ def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) ->
         if not isinstance(given, Receiver):
             raise ArgumentError(f"receivers= holds {shown(given)}; give Receiver('q', layer, head)")
         if given.input not in _READS:
-            raise ConfigError(f"{given}: its input is one of {', '.join(_READS)}")
+            raise ArgumentError(f"{given}: its input is one of {', '.join(_READS)}")
         ((site, _),) = find(lm.arch, f"blocks.{given.layer}.{_READS[given.input]}")
         axis = site.axis("head", "kv_head")
         exist = [None] if axis is None else range(site.sizes[axis] or 0)
         if given.head not in exist:
-            raise ConfigError(f"{given}: {'an MLP has no head' if axis is None else f'heads are {exist}'}")
+            raise ArgumentError(f"{given}: {'an MLP has no head' if axis is None else f'heads are {exist}'}")
     if receivers is not None and not len(receivers):
-        raise ConfigError("receivers=[] is empty; None stands for the logits")
+        raise ArgumentError("receivers=[] is empty; None stands for the logits")
 
 
 def _arriving(

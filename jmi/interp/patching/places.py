@@ -13,7 +13,7 @@ import numpy as np
 
 from jmi.align import Alignment
 from jmi.checks import as_array, choice, flag, several, shown, whole_number
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.selection import AXES_OF
 from jmi.interp.patching.measure import Prompts
@@ -71,7 +71,7 @@ def places_of(
       chosen: axis -> values, None for all; of positions as many as the longest row has tokens.
 
     Raises:
-      ConfigError: an axis that the site lacks, or no axis to sweep.
+      ArgumentError: an axis that the site lacks, or no axis to sweep.
       HookError: a layer that does not exist.
     """
     has = ["layer"] * (site.n_layers is not None)
@@ -81,7 +81,7 @@ def places_of(
     over = usual if over is None else [choice("over", axis, has) for axis in several("over", over, "axes")]
     asked = {*over, *(axis for axis, values in chosen.items() if values is not None)}
     if not over or len(set(over)) < len(over) or not asked <= set(has):
-        raise ConfigError(
+        raise ArgumentError(
             f"{site.point} has the axes {', '.join(has)}; over={tuple(over)} must name one or more of them, "
             f"each once{''.join(f'; it has no {axis}' for axis in sorted(asked - set(has)))}"
         )
@@ -114,7 +114,7 @@ def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.nda
         n = site.n_layers or 0
         values = np.arange(n) if given is None else np.atleast_1d(np.asarray(as_array("layers", given)))
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or not values.size:
-            raise ConfigError(f"layers={shown(given)}: give one or more layers in a row")
+            raise ArgumentError(f"layers={shown(given)}: give one or more layers in a row")
         if values.min() < -n or values.max() >= n:
             raise HookError(f"layers={values.tolist()}: this model has layers 0 to {n - 1}")
         return values % n
@@ -124,7 +124,7 @@ def _values(site: Site, axis: str, given: Any, shape: tuple[int, int]) -> np.nda
     per_row = values.ndim == 2 and axis == "position" and len(values) == shape[0]
     if (values.ndim != 1 and not per_row) or not np.issubdtype(values.dtype, np.integer) or not values.size:
         rows = f", or [{shape[0]}, n], a list for each row" if axis == "position" else ""
-        raise ConfigError(f"{SELECTORS[axis]}={shown(given)}: give one or more indices in a row{rows}")
+        raise ArgumentError(f"{SELECTORS[axis]}={shown(given)}: give one or more indices in a row{rows}")
     return values
 
 
@@ -156,7 +156,7 @@ def placed(values: jax.Array, site: Site, positions: Any, base: Prompts, source:
       source: the prompts whose rows they are of, one or b; None for activations of no prompt in particular.
 
     Raises:
-      ConfigError: prompts of different lengths, not aligned, or an alignment of other rows.
+      ArgumentError: prompts of different lengths, not aligned, or an alignment of other rows.
     """
     lead = int(site.n_layers is not None)
     axes = [axis + lead for axis in site.token_axes()]
@@ -172,7 +172,7 @@ def placed(values: jax.Array, site: Site, positions: Any, base: Prompts, source:
     if unlike.any():
         row = int(unlike.argmax())
         rows = f" in row {row}" if len(own) > 1 else ""
-        raise ConfigError(
+        raise ArgumentError(
             f"base has {own[row]} positions and source {np.broadcast_to(theirs, own.shape)[row]}{rows}: say "
             "which correspond, with positions=jmi.align.align_tokens(...) or align_spans(...)"
         )
@@ -189,7 +189,7 @@ def _aligned(
     lead = int(site.n_layers is not None)
     own, other = (np.asarray(side) for side in positions)
     if site.axis("pos") is None or own.shape != other.shape or own.ndim not in (1, 2):
-        raise ConfigError(f"{site.point}: an Alignment pairs positions, [n] or [b, n] on both sides")
+        raise ArgumentError(f"{site.point}: an Alignment pairs positions, [n] or [b, n] on both sides")
     size = values.shape[lead + 1]
     theirs = np.array([size]) if source is None else counts(source)
     rows = 1 if own.ndim == 1 and base.mask is None and len(theirs) == 1 else base.tokens.shape[0]
@@ -209,7 +209,7 @@ def _counted(name: str, index: np.ndarray, count: np.ndarray, rows: int) -> np.n
     absent = (index < -count[:, None]) | (index >= count[:, None])
     if absent.any():
         size = np.broadcast_to(count, rows)[absent.any(1)][0]
-        raise ConfigError(f"positions=: {name} has {size} positions, the Alignment names {index.tolist()}")
+        raise ArgumentError(f"positions=: {name} has {size} positions, the Alignment names {index.tolist()}")
     return np.where(index < 0, index + count[:, None], index)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.model import padding
 from jmi.model.sites import Site
 from jmi.numerics import wide
@@ -47,14 +47,14 @@ def replacement(
       mask: bool ``[n, s]``, real tokens of the other prompts, or None; t is then the number of the longest.
 
     Raises:
-      ConfigError: a kind that does not fit the prompts or the site.
+      ArgumentError: a kind that does not fit the prompts or the site.
     """
     batch = int(site.n_layers is not None)
     pos = site.axis("pos")
     if pos is None and kind in _ANYWHERE:
-        raise ConfigError(f"{site.point}: {kind} needs a site with one vector per position")
+        raise ArgumentError(f"{site.point}: {kind} needs a site with one vector per position")
     if mask is not None and kind in RANDOM:
-        raise ConfigError(f"{kind}: padding would be drawn, too; use prompts of one length")
+        raise ArgumentError(f"{kind}: padding would be drawn, too; use prompts of one length")
     if mask is not None:
         values, mask = _packed(values, mask, site, batch)
     if kind == "zero":
@@ -74,7 +74,7 @@ def replacement(
         row, place = rng.integers(0, n, (rows, s)), rng.integers(0, s, (rows, s))
         return values[(slice(None),) * batch + (row, place)]
     if n < 2:
-        raise ConfigError("resample needs two rows or more to draw from")
+        raise ArgumentError("resample needs two rows or more to draw from")
     chosen = (np.arange(rows) + rng.integers(1, n, rows)) % n if own else rng.integers(0, n, rows)
     return values[(slice(None),) * batch + (chosen,)]
 
@@ -97,7 +97,7 @@ def _mean(values: jax.Array, batch: int, pos: int | None, overall: bool, mask: A
         mean = wider.mean(axes, keepdims=True)
     else:
         if pos is None:
-            raise ConfigError("mean over padded prompts needs a site with one vector per position")
+            raise ArgumentError("mean over padded prompts needs a site with one vector per position")
         real = jnp.asarray(mask).reshape((1,) * batch + mask.shape + (1,) * (values.ndim - batch - 2))
         count = jnp.broadcast_to(real, values.shape).sum(axes, keepdims=True)
         mean = jnp.where(real, wider, 0).sum(axes, keepdims=True) / count.astype(wider.dtype)
