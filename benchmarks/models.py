@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import jmi_models
-from jmi.model.architecture import Tap
-from jmi.model.sites import table_of
+from jmi.model.tap import SILENT
 from jmi_models.decoder.norms import Norm
 from jmi_models.decoder.rope import Rope
 
@@ -42,15 +41,15 @@ TINY = decoder(12, 32, 4, 64, 512)
 @functools.partial(jax.jit, static_argnums=0)
 def plain_forward(arch: jmi_models.Transformer, params: Any, tokens: jax.Array) -> jax.Array:
     """Logits by a bare scan over the layers: no engine, no hooks, no captures."""
-    tap = Tap(table_of(arch), {}, (), ())
+    tap = SILENT
     with jax.default_matmul_precision("highest"):
-        context = arch.context(params, tokens, None, None)
+        context = arch.context(params, jmi.Prompts(tokens))
 
         def layer(carry: jax.Array, xs: Any) -> tuple[jax.Array, None]:
-            inside = Tap(table_of(arch), {}, (), (), layer=xs[0])
+            inside = SILENT
             return arch.block(xs[1], carry, context, xs[0], inside), None
 
         index = jnp.arange(arch.n_layers, dtype=jnp.int32)
-        carry = arch.embed(params, tokens, context, tap)
+        carry = arch.embed(params, jmi.Prompts(tokens), context, tap)
         carry, _ = jax.lax.scan(layer, carry, (index, params["blocks"]))
-        return arch.readout(params, carry, tap)
+        return arch.unembed(params, carry, tap)

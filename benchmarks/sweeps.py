@@ -93,7 +93,13 @@ def _ours(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) 
         patch = jmi.Patch(source, **{patching.axis: grid.take("cell", index)})
         hooks = {site: jmi.At(grid.take("cell", layers), jmi.PerLayer(patch))}
         return jmi.sweep(
-            arch, params, tokens[0], hooks, DIFFERENCE, logits_at=-1, share=share, progress=False
+            jmi.LanguageModel(arch, params),
+            tokens[0],
+            hooks,
+            DIFFERENCE,
+            logits_at=-1,
+            share=share,
+            progress=False,
         )
 
     listed = jmi_models.listed(lm.params)

@@ -107,10 +107,10 @@ def test_in_a_model_factors_are_added_logarithms_and_zero_is_a_knockout(name):
     edges = {"mask": chosen, "heads": 1}
 
     def run(point, hook):
-        return lm.run(tokens, {point: hook}, mask=mask).logits[mask]
+        return lm.run(jmi.Prompts(tokens, mask), {point: hook}).logits[mask]
 
     with jax.enable_x64(True):
-        plain = lm.run(tokens, mask=mask).logits[mask]
+        plain = lm.run(jmi.Prompts(tokens, mask)).logits[mask]
         for factor in (0.3, 5.0):
             scaled = run(PATTERN, jmi.ScaleAttention(factor, **edges))
             assert relative(scaled, run(SCORES, jmi.Add(chosen * np.log(factor), heads=1))) < 1e-12

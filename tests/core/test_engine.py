@@ -9,9 +9,8 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError
-from jmi.model.architecture import Tap
-from jmi.model.sites import table_of
+from jmi.errors import ArgumentError, HookError
+from jmi.model.tap import SILENT
 from tests.core.conftest import lively, tiny
 from tests.tolerances import assert_agree
 
@@ -28,20 +27,20 @@ ALL_CAPTURES = ["hook_embed", "blocks.*.hook_resid_post", "blocks.1.attn.hook_z"
 
 def plain_forward(arch, params, tokens):
     """A forward pass with no engine: embed, scan the blocks, read out."""
-    tap = Tap(table_of(arch), {}, (), ())
+    tap = SILENT
     with jax.default_matmul_precision("highest"):
-        context = arch.context(params, tokens, None, None)
-        carry = arch.embed(params, tokens, context, tap)
+        context = arch.context(params, jmi.Prompts(tokens))
+        carry = arch.embed(params, jmi.Prompts(tokens), context, tap)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def layer(layer_params, carry, index):
-            inside = Tap(table_of(arch), {}, (), (), layer=index)
+            inside = SILENT
             return arch.block(layer_params, carry, context, index, inside)
 
         body = lambda carry, xs: (layer(xs[1], carry, xs[0]), None)
         index = jnp.arange(arch.n_layers, dtype=jnp.int32)
         carry, _ = jax.lax.scan(body, carry, (index, params["blocks"]))
-        return arch.readout(params, carry, tap)
+        return arch.unembed(params, carry, tap)
 
 
 def test_no_hooks_and_no_captures_cost_nothing(arch, params, tokens):
@@ -272,24 +271,34 @@ def test_layers_outside_a_partial_run_are_nan_not_stale(tokens, lm):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"start_at_layer": 1}, ConfigError),
-        ({"stop_at_layer": 5}, ConfigError),
+        ({"start_at_layer": 1}, ArgumentError),
+        ({"stop_at_layer": 5}, ArgumentError),
         ({"stop_at_layer": 2, "capture": ["hook_logits"]}, HookError),
         ({"stop_at_layer": 2, "capture": ["blocks.3.hook_resid_pre"]}, HookError),
         ({"stop_at_layer": 2, "hooks": {"blocks.2.hook_resid_pre": jmi.Zero()}}, HookError),
         ({"start_at_layer": 1, "carry": 0, "hooks": {"hook_embed": jmi.Zero()}}, HookError),
-        ({"start_at_layer": 3, "stop_at_layer": 2, "carry": np.zeros((2, 7, 16), np.float32)}, ConfigError),
-        ({"start_at_layer": 1, "carry": np.zeros((2, 6, 16), np.float32)}, ConfigError),
-        ({"start_at_layer": 1, "carry": np.zeros((2, 7, 16), np.float16)}, ConfigError),
-        ({"mask": np.ones((2, 6), bool)}, ConfigError),
-        ({"mask": np.ones((2, 7), np.int32)}, ConfigError),
-        ({"mask": [[1.0] * 7] * 2}, ConfigError),
-        ({"positions": np.zeros((2, 7))}, ConfigError),
+        ({"start_at_layer": 3, "stop_at_layer": 2, "carry": np.zeros((2, 7, 16), np.float32)}, ArgumentError),
+        ({"start_at_layer": 1, "carry": np.zeros((2, 6, 16), np.float32)}, ArgumentError),
+        ({"start_at_layer": 1, "carry": np.zeros((2, 7, 16), np.float16)}, ArgumentError),
     ],
 )
 def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
     with pytest.raises(error):
         lm.run(tokens, **arguments)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"mask": np.ones((2, 6), bool)},
+        {"mask": np.ones((2, 7), np.int32)},
+        {"mask": [[1.0] * 7] * 2},
+        {"positions": np.zeros((2, 7))},
+    ],
+)
+def test_arrays_that_do_not_fit_the_tokens_are_refused(tokens, lm, given):
+    with pytest.raises(ArgumentError, match="mask=|positions="):
+        lm.run(jmi.Prompts(tokens, **given))
 
 
 @pytest.mark.parametrize(
@@ -303,21 +312,21 @@ def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
     ],
 )
 def test_tokens_must_be_a_batch_of_integers(lm, tokens):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ArgumentError):
         lm.run(tokens)
 
 
 def test_a_mask_and_positions_may_be_lists(tokens, lm):
     mask, positions = np.tri(2, 7, 5, dtype=bool), np.tile(np.arange(7), (2, 1))
-    given = lm.run(tokens, mask=mask.tolist(), positions=positions.tolist()).logits
-    np.testing.assert_array_equal(given, lm.run(tokens, mask=mask, positions=positions).logits)
+    given = lm.run(jmi.Prompts(tokens, mask.tolist(), positions.tolist())).logits
+    np.testing.assert_array_equal(given, lm.run(jmi.Prompts(tokens, mask, positions)).logits)
 
 
 @pytest.mark.parametrize("name", ["blocks.0.hook_resid_pre", "hook_embed", "hook_logits"])
 def test_an_architecture_that_skips_a_listed_point_is_caught(monkeypatch, arch, params, tokens, name):
     monkeypatch.setattr(type(arch), "block", lambda self, p, carry, context, layer, tap: carry)
-    monkeypatch.setattr(type(arch), "embed", lambda self, p, t, context, tap: p["embed"]["W_E"][t])
-    monkeypatch.setattr(type(arch), "readout", lambda self, p, carry, tap: carry)
+    monkeypatch.setattr(type(arch), "embed", lambda self, p, x, context, tap: p["embed"]["W_E"][x.tokens])
+    monkeypatch.setattr(type(arch), "unembed", lambda self, p, carry, tap: carry)
     with pytest.raises(HookError, match="never reached"):
         jmi.forward(arch, params, tokens, capture=[name])
 
@@ -333,7 +342,7 @@ def test_matmul_precision_is_full_unless_the_user_chose(arch, params, tokens):
 def test_parameters_of_another_depth_are_refused(arch, params, tokens, listed):
     short = jax.tree.map(lambda w: w[:3], params["blocks"])
     blocks = [jax.tree.map(lambda w, i=i: w[i], short) for i in range(3)] if listed else short
-    with pytest.raises(ConfigError, match="3"):
+    with pytest.raises(ArgumentError, match="3"):
         jmi.forward(arch, {**params, "blocks": blocks}, tokens)
 
 
@@ -363,7 +372,7 @@ def test_logits_of_one_position_are_those_of_all(lm, arch, params, tokens):
     ],
 )
 def test_wrong_positions_of_logits(lm, tokens, kwargs, words):
-    with pytest.raises((ConfigError, HookError), match=words):
+    with pytest.raises((ArgumentError, HookError), match=words):
         lm.run(tokens, **kwargs)
 
 

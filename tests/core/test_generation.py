@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi_models.decoder.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
 from tests.models import committed
@@ -36,7 +36,7 @@ def assert_whole(arch: Any, params: Any, tokens: Any, found: Any, mask: Any = No
     text = jnp.concatenate([tokens, found.tokens], 1)
     if mask is not None:
         mask = np.pad(mask, ((0, 0), (0, N)), constant_values=True)
-    logits = np.asarray(jmi.forward(arch, params, text, mask=mask, **options).logits)
+    logits = np.asarray(jmi.forward(arch, params, jmi.Prompts(text, mask), **options).logits)
     assert_agree(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), logits[:, length:])
     np.testing.assert_array_equal(found.tokens[:, 1:], logits[:, length:-1].argmax(-1))
 
@@ -59,7 +59,7 @@ def test_padding_changes_nothing(model, side, window):
     arch = dataclasses.replace(arch, windows=(window,))
     mask = np.ones((2, 6), bool)
     mask[1, slice(0, 3) if side == "left" else slice(-3, None)] = False
-    found = jmi.generate(arch, params, tokens, N, capture=["hook_logits"], mask=mask.tolist())
+    found = jmi.generate(arch, params, jmi.Prompts(tokens, mask.tolist()), N, capture=["hook_logits"])
     assert_whole(arch, params, tokens, found, mask)
     alone = jmi.generate(arch, params, tokens[1:, mask[1]], N, capture=["hook_logits"])
     np.testing.assert_array_equal(found.tokens[1:], alone.tokens)
@@ -198,7 +198,7 @@ def test_neither_length_nor_captures_change_what_is_drawn(model):
 def test_the_last_token_is_read_for_captures_only(model):
     arch, params, tokens = model
     assert jmi.generate(arch, params, tokens, 59).tokens.shape == (2, 59)
-    with pytest.raises(ConfigError, match="65 tokens in all; the context of this model holds 64"):
+    with pytest.raises(ArgumentError, match="65 tokens in all; the context of this model holds 64"):
         jmi.generate(arch, params, tokens, 59, capture="hook_logits")
 
 
@@ -213,17 +213,17 @@ class Unknown:
 def test_what_cannot_be_generated_is_refused(model):
     arch, params, tokens = model
     run = lambda arch=arch, n=3, **options: jmi.generate(arch, params, tokens, n, **options)
-    with pytest.raises(ConfigError, match="carries no state"):
+    with pytest.raises(ArgumentError, match="carries no state"):
         run(state={})
-    with pytest.raises(ConfigError, match="neither carry a state nor keep keys"):
+    with pytest.raises(ArgumentError, match="neither carry a state nor keep keys"):
         run(Unknown(arch))
     for prompt in (tokens[0], tokens[:, :0]):
-        with pytest.raises(ConfigError, match=r"tokens must be|prompt is empty"):
+        with pytest.raises(ArgumentError, match=r"tokens must be|prompt is empty"):
             jmi.generate(arch, params, prompt, 3)
-    with pytest.raises(ConfigError, match="mask= has shape"):
+    with pytest.raises(ArgumentError, match="mask= has shape"):
         run(mask=np.ones((2, 5), bool))
     stretched = dataclasses.replace(arch, ropes=(Rope(1e4, 6, Dynamic(2.0, 8)),))
-    with pytest.raises(ConfigError, match="stay within 8"):
+    with pytest.raises(ArgumentError, match="stay within 8"):
         run(stretched, n=4)
     for site in ("blocks.1.attn.hook_pattern", "blocks.*.attn.hook_attn_scores"):
         with pytest.raises(HookError, match="more keys"):

@@ -12,7 +12,7 @@ import pytest
 import jmi
 import jmi_models
 from jmi import tree
-from jmi.errors import ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.gradients import Detach, frozen, value_and_grad_at
 from jmi.model.sites import table_of
 from tests.core.conftest import lively, tiny
@@ -57,7 +57,9 @@ def slope_errors(lm: jmi.LanguageModel, tokens: Any, dead_ends: tuple[str, ...] 
 
     @jax.jit
     def both(params: Any, tokens: Any) -> Any:
-        found = value_and_grad_at(lm.arch, params, tokens, readout, points, capture=dead_ends)
+        found = value_and_grad_at(
+            jmi.LanguageModel(lm.arch, params), tokens, readout, points, capture=dead_ends
+        )
         along = {point: jnp.asarray(direction(point, found.grads[point].shape)) for point in points}
 
         def moved(sizes: jax.Array) -> jax.Array:
@@ -102,7 +104,9 @@ def readout(out: jmi.Output) -> jax.Array:
 
 def found(arch: Any, params: Any, tokens: Any, sites: Any = READS, **options: Any) -> Any:
     capture = ["blocks.2.hook_resid_mid"]
-    run = lambda p, t: value_and_grad_at(arch, p, t, readout, sites, capture=capture, **options)
+    run = lambda p, t: value_and_grad_at(
+        jmi.LanguageModel(arch, p), t, readout, sites, capture=capture, **options
+    )
     return jax.jit(run)(params, tokens)
 
 
@@ -172,7 +176,9 @@ def test_padding_and_its_mask_change_nothing(arch, params, tokens):
 
     def of(tokens, **options):
         read = lambda out: out.logits[:, -1, 3] * out["blocks.2.hook_resid_mid"][:, 5]
-        run = lambda p: value_and_grad_at(arch, p, tokens, read, ["hook_embed"], capture=[capture], **options)
+        run = lambda p: value_and_grad_at(
+            jmi.LanguageModel(arch, p), tokens, read, ["hook_embed"], capture=[capture], **options
+        )
         return jax.jit(run)(params)
 
     got, want = of(padded, mask=mask), of(tokens)
@@ -247,7 +253,7 @@ def test_with_patterns_and_norms_frozen_the_direct_path_has_its_closed_form(name
         weights = np.random.default_rng(0).normal(size=(*tokens.shape, arch.d_model))
         read = lambda out: (out["hook_final_norm"] * weights).sum((1, 2))
         run = lambda p: value_and_grad_at(
-            arch, p, tokens, read, [z], hooks=hooks, capture=["hook_final_norm", *scales]
+            jmi.LanguageModel(arch, p), tokens, read, [z], hooks=hooks, capture=["hook_final_norm", *scales]
         )
         got = jax.device_get(jax.jit(run)(lm.params))
         plain = jmi.forward(arch, lm.params, tokens, hooks={"blocks.*.hook_mlp_out": jmi.Zero()})
@@ -271,15 +277,18 @@ def test_what_cannot_be_differentiated_is_refused(arch, params, tokens):
     rwkv = test_rwkv.load(7, "float32")
     derived = "blocks.0.rwkv.hook_effective_attn"
     with pytest.raises(HookError, match="derived"):
-        value_and_grad_at(rwkv.arch, rwkv.params, tokens, lambda out: out.logits.sum(), [derived])
+        value_and_grad_at(jmi.LanguageModel(rwkv, tokens), lambda out: out.logits.sum(), [derived])
     with pytest.raises(HookError, match="no point of that name"):
         found(arch, params, tokens, ["blocks.0.attn.hook_nothing"])
-    with pytest.raises(ConfigError, match="takes names"):
+    with pytest.raises(ArgumentError, match="takes names"):
         found(arch, params, tokens, [jmi.Capture("hook_embed")])
     for read in (lambda out: out.logits, lambda out: out.logits[0, 0], lambda out: out.logits.argmax()):
-        with pytest.raises(ConfigError, match="one per row"):
-            jax.eval_shape(lambda p, r=read: value_and_grad_at(arch, p, tokens, r, "hook_embed"), params)
-    with pytest.raises(ConfigError, match="no attention patterns"):
+        with pytest.raises(ArgumentError, match="one per row"):
+            jax.eval_shape(
+                lambda p, r=read: value_and_grad_at(jmi.LanguageModel(arch, p), tokens, r, "hook_embed"),
+                params,
+            )
+    with pytest.raises(ArgumentError, match="no attention patterns"):
         frozen(rwkv.arch, patterns=True)
-    with pytest.raises(ConfigError, match="name what to freeze"):
+    with pytest.raises(ArgumentError, match="name what to freeze"):
         frozen(arch)

@@ -81,8 +81,7 @@ def test_it_means_nothing_outside_a_sweep():
             lm.run("The capital", {"blocks.*.hook_mlp_out": hook})
     with pytest.raises(HookError, match="only"):
         jmi.sweep(
-            lm.arch,
-            lm.params,
+            lm,
             lm.encode("The capital"),
             {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())},
             lambda out: out.logits,

@@ -13,7 +13,7 @@ import jmi
 import jmi.interp
 import jmi_models
 from jmi import metrics
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
 from jmi.interp.decompose.decomposition import accumulated_resid, decompose
@@ -39,7 +39,7 @@ AS = {"prob": metrics.Prob(3)}
 def swept(lm, tokens, measure=MEASURE):
     grid = jmi.Grid(layer=range(4))
     hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
-    return jmi.sweep(lm.arch, lm.params, tokens, hooks, measure, progress=False)
+    return jmi.sweep(lm, tokens, hooks, measure, progress=False)
 
 
 def circuits(lm):
@@ -52,7 +52,7 @@ RUNS = {
     "generate": lambda lm, x: jmi.generate(lm.arch, lm.params, x, 2),
     "lm.generate": lambda lm, x: lm.generate(x, 2),
     "sweep": swept,
-    "gradients": lambda lm, x: jmi.value_and_grad_at(lm.arch, lm.params, x, MEASURE, SITE),
+    "gradients": lambda lm, x: jmi.value_and_grad_at(lm, x, MEASURE, SITE),
     "written": lambda lm, x: written(lm.arch, lm.params, x),
     "eap, clean": lambda lm, x: eap(lm.arch, lm.params, x, GOOD, MEASURE),
     "eap, corrupted": lambda lm, x: eap(lm.arch, lm.params, GOOD, x, MEASURE),
@@ -99,13 +99,13 @@ def spoiled(seed):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_ids_that_are_no_tokens_are_refused_before_anything_is_run(run, unread, seed):
     tokens, bad = spoiled(seed)
-    with pytest.raises(ConfigError, match=f"token ids must be 0 to 28; found {bad}$"):
+    with pytest.raises(ArgumentError, match=f"token ids must be 0 to 28; found {bad}$"):
         RUNS[run](unread, tokens)
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_prompts_that_are_too_long_are_refused_before_anything_is_run(run, unread):
-    with pytest.raises(ConfigError, match=r"must line up|has 65 tokens|of one shape|use one shape"):
+    with pytest.raises(ArgumentError, match=r"must line up|has 65 tokens|of one shape|use one shape"):
         RUNS[run](unread, np.zeros((2, CONTEXT + 1), np.int32))
 
 
@@ -118,9 +118,9 @@ def test_a_source_and_a_circuit_read_tokens_only(lm):
         lambda: path_patch(lm, GOOD, tokens, AS),
         lambda: jmi.forward(*circuit, tokens),
     ):
-        with pytest.raises(ConfigError, match="token ids must be"):
+        with pytest.raises(ArgumentError, match="token ids must be"):
             run()
-    with pytest.raises(ConfigError, match="has 65 tokens"):
+    with pytest.raises(ArgumentError, match="has 65 tokens"):
         jmi.forward(*circuit, np.zeros((2, CONTEXT + 1), np.int32))
 
 
@@ -164,11 +164,11 @@ def test_positions_are_those_of_the_context(lm):
     mask = places >= 2
     wrong = places.copy()
     wrong[0, 4] = -1
-    with pytest.raises(ConfigError, match="positions= has -1"):
-        lm.run(GOOD, positions=wrong, mask=mask)
+    with pytest.raises(ArgumentError, match="positions= has -1"):
+        lm.run(jmi.Prompts(GOOD, mask, wrong))
     # What stands at padding is no position; and learned positions have no row for one that is traced.
     gpt2 = committed.load("gpt2/plain")
-    tokens, run = GOOD % gpt2.arch.d_vocab, jax.jit(lambda p: gpt2.run(tokens, positions=p, mask=mask).logits)
+    tokens, run = GOOD % gpt2.arch.d_vocab, jax.jit(lambda p: gpt2.run(jmi.Prompts(tokens, mask, p)).logits)
     want = run(jnp.maximum(places - 2, 0))
     np.testing.assert_array_equal(run(places - 2)[:, 2:], want[:, 2:])
     for bad in (-1, gpt2.arch.n_ctx):
@@ -198,7 +198,7 @@ READ = {
 @pytest.mark.parametrize("read", READ)
 def test_metrics_of_what_is_no_token_are_refused_before_anything_is_run(kind, read, unread):
     for bad in BAD:
-        with pytest.raises(ConfigError, match=rf"must be 0 to 28; found {bad}$"):
+        with pytest.raises(ArgumentError, match=rf"must be 0 to 28; found {bad}$"):
             READ[read](unread, KINDS[kind](bad))
 
 
@@ -206,9 +206,9 @@ def test_metrics_of_what_is_no_token_are_refused_before_anything_is_run(kind, re
 def test_a_metric_of_a_run_refuses_what_is_no_token_and_traced_it_gives_nan(kind, lm):
     out = lm.run(GOOD)
     for bad in BAD:
-        with pytest.raises(ConfigError, match=f"found {bad}$"):
+        with pytest.raises(ArgumentError, match=f"found {bad}$"):
             KINDS[kind](bad)(out)
-    with pytest.raises(ConfigError, match="must be 0 to 28"):
+    with pytest.raises(ArgumentError, match="must be 0 to 28"):
         patch(lm, GOOD, GOOD[::-1], "hook_mlp_out", {"bad": KINDS[kind](VOCABULARY)})
 
     def measured(token, logits):

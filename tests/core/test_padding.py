@@ -9,7 +9,7 @@ import pytest
 
 import jmi
 from jmi import metrics
-from jmi.errors import ConfigError, HookError, InterventionError
+from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.gradients import value_and_grad_at
 from jmi.interp.patching.patch import patch
 from tests.models.committed import each
@@ -89,14 +89,14 @@ def test_reducers_wanted_logits_and_metrics(name: str) -> None:
 
         def experiment(lm: Any, rows: Any, tokens: Any, mask: Any, spot: Any = spot) -> Any:
             at = spot[rows] if np.ndim(spot) else spot
-            out = lm.run(tokens, mask=mask, logits_at=at)
+            out = lm.run(jmi.Prompts(tokens, mask), logits_at=at)
             found = [out.logits, metrics.Prob(3)(out)]
             if not np.ndim(spot):
                 points = [
                     p for p in ("blocks.0.hook_resid_post", PATTERN) if "rwkv" not in name or "resid" in p
                 ]
                 seen = [jmi.Capture(p, reduce=jmi.Select(position=at)) for p in points]
-                out = lm.run(tokens, capture=seen, mask=mask)
+                out = lm.run(jmi.Prompts(tokens, mask), capture=seen)
                 found += [out[points[0]], metrics.LogitDiff(3, 4)(out)]
                 for point in points[1:]:
                     found.append(real(out[point], mask, 2))
@@ -109,7 +109,7 @@ def test_reducers_wanted_logits_and_metrics(name: str) -> None:
 def test_gradients_of_a_metric_at_the_last_token(name: str) -> None:
     def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
         found = value_and_grad_at(
-            lm.arch, lm.params, tokens, metrics.LogitDiff(3, 4), "blocks.0.hook_resid_post", mask=mask
+            lm, jmi.Prompts(tokens, mask), metrics.LogitDiff(3, 4), "blocks.0.hook_resid_post"
         )
         return found.value, real(found.grads["blocks.0.hook_resid_post"], mask, 1)
 
@@ -123,11 +123,11 @@ def test_sweeps(name: str) -> None:
         grid = jmi.Grid(position=spots)
         hooks = {"blocks.1.hook_resid_pre": jmi.Scale(-2.0, positions=grid["position"])}
         swept = jmi.sweep(
-            lm.arch, lm.params, tokens, hooks, metrics.final_logits, mask=mask, logits_at=-1, progress=False
+            lm, jmi.Prompts(tokens, mask), hooks, metrics.final_logits, logits_at=-1, progress=False
         )
         for spot, got in zip(spots, swept, strict=True):
             hook = {"blocks.1.hook_resid_pre": jmi.Scale(-2.0, positions=spot)}
-            close(got, np.asarray(lm.run(tokens, hook, mask=mask, logits_at=-1).logits))
+            close(got, np.asarray(lm.run(jmi.Prompts(tokens, mask), hook, logits_at=-1).logits))
         return np.moveaxis(swept, 1, 0)
 
     alike(name, experiment)
@@ -139,11 +139,10 @@ def test_generation(name: str) -> None:
         found = jmi.generate(
             lm.arch,
             lm.params,
-            tokens,
+            jmi.Prompts(tokens, mask),
             3,
             hooks={"blocks.1.hook_resid_pre": jmi.Scale(-2.0, positions=[1, -1])},
             capture=["hook_logits"],
-            mask=mask,
         )
         return found.tokens, np.moveaxis(np.asarray(found.captures["hook_logits"]), 0, 1)
 
@@ -152,7 +151,7 @@ def test_generation(name: str) -> None:
 
 def spread(lm: Any, capture: Any, side: str) -> Any:
     tokens, mask = batch(side)
-    return lm.run(tokens, capture=capture, mask=mask)
+    return lm.run(jmi.Prompts(tokens, mask), capture=capture)
 
 
 @each(("gpt2/plain",))
@@ -183,7 +182,7 @@ def test_output_is_read_by_tokens(name: str) -> None:
             many = many(jnp.arange(1.0, 4.0))
             np.testing.assert_array_equal(many.at(points[0], -2)[1], 2 * out.at(points[0], -2))
             assert np.isnan(jax.jit(lambda p, out=out: out.at(points[0], p))(5)[:, 0]).all()
-        with pytest.raises(ConfigError, match="row 0 has 4 tokens"):
+        with pytest.raises(ArgumentError, match="row 0 has 4 tokens"):
             out.at(points[0], 4)
         with pytest.raises(HookError, match="no axis of positions"):
             spread(lm, [jmi.Capture("hook_embed", reduce=jmi.Norm())], side).at("hook_embed", 0)
@@ -197,21 +196,21 @@ def test_a_token_that_a_row_does_not_have(name: str) -> None:
     with jax.enable_x64(True):
         for hook in (jmi.Zero(positions=4), jmi.Zero(positions=[[0], [6]]), jmi.Zero(positions=[-5])):
             with pytest.raises(InterventionError, match=r"token of row \d, which has [46]"):
-                lm.run(tokens, {site: hook}, mask=mask)
-        lm.run(tokens, {site: jmi.Zero(positions=5, rows=1)}, mask=mask)
-        lm.run(tokens, {site: jmi.Zero(positions=5, rows=[False, True])}, mask=mask)
+                lm.run(jmi.Prompts(tokens, mask), {site: hook})
+        lm.run(jmi.Prompts(tokens, mask), {site: jmi.Zero(positions=5, rows=1)})
+        lm.run(jmi.Prompts(tokens, mask), {site: jmi.Zero(positions=5, rows=[False, True])})
         with pytest.raises(InterventionError, match="row 0, which has 4"):
-            lm.run(tokens, {SCORES: jmi.Knockout(edges=[(4, 0)])}, mask=mask)
+            lm.run(jmi.Prompts(tokens, mask), {SCORES: jmi.Knockout(edges=[(4, 0)])})
         with pytest.raises(InterventionError, match="row 0, which has 4"):
-            lm.run(tokens, capture=[jmi.Capture(site, reduce=jmi.Select(position=-5))], mask=mask)
-        with pytest.raises(ConfigError, match="row 0 has 4 tokens"):
-            lm.run(tokens, mask=mask, logits_at=4)
+            lm.run(jmi.Prompts(tokens, mask), capture=[jmi.Capture(site, reduce=jmi.Select(position=-5))])
+        with pytest.raises(ArgumentError, match="row 0 has 4 tokens"):
+            lm.run(jmi.Prompts(tokens, mask), logits_at=4)
         with pytest.raises(InterventionError, match="row 0, which has 4"):
             patch(lm, tokens, None, "hook_mlp_out", GOALS, using="zero", mask=mask, positions=[1, 4])
         grid = jmi.Grid(row=[0, 1], position=[3, 5])
         hooks = {site: jmi.Zero(rows=grid["row"], positions=grid["position"])}
         with pytest.raises(InterventionError, match="row 0, which has 4"):
-            jmi.sweep(lm.arch, lm.params, tokens, hooks, metrics.final_logits, mask=mask, progress=False)
+            jmi.sweep(lm, jmi.Prompts(tokens, mask), hooks, metrics.final_logits, progress=False)
 
         @jax.jit
         def traced(position: Any) -> Any:
@@ -219,7 +218,7 @@ def test_a_token_that_a_row_does_not_have(name: str) -> None:
             edited = jmi.forward(
                 lm.arch, lm.params, tokens, hooks={site: jmi.Zero(positions=position)}, **run
             )
-            wanted = jmi.forward(lm.arch, lm.params, tokens, logits_at=position, mask=mask)
+            wanted = jmi.forward(lm.arch, lm.params, jmi.Prompts(tokens, mask), logits_at=position)
             return metrics.final_logits(edited), edited[site], wanted.logits
 
         plain = np.asarray(last(lm, tokens, mask))
@@ -239,10 +238,12 @@ def test_positions_of_a_run_are_those_of_a_table(name: str) -> None:
     lm, tokens = model(name), CLEAN
     for wrong, said in ((-1, "has -1"), (lm.arch.n_ctx, f"has {lm.arch.n_ctx}")):
         positions = np.stack([np.where(np.arange(6) == 2, wrong, np.arange(6)), np.arange(6)])
-        with pytest.raises(ConfigError, match=said):
-            lm.run(tokens, positions=positions)
+        with pytest.raises(ArgumentError, match=said):
+            lm.run(jmi.Prompts(tokens, None, positions))
         with jax.enable_x64(True):
-            found = jax.jit(lambda p: jmi.forward(lm.arch, lm.params, tokens, positions=p).logits)(positions)
+            found = jax.jit(lambda p: jmi.forward(lm.arch, lm.params, jmi.Prompts(tokens, None, p)).logits)(
+                positions
+            )
         assert np.isnan(found[0, 2:]).all()
         assert np.isfinite(found[1]).all()
         padded = np.where(batch("left")[1], 1, wrong)
@@ -253,7 +254,7 @@ def last_with(lm: Any, positions: Any) -> Any:
     """Whatever positions stand at padding."""
     tokens, mask = batch("left")
     with jax.enable_x64(True):
-        run = jax.jit(lambda p: jmi.forward(lm.arch, lm.params, tokens, mask=mask, positions=p))
+        run = jax.jit(lambda p: jmi.forward(lm.arch, lm.params, jmi.Prompts(tokens, mask, p)))
         got = np.asarray(metrics.final_logits(run(positions)))
-        close(got, np.asarray(metrics.final_logits(lm.run(tokens, mask=mask, positions=positions))))
+        close(got, np.asarray(metrics.final_logits(lm.run(jmi.Prompts(tokens, mask, positions)))))
     return got

@@ -43,7 +43,7 @@ def test_a_fresh_lambda_makes_cells_compile_anew_but_not_the_base_run(monkeypatc
     monkeypatch.setattr(type(arch), "block", counted)
     counts = []
     for _ in range(3):
-        jmi.sweep(arch, params, tokens, hooks, lambda out: out.logits, progress=False)
+        jmi.sweep(jmi.LanguageModel(arch, params), tokens, hooks, lambda out: out.logits, progress=False)
         counts.append(len(traces))
     first, second = counts[1] - counts[0], counts[2] - counts[1]
     assert first == second < counts[0]

@@ -221,7 +221,9 @@ def test_a_sweep_on_random_base_hooks_is_a_loop(seed, monkeypatch):
         want = np.stack([[one(i, p) for p in range(LENGTH)] for i in range(3)])
         swept = hooks(grid["layer"], grid["position"])
         at = None if rng.random() < 0.7 else -1
-        got = jmi.sweep(arch, params, tokens, swept, lambda out: out.logits, base=base, logits_at=at)
+        got = jmi.sweep(
+            jmi.LanguageModel(arch, params), tokens, swept, lambda out: out.logits, base=base, logits_at=at
+        )
     want = want if at is None else want[..., -1, :]
     assert_agree({repr(base): got}, {repr(base): want})
 

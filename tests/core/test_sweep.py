@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError, InterventionError, OutputError
+from jmi.errors import ArgumentError, HookError, InterventionError, OutputError
 from jmi.sweeps import chunks as sweep_plan
 from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
@@ -118,13 +118,13 @@ def test_what_cells_share_changes_nothing(model, kind):
     swept, cells = hooks_of(kind)
     want = loop(arch, params, tokens, cells, capture=CAPTURES)
     assert_cells_differ(want["logits"])
-    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES), want)
-    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES, share=False), want)
-    last = jmi.sweep(*model, swept, lambda out: out.logits, logits_at=[-1, 6])
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES), want)
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES, share=False), want)
+    last = jmi.sweep(jmi.LanguageModel(*model), swept, lambda out: out.logits, logits_at=[-1, 6])
     picked = np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1)
     assert_equal(last, picked)
     for few in (CAPTURES[:4], [CAPTURES[0], CAPTURES[2]]):
-        captured = jmi.sweep(*model, swept, everything, capture=few, logits_at=[-1, 6])
+        captured = jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=few, logits_at=[-1, 6])
         assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
 
 
@@ -150,7 +150,7 @@ def test_the_cells_above_do_share(model):
     ],
 )
 def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(model, options, narrow):
-    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, **options)
+    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, **options)
     chunks, programs = work.compiled(2**30)
     assert {c.narrow for c in chunks if c.layer < 3} == {narrow}
     assert not any(c.narrow for c in chunks if c.layer == 3)
@@ -158,7 +158,7 @@ def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(m
 
 
 def test_no_other_position_is_computed_in_that_layer(model):
-    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, logits_at=-1)
+    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, logits_at=-1)
     wide, narrow = (
         work._compile(sweep_plan.Kind(0, False, flag), 4).lowered.as_text() for flag in (False, True)
     )
@@ -261,9 +261,9 @@ def test_every_kind_of_attention_can_start_at_a_position(name):
         ]
         want = loop(lm.arch, lm.params, tokens, cells)
         assert_cells_differ(want)
-        assert_equal(jmi.sweep(lm.arch, lm.params, tokens, swept, everything), want)
+        assert_equal(jmi.sweep(lm, tokens, swept, everything), want)
         for at in (-1, [2, 5][: len(tokens)]):
-            last = jmi.sweep(lm.arch, lm.params, tokens, swept, lambda out: out.logits, logits_at=at)
+            last = jmi.sweep(lm, tokens, swept, lambda out: out.logits, logits_at=at)
             rows = np.arange(len(tokens))
             assert_equal(last, want["logits"][:, rows, np.broadcast_to(at, len(tokens))])
 
@@ -283,7 +283,14 @@ def test_a_recurrent_model_starts_at_a_layer(version):
         want = loop(arch, params, tokens, cells, capture=["blocks.*.rwkv.hook_state"])
         assert_cells_differ(want["logits"])
         assert_equal(
-            jmi.sweep(arch, params, tokens, swept, everything, capture=["blocks.*.rwkv.hook_state"]), want
+            jmi.sweep(
+                jmi.LanguageModel(arch, params),
+                tokens,
+                swept,
+                everything,
+                capture=["blocks.*.rwkv.hook_state"],
+            ),
+            want,
         )
 
 
@@ -295,7 +302,7 @@ def test_cells_may_edit_the_embedding_or_only_the_readout(model):
         cells = [{site: jmi.Scale(f, positions=p)} for f, p in ((0.5, 1), (2.0, 2), (3.0, -1))]
         capture = ["blocks.*.hook_resid_post", "hook_embed"]
         want = loop(arch, params, tokens, cells, capture=capture)
-        assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
+        assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
 
 
 def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
@@ -317,7 +324,7 @@ def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
         for layer, position in ((1, 4), (3, 9))
     ]
     want = loop(arch, params, tokens, cells, capture=CAPTURES)
-    assert_equal(jmi.sweep(*model, swept, everything, base=base, capture=CAPTURES), want)
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, base=base, capture=CAPTURES), want)
 
 
 def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
@@ -337,7 +344,7 @@ def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
 
     swept = {"blocks.2.hook_resid_pre": MeanSoFar(*columns([0.5, 1.0], [4, 9]))}
     cells = [{"blocks.2.hook_resid_pre": MeanSoFar(f, p)} for f, p in ((0.5, 4), (1.0, 9))]
-    assert_equal(jmi.sweep(*model, swept, everything), loop(arch, params, tokens, cells))
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(arch, params, tokens, cells))
 
 
 def test_a_reducer_sees_every_position(model):
@@ -345,7 +352,7 @@ def test_a_reducer_sees_every_position(model):
     capture = [jmi.Capture("blocks.*.hook_resid_post", reduce=jmi.Select(position=2), label="second")]
     swept, cells = hooks_of("add")
     want = loop(arch, params, tokens, cells, capture=capture)
-    assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
 
 
 def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
@@ -353,7 +360,9 @@ def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
     for layers in ([0, 2, 3], [1]):
         swept = {"blocks.*.hook_mlp_out": jmi.At(grid_of(layers), jmi.Zero())}
         cells = [{f"blocks.{layer}.hook_mlp_out": jmi.Zero()} for layer in layers]
-        assert_equal(jmi.sweep(*model, swept, everything), loop(arch, params, tokens, cells))
+        assert_equal(
+            jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(arch, params, tokens, cells)
+        )
 
 
 def test_the_arrays_of_a_readout_are_data(model):
@@ -368,7 +377,7 @@ def test_the_arrays_of_a_readout_are_data(model):
     want = loop(arch, params, tokens, cells, lambda out: out.logits[:, -1])
     counts = []
     for index in (3, 11):
-        got = jmi.sweep(*model, swept, jax.tree_util.Partial(read, jnp.int32(index)))
+        got = jmi.sweep(jmi.LanguageModel(*model), swept, jax.tree_util.Partial(read, jnp.int32(index)))
         assert_equal(got, want[..., index])
         counts.append(len(traces))
     assert counts[0] == counts[1], "another index is no other program"
@@ -381,7 +390,7 @@ def test_padded_prompts(model):
     swept, cells = hooks_of("add")
     read = lambda out: out.logits[:, -1]
     want = loop(arch, params, tokens, cells, read, mask=mask)
-    assert_equal(jmi.sweep(*model, swept, read, mask=mask), want)
+    assert_equal(jmi.sweep(jmi.LanguageModel(*model), jmi.Prompts(swept, mask), read), want)
 
 
 def test_models_are_an_axis(model):
@@ -390,7 +399,14 @@ def test_models_are_an_axis(model):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *many)
     swept, cells = hooks_of("patch")
     want = np.stack([loop(arch, params, tokens, cells, lambda out: out.logits) for params in many])
-    assert_equal(jmi.sweep(arch, stacked, tokens, swept, lambda out: out.logits, models=True), want)
+    assert_equal(
+        jmi.sweep(
+            jmi.LanguageModel(jmi.Models(jmi.LanguageModel(arch, params), stacked), tokens),
+            swept,
+            lambda out: out.logits,
+        ),
+        want,
+    )
 
 
 def test_listed_layers(model):
@@ -398,7 +414,7 @@ def test_listed_layers(model):
     listed = {**params, "blocks": [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(4)]}
     swept, cells = hooks_of("patch")
     want = loop(arch, params, tokens, cells)
-    assert_equal(jmi.sweep(arch, listed, tokens, swept, everything), want)
+    assert_equal(jmi.sweep(jmi.LanguageModel(arch, listed), tokens, swept, everything), want)
 
 
 @pytest.mark.parametrize("n_layers", [1, 4])
@@ -411,8 +427,10 @@ def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
             factors, positions, where = columns([0.5, 2.0], [1, 7], layers or [0, 0])
             edit = jmi.Scale(factors, positions=positions)
             swept = {site: edit if layers is None else jmi.At(where, edit)}
-            whole = jmi.sweep(arch, params, tokens, swept, read, share=False)
-            got = jmi.sweep(arch, jmi_models.listed(params), tokens, swept, read, logits_at=-1)
+            whole = jmi.sweep(jmi.LanguageModel(arch, params), tokens, swept, read, share=False)
+            got = jmi.sweep(
+                jmi.LanguageModel(arch, jmi_models.listed(params)), tokens, swept, read, logits_at=-1
+            )
             assert_equal(got, whole[:, :, -1])
 
 
@@ -427,11 +445,11 @@ def test_another_sweep_of_the_same_structure_compiles_nothing(model):
     def sweep(*values, tokens):
         layers, positions, factor = columns(*values)
         swept = {"blocks.*.hook_mlp_out": jmi.At(layers, jmi.Scale(factor, positions=positions))}
-        return jmi.sweep(arch, params, tokens, swept, read)
+        return jmi.sweep(jmi.LanguageModel(arch, params), tokens, swept, read)
 
-    one = sweep([0, 1, 2, 3], [1, 4, 7, 10], [2.0, 3.0, 4.0, 5.0], tokens=tokens)
+    one = sweep(jmi.LanguageModel([0, 1, 2, 3], [1, 4, 7, 10]), [2.0, 3.0, 4.0, 5.0], tokens=tokens)
     first = len(traces)
-    two = sweep([3, 1, 0, 2], [10, 7, 4, 1], [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
+    two = sweep(jmi.LanguageModel([3, 1, 0, 2], [10, 7, 4, 1]), [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
     assert len(traces) == first
     assert not np.array_equal(one, two)
 
@@ -440,24 +458,30 @@ def test_small_memory_means_small_chunks_and_the_same_results(model):
     vectors = RNG.normal(size=(37, 16))
     swept = {"blocks.1.hook_resid_pre": jmi.Add(grid_of(vectors))}
     read = lambda out: out.logits
-    whole = jmi.plan(*model, swept, read)
+    whole = jmi.plan(jmi.LanguageModel(*model), swept, read)
     assert [p.chunks for p in whole.programs] == [1]
     assert whole.cells == 37
     budget = whole.programs[0].bytes // 4
-    cut = jmi.plan(*model, swept, read, memory=budget)
+    cut = jmi.plan(jmi.LanguageModel(*model), swept, read, memory=budget)
     assert cut.programs[0].bytes <= budget
     assert cut.programs[0].chunks > 3
-    assert_equal(jmi.sweep(*model, swept, read, memory=budget), jmi.sweep(*model, swept, read))
-    with pytest.raises(ConfigError, match="raise memory="):
-        jmi.sweep(*model, swept, read, memory=1000)
+    assert_equal(
+        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=budget),
+        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+    )
+    with pytest.raises(ArgumentError, match="raise memory="):
+        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=1000)
 
 
 def test_cells_spread_over_devices_without_a_word_between_them(model):
     swept, _ = hooks_of("patch")
     mesh = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
     read = lambda out: out.logits[:, -1]
-    assert_equal(jmi.sweep(*model, swept, read, mesh=mesh), jmi.sweep(*model, swept, read))
-    work = sweep_work.prepare(*model, swept, read, mesh=mesh)
+    assert_equal(
+        jmi.sweep(jmi.LanguageModel(*model), swept, read, mesh=mesh),
+        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+    )
+    work = sweep_work.prepare(jmi.LanguageModel(*model), swept, read, mesh=mesh)
     texts = [compiled.program.as_text() for compiled in work.compiled(2**30)[1].values()]
     assert texts
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
@@ -472,7 +496,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
         "best": out.logits.argmax(-1),
         "short": out.logits[:, -1].astype(jnp.bfloat16),
     }
-    want = jmi.sweep(*model, swept, read)
+    want = jmi.sweep(jmi.LanguageModel(*model), swept, read)
     folder = tmp_path / "sweep"
     written = []
     original = sweep_store.Store.write
@@ -485,13 +509,13 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
 
     monkeypatch.setattr(sweep_store.Store, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        jmi.sweep(*model, swept, read, output=folder)
+        jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert len(done) == 5
     (folder / ".000007.npz.tmp").write_bytes(b"half a file")
 
     monkeypatch.setattr(sweep_store.Store, "write", original)
-    got = jmi.sweep(*model, swept, read, output=folder)
+    got = jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert len(list(folder.glob("[0-9]*.npz"))) == 12
     assert {name: (folder / name).stat().st_mtime_ns for name in done} == done, "finished chunks stay"
@@ -502,9 +526,14 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
     }
     for other in changed.values():
         with pytest.raises(OutputError, match="another sweep"):
-            jmi.sweep(*other, swept, read, output=folder)
+            jmi.sweep(jmi.LanguageModel(*other), swept, read, output=folder)
     with pytest.raises(OutputError, match="another sweep"):
-        jmi.sweep(*model, swept, lambda out: {**read(out), "last": out.logits[:, -2]}, output=folder)
+        jmi.sweep(
+            jmi.LanguageModel(*model),
+            swept,
+            lambda out: {**read(out), "last": out.logits[:, -2]},
+            output=folder,
+        )
 
 
 def test_a_folder_that_is_not_a_sweep_is_left_alone(model, tmp_path):
@@ -512,7 +541,7 @@ def test_a_folder_that_is_not_a_sweep_is_left_alone(model, tmp_path):
     swept, _ = hooks_of("add")
     for where, words in ((tmp_path, "holds no sweep"), (tmp_path / "a" / "b", "create the folder")):
         with pytest.raises(OutputError, match=words):
-            jmi.sweep(*model, swept, everything, output=where)
+            jmi.sweep(jmi.LanguageModel(*model), swept, everything, output=where)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -536,7 +565,7 @@ def test_two_processes_share_the_cells(tmp_path):
     tokens = lm.encode("The capital of France is")
     grid = jmi.Grid(layer=range(3), head=range(4))
     hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
-    want = jmi.sweep(lm.arch, lm.params, tokens, hooks, lambda out: out.logits[0], logits_at=-1)
+    want = jmi.sweep(lm, tokens, hooks, lambda out: out.logits[0], logits_at=-1)
     assert want.shape[:2] == grid.shape
     one, two = (np.load(tmp_path / f"{i}.npy") for i in (0, 1))
     np.testing.assert_array_equal(one, two)
@@ -591,13 +620,13 @@ def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch
     arch, params, tokens = model
     monkeypatch.setattr(sweep_work, "run_base", None)
     with pytest.raises(error, match=words):
-        jmi.sweep(arch, params, tokens, hooks, everything, logits_at=-1)
+        jmi.sweep(jmi.LanguageModel(arch, params), tokens, hooks, everything, logits_at=-1)
 
 
 def test_a_mesh_of_another_shape_is_refused(model):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    with pytest.raises(ConfigError, match="'cells'"):
-        jmi.sweep(*model, hooks_of("add")[0], everything, mesh=mesh)
+    with pytest.raises(ArgumentError, match="'cells'"):
+        jmi.sweep(jmi.LanguageModel(*model), hooks_of("add")[0], everything, mesh=mesh)
 
 
 def test_static_parts_are_hashable_values(model):

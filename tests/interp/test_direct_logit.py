@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jmi.interp.attribution.attributable import require
 
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
-from jmi.interp.attribution.attributable import require
 from jmi.interp.decompose.decomposition import accumulated_resid, decompose
 from jmi.interp.decompose.direct_logit import direct_logit_attribution
 from tests.core.conftest import lively, tiny

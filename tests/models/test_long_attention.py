@@ -46,12 +46,15 @@ def test_blocks_of_queries_equal_all_at_once(name: str) -> None:
 
         def loss(params: Any, lm: Any = lm, hooks: Any = hooks) -> Any:
             logits = jmi.forward(
-                lm.arch, params, jnp.asarray(tokens), hooks=hooks, mask=jnp.asarray(mask)
+                lm.arch, params, jmi.Prompts(jnp.asarray(tokens), jnp.asarray(mask)), hooks=hooks
             ).logits
             return jnp.where(mask[..., None], jnp.tanh(logits), 0).sum()
 
         with jax.enable_x64(True):
-            plain, edited = lm.run(tokens, mask=mask), lm.run(tokens, hooks, capture, mask=mask)
+            plain, edited = (
+                lm.run(jmi.Prompts(tokens, mask)),
+                lm.run(jmi.Prompts(tokens, mask), hooks, capture),
+            )
             runs.append((plain, edited.logits, edited.captures, jax.jit(jax.grad(loss))(lm.params)))
     for kind, *both in zip(("plans", "plans", "plans", "gradients"), *runs, strict=True):
         for eager, blockwise in zip(*map(jax.tree.leaves, both), strict=True):

@@ -97,7 +97,7 @@ def test_padding_changes_no_gradient(name: str) -> None:
 
         @jax.jit
         def loss(params: Any, tokens: Any, mask: Any, start: Any) -> Any:
-            logits = jmi.forward(lm.arch, params, tokens, mask=mask).logits
+            logits = jmi.forward(lm.arch, params, jmi.Prompts(tokens, mask)).logits
             wanted = jnp.roll(readout, start, axis=0)[None, : tokens.shape[1]]
             return jnp.where(mask[..., None], logits * wanted, 0).sum()
 

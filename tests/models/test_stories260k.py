@@ -101,7 +101,7 @@ def greedy(lm: LanguageModel, prompt: np.ndarray, length: int) -> np.ndarray:
     @jax.jit
     def step(params: Any, buffer: jax.Array, end: jax.Array) -> jax.Array:
         mask = jnp.arange(length)[None] < end
-        out = jmi.forward(lm.arch, params, buffer, mask=mask)
+        out = jmi.forward(lm.arch, params, jmi.Prompts(buffer, mask))
         best = out.logits[:, end - 1].argmax(-1).astype(buffer.dtype)
         return buffer.at[:, end].set(best)
 
