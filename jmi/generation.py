@@ -161,7 +161,7 @@ def plan_generation(
     own = checked(arch, prompts)
     if own.positions is not None:
         raise ArgumentError("positions=: generated tokens are counted by the model; leave it out")
-    run, _ = plan_run(arch, own, prompt_hooks, memory=memory if isinstance(memory, Memory) else True)
+    run, _ = plan_run(arch, own, prompt_hooks, memory=True if isinstance(memory, bool) else memory)
     names = tuple(_name(each) for each in asked)
     batch, length = run.prompts.shape
     whole = (batch, length + _reads(count, names, memory is not False))
@@ -201,7 +201,7 @@ def _padded(x: jax.Array, length: int, fill: Any) -> jax.Array:
 def run_generation(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
     """The traced part of `generate`."""
     arch, count = work.prompt.static.arch, _reads(work.count, work.names, work.keeps)
-    logits, rows, _ = execute(work.prompt, params)
+    logits, rows, _ = execute(_of_whole_text(work.prompt, params, count), params)
     out = finished(work.prompt, Plan((), (), ()), logits, rows, None)
     # Not `split`, whose keys depend on their number: a longer text begins like a shorter one.
     keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count + 1))
@@ -210,8 +210,7 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
     whole = length + count
     tokens = _padded(jnp.asarray(read.tokens), whole, 0)
     mask = None if read.mask is None else _padded(jnp.asarray(read.mask), whole, True)
-    with precise():
-        context = arch.context(params, Prompts(tokens, mask))
+    context = _context(arch, params, Prompts(tokens, mask))
     start = (first, tokens, grown(arch, out.memory.parts, whole), jnp.int32(length))
     start = vary_like(start, (start, params, work, keys, temperature))
 
@@ -219,7 +218,7 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
         token, tokens, parts, place = carry
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None].astype(tokens.dtype), place, 1)
         # For hooks the text ends with the token that is read.
-        known = jnp.broadcast_to(jnp.arange(whole)[None] <= place, tokens.shape)
+        known = jnp.broadcast_to(jnp.arange(whole, dtype=jnp.int32)[None] <= place, tokens.shape)
         prompts = Prompts(tokens, known if mask is None else known & mask)
         run = dataclasses.replace(work.token, prompts=prompts, memory=parts, first=place, context=context)
         logits, rows, _ = execute(run, params)
@@ -232,6 +231,29 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
     found = jnp.concatenate([chosen, last[None]])[: work.count]
     memory = Memory(Prompts(tokens, mask), parts) if work.keeps else None
     return Generated(found.T, captures, memory)
+
+
+def _of_whole_text(run: Run, params: Params, count: int) -> Run:
+    """The run of a prompt, in which hooks see the places of ``count`` more tokens, none of them there yet."""
+    if not run.hooks:
+        return run
+    length = run.prompts.shape[1]
+    tokens = _padded(jnp.asarray(run.prompts.tokens), length + count, 0)
+    real = (
+        jnp.ones((tokens.shape[0], length), bool)
+        if run.prompts.mask is None
+        else jnp.asarray(run.prompts.mask)
+    )
+    seen = Prompts(tokens, _padded(real, length + count, False))
+    known = run.prompts if run.memory is None else seen
+    static = dataclasses.replace(run.static, length=run.own.shape[1])
+    context = _context(run.static.arch, params, known)
+    return dataclasses.replace(run, prompts=seen, context=context, static=static)
+
+
+def _context(arch: Architecture, params: Params, prompts: Prompts) -> Any:
+    with precise():
+        return arch.context(params, prompts)
 
 
 def _choose(logits: jax.Array, key: jax.Array | None, temperature: Any) -> jax.Array:

@@ -137,7 +137,7 @@ def context_of(run: Run, params: Params) -> Any:
     """What every layer of a run reads besides its weights, of the positions that are run."""
     arch, length = run.static.arch, run.static.length
     context = arch.context(params, run.prompts) if run.context is None else run.context
-    if length is None:
+    if length is None or run.memory is None:
         return context
     return arch.within(context, run.first, length)  # type: ignore[attr-defined]
 

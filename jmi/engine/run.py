@@ -28,7 +28,7 @@ class Static:
       groups: the captures.
       remat: layers are recomputed under reverse mode, not stored.
       stops: it ends before a layer and returns what enters it.
-      length: how many positions are run, where others are known from memory; None when all are.
+      length: how many positions are run, where these are not all; None when they are.
       classes: of hooks and reducers, which the comparison of structures overlooks (`jmi.tree`).
     """
 
@@ -53,7 +53,8 @@ class Run:
       logits_at: place ``[]`` or ``[b]`` whose logits are wanted, among the positions that are run.
       memory: what other positions left behind, as `Memory.parts`.
       first: the first position that is run.
-      context: in place of what the architecture makes of ``prompts``, where it is known already.
+      context: in place of what the architecture makes of ``prompts``, where it is known already: with memory of
+        all positions, else of those that are run.
     """
 
     prompts: Prompts

@@ -16,7 +16,7 @@ from jmi.hooks.interventions import apply
 from jmi.hooks.layers import At
 from jmi.hooks.reach import says
 from jmi.model.architecture import Cache, State
-from jmi.model.sites import Site, slots, table_of
+from jmi.model.sites import SCORES, Site, slots, table_of
 from jmi.model.tap import Tap
 
 
@@ -80,12 +80,15 @@ class LiveTap:
         if not says(hook, "is_local", site):
             return apply(hook, value, self._narrowed(site))
         # It sees all positions, and so knows which of them these are; the others are not there.
-        shape = (*value.shape[:axis], self.run.prompts.shape[1], *value.shape[axis + 1 :])
+        along = site.token_axes()
+        shape = [self.run.prompts.shape[1] if i in along else n for i, n in enumerate(value.shape)]
+        start = [jnp.int32(self.run.first if i == axis else 0) for i in range(value.ndim)]
 
         def on_all(hook: Any, value: jax.Array) -> jax.Array:
-            whole = vary_like(jnp.zeros(shape, value.dtype), value)
-            whole = jax.lax.dynamic_update_slice_in_dim(whole, value, self.run.first, axis)
-            return jax.lax.dynamic_slice_in_dim(apply(hook, whole, site), self.run.first, length, axis)
+            absent = -jnp.inf if site.point == SCORES else 0
+            whole = vary_like(jnp.full(shape, absent, value.dtype), value)
+            whole = jax.lax.dynamic_update_slice(whole, value, start)
+            return jax.lax.dynamic_slice(apply(hook, whole, site), start, value.shape)
 
         if isinstance(hook, At):
             return hook.where_chosen(functools.partial(on_all, hook.hook), value, site)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jmi.engine.forward import precise
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.numerics import wide
 from jmi_models.decoder.norms import Norm
 
@@ -37,7 +37,7 @@ def head_outputs(
       denominator: ``ln1_post.hook_scale`` ``[b, s, 1]``, where the output of attention is normalised.
 
     Raises:
-      ConfigError: the family normalises the output of attention and ``denominator`` is missing.
+      ArgumentError: the family normalises the output of attention and ``denominator`` is missing.
     """
     out = jnp.einsum("bshk,hkd->bshd", _wide(z), _wide(layer_params["attn"]["W_O"]))
     divisor = None if denominator is None else denominator[:, :, None]
@@ -82,7 +82,7 @@ def neuron_outputs(
       denominator: ``ln2_post.hook_scale`` ``[b, s, 1]``, where the output of the MLP is normalised.
 
     Raises:
-      ConfigError: ``denominator`` is missing, or the model has a mixture in place of neurons.
+      ArgumentError: ``denominator`` is missing, or the model has a mixture in place of neurons.
     """
     weight = jnp.take(_wide(_w_out(arch, layer_params)), units, axis=0)
     out = jnp.einsum("bsn,nd->bsnd", jnp.take(_wide(post), units, axis=-1), weight)
@@ -252,7 +252,7 @@ def _constant(
 
 def _w_out(arch: "Transformer", layer_params: Any) -> jax.Array:
     if arch.experts is not None:
-        raise ConfigError(
+        raise ArgumentError(
             f"this {arch.family} model has a mixture of experts: it has no mlp.hook_post to split"
         )
     return layer_params["mlp"]["W_out"]
@@ -260,7 +260,7 @@ def _w_out(arch: "Transformer", layer_params: Any) -> jax.Array:
 
 def _given(denominator: jax.Array | None, name: str) -> jax.Array:
     if denominator is None:
-        raise ConfigError(
+        raise ArgumentError(
             f"{name} normalises what is added: give denominator=, its {name}.hook_scale of the run"
         )
     return _wide(denominator)

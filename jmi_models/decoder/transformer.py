@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.model.architecture import Cache
 from jmi.model.inputs import Prompts
 from jmi.model.sites import TRANSFORMER_AXES, Site, sites_of
@@ -171,12 +171,12 @@ class Transformer:
         return dataclasses.replace(context, first=first, length=length)
 
     def check_continued(self, length: int) -> None:
-        """Raise ConfigError where keys of a shorter text are not those of one of ``length`` tokens."""
+        """Raise ArgumentError where keys of a shorter text are not those of one of ``length`` tokens."""
         if length > self.n_ctx:
-            raise ConfigError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
+            raise ArgumentError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
         bound = min((rope.steady for rope in self.ropes if rope), default=length)
         if length > bound:
-            raise ConfigError(
+            raise ArgumentError(
                 f"{length} tokens in all: past {bound} this model turns its earlier keys anew with every "
                 f"token, so nothing can be kept of them; stay within {bound}, or call jmi.forward"
             )

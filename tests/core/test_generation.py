@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, HookError
+from jmi.errors import ArgumentError, InterventionError
 from jmi_models.decoder.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
 from tests.models import committed
@@ -66,15 +66,73 @@ def test_padding_changes_nothing(model, side, window):
     assert_agree(found.captures["hook_logits"][:, 1:], alone.captures["hook_logits"])
 
 
+SHIFT = np.random.default_rng(0).normal(size=16)
+BY_PLACE = {
+    "blocks.1.hook_resid_post": [jmi.Scale(2.0, positions=[3, 7]), jmi.Add(SHIFT, positions=[6, 8])],
+    "blocks.0.attn.hook_v": jmi.Zero(positions=0),
+    "blocks.*.mlp.hook_post": jmi.At([2, 3], jmi.Noise(0.3, seed=5)),
+    "blocks.2.hook_mlp_out": jmi.Replace(
+        np.random.default_rng(1).normal(size=(2, 6 + N, 16)), positions=[5, 9]
+    ),
+    "blocks.1.attn.hook_attn_scores": jmi.Knockout(edges=[(4, 1), (7, 2), (8, 7)], heads=1),
+    "blocks.3.attn.hook_pattern": jmi.Scale(0.5, positions=[2, 8], heads=0),
+    "hook_embed": jmi.Scale(1.5, positions=9),
+}
+"""Edits of values, scores and patterns at places of the prompt and of what is generated."""
+
+OF_TOKENS = {
+    "blocks.2.hook_mlp_out": jmi.Scale(0.5, positions=[1, 7]),
+    "blocks.1.attn.hook_attn_scores": jmi.Knockout(queries=[3, 6], keys=[0, 5]),
+    "hook_embed": jmi.Zero(positions=5),
+}
+"""The same where one row has two tokens fewer, which are padding in front of it."""
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_text_is_generated_under_the_hooks_it_would_be_run_under(model, padded):
+    arch, params, tokens = model
+    mask = np.arange(6) >= np.array([[0], [2]]) if padded else None
+    hooks, prompts = OF_TOKENS if padded else BY_PLACE, jmi.Prompts(tokens, mask)
+    found = jmi.generate(arch, params, prompts, N, hooks=hooks, capture=["hook_logits"])
+    assert_whole(arch, params, tokens, found, mask, hooks=hooks)
+    plain = jmi.generate(arch, params, prompts, N, capture=["hook_logits"])
+    differs = np.abs(found.captures["hook_logits"] - plain.captures["hook_logits"])
+    assert (differs.max((1, 2, 3)) > 1e-3).all()
+
+
+def test_the_last_position_is_that_of_the_token_that_is_read(model):
+    arch, params, tokens = model
+    site = "blocks.1.hook_resid_post"
+    found = jmi.generate(
+        arch, params, tokens, N, hooks={site: jmi.Add(SHIFT, positions=-1)}, capture=["hook_logits"]
+    )
+    whole = {site: jmi.Add(SHIFT, positions=list(range(5, 6 + N)))}
+    assert_whole(arch, params, tokens, found, hooks=whole)
+
+
+def test_a_function_sees_what_is_run_alone(model):
+    arch, params, tokens = model
+    seen = []
+
+    def double(value, site):
+        seen.append(value.shape)
+        return 2 * value
+
+    hooks = {"blocks.1.hook_mlp_out": double}
+    found = jmi.generate(arch, params, tokens, N, hooks=hooks, capture=["hook_logits"])
+    assert_whole(arch, params, tokens, found, hooks={"blocks.1.hook_mlp_out": jmi.Scale(2.0)})
+    assert {(2, 6, 16), (2, 1, 16)} <= set(seen)
+
+
 def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
     arch, params, tokens = model
-    site, shift = "blocks.1.hook_resid_post", np.random.default_rng(0).normal(size=16)
+    site, shift = "blocks.1.hook_resid_post", SHIFT
     found = jmi.generate(
         arch,
         params,
         tokens,
         N,
-        hooks={site: jmi.Scale(2.0, positions=3), "blocks.0.attn.hook_v": jmi.Zero(positions=0)},
+        prompt_hooks={site: jmi.Scale(2.0, positions=3), "blocks.0.attn.hook_v": jmi.Zero(positions=0)},
         step_hooks={site: jmi.Add(shift)},
         capture=["hook_logits", "blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k"],
     )
@@ -88,16 +146,14 @@ def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
     out = jmi.forward(arch, params, text, hooks=whole, capture=capture)
     pattern = found.captures["blocks.*.attn.hook_pattern"][..., 0, :]
     assert_agree(np.moveaxis(pattern, 0, 3), out[capture[0]][..., 6:, :])
-    keys = np.asarray(found.captures["blocks.*.attn.hook_k"])[:, 0, :, 0]
+    keys = np.asarray(found.captures["blocks.2.attn.hook_k"])[:, :, 0]
     assert_agree(np.moveaxis(keys, 0, 1), out[capture[1]][:, 6:])
 
 
 def test_edits_of_the_logits_choose_the_token(model):
     arch, params, tokens = model
     force = jmi.Add(np.eye(29)[7] * 1e3)
-    found = jmi.generate(
-        arch, params, tokens, N, hooks={"hook_logits": force}, step_hooks={"hook_logits": force}
-    )
+    found = jmi.generate(arch, params, tokens, N, hooks={"hook_logits": force})
     assert (np.asarray(found.tokens) == 7).all()
 
 
@@ -162,6 +218,42 @@ def test_shards_of_the_seeds_and_of_the_steering_are_the_whole(model):
     np.testing.assert_array_equal(got, sampled(keys, scales))
 
 
+def test_a_text_goes_on_from_the_memory_of_its_beginning(model):
+    arch, params, tokens = model
+    whole = jmi.generate(arch, params, tokens, 5, capture=["hook_logits"])
+    first = jmi.generate(arch, params, tokens, 2, memory=True)
+    np.testing.assert_array_equal(first.tokens, whole.tokens[:, :2])
+    assert first.memory.prompts.shape == (2, 8)
+    rest = jmi.generate(arch, params, whole.tokens[:, 2:3], 2, capture=["hook_logits"], memory=first.memory)
+    np.testing.assert_array_equal(rest.tokens, whole.tokens[:, 3:])
+    assert_agree(rest.captures["hook_logits"], whole.captures["hook_logits"][3:])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_run_in_pieces_is_one_run(model, padded):
+    arch, params, tokens = model
+    mask = np.arange(6) >= np.array([[0], [2]]) if padded else None
+    begin, end = (
+        jmi.Prompts(tokens[:, at], None if mask is None else mask[:, at]) for at in (slice(4), slice(4, 6))
+    )
+    site, capture = "blocks.1.hook_resid_post", ["blocks.*.hook_resid_post"]
+    # Positions are those of the whole text: 3 is a token of the first piece, or in a padded row of the second.
+    hooks = {
+        site: jmi.Add(SHIFT, positions=3),
+        "blocks.2.attn.hook_v": jmi.Scale(0.5, positions=[0, -1], heads=1),
+    }
+    here = {
+        site: jmi.Add(SHIFT, positions=3, rows=[0] if padded else [0, 1]),
+        "blocks.2.attn.hook_v": jmi.Scale(0.5, positions=0, heads=1),
+    }
+    whole = jmi.forward(arch, params, jmi.Prompts(tokens, mask), hooks, capture, memory=True)
+    first = jmi.forward(arch, params, begin, here, capture, memory=True)
+    second = jmi.forward(arch, params, end, hooks, capture, memory=first.memory)
+    assert_agree(second.logits, whole.logits[:, 4:])
+    assert_agree(second.stack("hook_resid_post"), whole.stack("hook_resid_post")[:, :, 4:])
+    jax.tree.map(assert_agree, second.memory.parts, whole.memory.parts)
+
+
 def test_listed_layers_and_the_language_model_give_the_same_tokens(model):
     arch, params, tokens = model
     want = jmi.generate(arch, params, tokens, N).tokens
@@ -206,28 +298,29 @@ class Unknown:
     """An architecture that runs, and no more."""
 
     def __init__(self, arch):
-        for name in ("n_layers", "sites", "context", "embed", "block", "readout"):
+        for name in ("n_layers", "sites", "context", "embed", "block", "unembed"):
             setattr(self, name, getattr(arch, name))
 
 
 def test_what_cannot_be_generated_is_refused(model):
     arch, params, tokens = model
     run = lambda arch=arch, n=3, **options: jmi.generate(arch, params, tokens, n, **options)
-    with pytest.raises(ArgumentError, match="carries no state"):
-        run(state={})
-    with pytest.raises(ArgumentError, match="neither carry a state nor keep keys"):
+    with pytest.raises(ArgumentError, match="give True, or out.memory"):
+        run(memory={})
+    with pytest.raises(ArgumentError, match="cannot go on from what earlier"):
         run(Unknown(arch))
     for prompt in (tokens[0], tokens[:, :0]):
         with pytest.raises(ArgumentError, match=r"tokens must be|prompt is empty"):
             jmi.generate(arch, params, prompt, 3)
     with pytest.raises(ArgumentError, match="mask= has shape"):
-        run(mask=np.ones((2, 5), bool))
+        jmi.generate(arch, params, jmi.Prompts(tokens, np.ones((2, 5), bool)), 3)
+    with pytest.raises(ArgumentError, match="counted by the model"):
+        jmi.generate(arch, params, jmi.Prompts(tokens, None, np.zeros((2, 6), int)), 3)
+    with pytest.raises(InterventionError, match="out of range"):
+        run(hooks={"hook_embed": jmi.Zero(positions=8)})
     stretched = dataclasses.replace(arch, ropes=(Rope(1e4, 6, Dynamic(2.0, 8)),))
     with pytest.raises(ArgumentError, match="stay within 8"):
         run(stretched, n=4)
-    for site in ("blocks.1.attn.hook_pattern", "blocks.*.attn.hook_attn_scores"):
-        with pytest.raises(HookError, match="more keys"):
-            run(step_hooks={site: jmi.Scale(0.5)})
     with pytest.raises(ArgumentError, match="1 or more"):
         run(n=0)
     with pytest.raises(ArgumentError, match="above 0"):
