@@ -36,6 +36,7 @@ from jmi.model.architecture import Architecture
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site
 from jmi.model.tap import Tap
+from jmi.modules import rewire
 from jmi.sweeps.grid import Grid
 from jmi.sweeps.sweep import SweepPlan, plan, sweep
 from jmi.sweeps.work import Models

@@ -190,7 +190,7 @@ class LanguageModel:
     def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
         sizes = whole_number("batch", batch), whole_number("pos", pos)
-        return site_shapes(self.arch, *sizes, self.dtype)
+        return _shapes_of(self.arch, jax.eval_shape(lambda: self.params), *sizes)
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -231,13 +231,19 @@ def site_shapes(
     """
     is_leaf = lambda leaf: hasattr(leaf, "init")  # noqa: E731
     params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), arch.param_tree(), is_leaf=is_leaf)
+    return _shapes_of(arch, params, batch, pos)
+
+
+def _shapes_of(arch: Any, params: Any, batch: int, pos: int) -> dict[str, jax.ShapeDtypeStruct]:
     tokens = jax.ShapeDtypeStruct((batch, pos), jnp.int32)
     table = table_of(arch)
     out = jax.eval_shape(lambda p, t: forward(arch, p, t, capture=list(table)), params, tokens)
-    inside = [point for point in table if point.startswith("blocks.")]
-    names = [p for p in table if p not in inside]
-    first = list(table).index(inside[0])
-    names[first:first] = [layer_name(p, i) for i in range(arch.n_layers) for p in inside]
+    inside = [site for site in table.values() if site.layers is not None]
+    names = [point for point, site in table.items() if site.layers is None]
+    first = list(table).index(inside[0].point)
+    names[first:first] = [
+        layer_name(site.point, i) for i in range(arch.n_layers) for site in inside if i in (site.layers or ())
+    ]
     return {name: jax.eval_shape(lambda name=name: out[name]) for name in names}
 
 

@@ -37,6 +37,11 @@ def dataclass(cls: T) -> T:
     return struct.dataclass(cls)
 
 
+def static(**options: Any) -> Any:
+    """A field of such a class that is part of its structure, not of its data: ``static(default=False)``."""
+    return struct.field(pytree_node=False, **options)
+
+
 @dataclasses.dataclass(frozen=True)
 class Structure:
     """Structure of a pytree as a key of what is compiled for it, classes of other makers included.

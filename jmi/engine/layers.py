@@ -19,7 +19,7 @@ from jmi.engine.varying import vary_like
 from jmi.errors import ArgumentError
 from jmi.hooks.layers import arrays_by_layer, of_layer
 from jmi.model.architecture import Params
-from jmi.model.sites import table_of
+from jmi.model.sites import slots, table_of
 
 Rows = dict[int, Any]
 """What was captured, by the number of the capture."""
@@ -65,7 +65,7 @@ def run_layers(run: Run, blocks: Any, carry: Any, context: Any) -> tuple[Any, Ro
     buffers = {
         i: _buffer(run, i, next(part for part in parts if _has(run, i, part)), carry, context)
         for i, group in enumerate(run.static.groups)
-        if group.count is not None and not group.whole
+        if group.count is not None and not _is_stacked(run, i, parts)
     }
     stacked: dict[int, list[Any]] = {}
     for part in parts:
@@ -74,6 +74,18 @@ def run_layers(run: Run, blocks: Any, carry: Any, context: Any) -> tuple[Any, Ro
             stacked.setdefault(i, []).append(values)
     joint = {i: jax.tree.map(_joined, *values) for i, values in stacked.items()}
     return carry, {**buffers, **joint}
+
+
+def _is_stacked(run: Run, capture: int, parts: list[Segment]) -> bool:
+    """Whether a capture keeps every layer of the segments in which its point is."""
+    group = run.static.groups[capture]
+    return group.whole and all(_covers(run, group.point, p) or not _has(run, capture, p) for p in parts)
+
+
+def _covers(run: Run, point: str, part: Segment) -> bool:
+    """Whether every layer of ``part`` has a point."""
+    site = table_of(run.static.arch).get(point)
+    return site is None or set(part.layers) <= set(site.layers or ())
 
 
 def _joined(*stacks: jax.Array) -> jax.Array:
@@ -105,13 +117,19 @@ def _block(
 ) -> tuple[Any, LiveTap]:
     """One layer, with the tap that was in it; ``own`` are its rows of what differs by layer."""
     rows: Iterator[Any] = iter(own)
-    hooks = {
-        point: of_layer(given, rows, layer) if _in(run, point, part) else given
-        for point, given in run.hooks.items()
-    }
+    arch = run.static.arch
+
+    def own_of(point: str, trees: Any) -> Any:
+        site = table_of(arch).get(point)
+        if site is not None and not has(site, part.layers):
+            return trees
+        every = slots(range(arch.n_layers) if site is None else site.layers or (), arch.n_layers)
+        return of_layer(trees, rows if _covers(run, point, part) else None, every, layer)
+
+    hooks = {point: own_of(point, given) for point, given in run.hooks.items()}
     reducers = [
-        (slots, of_layer(reduce, rows, layer) if _has(run, i, part) else reduce)
-        for i, (slots, reduce) in enumerate(run.reducers)
+        (where, own_of(group.point, reduce))
+        for group, (where, reduce) in zip(run.static.groups, run.reducers, strict=True)
     ]
     tap = LiveTap(run, hooks, reducers, layer)
     tap.entered(carry)
@@ -120,29 +138,26 @@ def _block(
     return carry, tap
 
 
-def _in(run: Run, point: str, part: Segment) -> bool:
-    return has(table_of(run.static.arch)[point], part.layers)
-
-
 def _own_arrays(run: Run, part: Segment) -> list[jax.Array]:
-    """Arrays that have a row for each layer, cut to the rows of these layers, as `_block` takes them apart."""
+    """Arrays with a row for each layer, cut to those of ``part``, as `_block` takes them apart."""
     table, found = table_of(run.static.arch), []
-    groups = [
-        (group.point, reduce) for group, (_, reduce) in zip(run.static.groups, run.reducers, strict=True)
-    ]
-    for point, trees in [*run.hooks.items(), *groups]:
-        layers = table[point].layers if point in table else tuple(range(run.static.arch.n_layers))
+    reducers = zip(run.static.groups, run.reducers, strict=True)
+    for point, trees in [*run.hooks.items(), *((group.point, reduce) for group, (_, reduce) in reducers)]:
+        if not _covers(run, point, part):
+            continue
+        layers = table[point].layers if point in table else range(run.static.arch.n_layers)
         rows = [i for i, layer in enumerate(layers or ()) if layer in part.layers]
         whole = len(rows) == len(layers or ())
-        arrays = arrays_by_layer(trees) if rows else []
-        found += [x if whole else x[rows[0] : rows[-1] + 1] for x in arrays]
+        found += [x if whole else x[rows[0] : rows[-1] + 1] for x in arrays_by_layer(trees) if rows]
     return found
 
 
 def _run_segment(run: Run, part: Segment, carry: Any, context: Any, buffers: Rows) -> tuple[Any, Rows, Rows]:
     """The carry, the buffers, and what every layer has of the captures that keep all of them."""
     groups = run.static.groups
-    stacked = [i for i, group in enumerate(groups) if group.whole and _has(run, i, part)]
+    stacked = [
+        i for i, g in enumerate(groups) if g.count is not None and i not in buffers and _has(run, i, part)
+    ]
     written = [i for i in buffers if _has(run, i, part)]
 
     def layer(params: Params, state: Any, index: Any, own: list[Any]) -> Any:

@@ -53,8 +53,8 @@ class Run:
       logits_at: place ``[]`` or ``[b]`` whose logits are wanted, among the positions that are run.
       memory: what other positions left behind, as `Memory.parts`.
       first: the first position that is run.
-      context: in place of what the architecture makes of ``prompts``, where it is known already: with memory of
-        all positions, else of those that are run.
+      context: in place of what the architecture makes of ``prompts``, where it is known already: with memory
+        of all positions, else of those that are run.
     """
 
     prompts: Prompts

@@ -128,21 +128,23 @@ class LiveTap:
         if not any(self.wants(name) for name in names):
             return lean()
         here = self._wanted_here({self._point(name) for name in names})
-        if here is None:
-            return full(self)
+        found: jax.Array = full(self) if here is None else self.where(here, full, lean)
+        return found
 
-        def looked_into() -> tuple[jax.Array, dict[int, Any]]:
+    def where(self, here: Any, full: Callable[[Tap], Any], lean: Callable[[], Any]) -> Any:
+        def taken() -> tuple[Any, dict[int, Any]]:
+            # What is captured leaves the branch as its result; the points seen are known from the trace.
             inner = dataclasses.replace(self, rows={})
             return full(inner), inner.rows
 
-        _, rows = jax.eval_shape(looked_into)
+        _, rows = jax.eval_shape(taken)
 
-        def passed() -> tuple[jax.Array, dict[int, Any]]:
+        def passed() -> tuple[Any, dict[int, Any]]:
             value = lean()
             # Never read: no capture keeps this layer.
             return value, jax.tree.map(lambda row: vary_like(jnp.zeros(row.shape, row.dtype), value), rows)
 
-        value, rows = jax.lax.cond(here, looked_into, passed)
+        value, rows = jax.lax.cond(here, taken, passed)
         self.rows.update(rows)
         return value
 

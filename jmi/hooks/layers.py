@@ -124,15 +124,15 @@ def arrays_by_layer(trees: Any) -> list[jax.Array]:
     return [x for hook in found if hook.slots is None for x in jax.tree.leaves(hook.hook) if jnp.ndim(x)]
 
 
-def of_layer(trees: Any, rows: Iterator[Any], layer: Any) -> Any:
-    """``trees`` in one layer, given its ``rows`` of the arrays above."""
+def of_layer(trees: Any, rows: Iterator[Any] | None, slots: Any, layer: Any) -> Any:
+    """``trees`` in one layer, given its ``rows`` of the arrays above, or else the row of each layer."""
 
     def unwrapped(hook: Any) -> Any:
         if not is_per_layer(hook):
             return hook
-        if hook.slots is None:
+        if hook.slots is None and rows is not None:
             return jax.tree.map(lambda x: next(rows) if jnp.ndim(x) else x, hook.hook)
-        return picked(hook.hook, hook.slots, layer)
+        return picked(hook.hook, slots if hook.slots is None else hook.slots, layer)
 
     return jax.tree.map(unwrapped, trees, is_leaf=is_per_layer)
 

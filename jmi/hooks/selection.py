@@ -26,7 +26,7 @@ AXES_OF = {
     "rows": ("batch",),
     "positions": ("pos", "query"),
     "heads": ("head", "kv_head"),
-    "units": ("d_model", "d_head", "d_mlp", "expert", "vocab", "d_value"),
+    "units": ("d_model", "d_head", "d_mlp", "expert", "feature", "vocab", "d_value"),
     "queries": ("query",),
     "keys": ("key",),
 }

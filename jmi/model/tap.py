@@ -39,6 +39,13 @@ class Tap(Protocol):
         """Record a point whose hooks have run: its values of all positions before and after them."""
         ...
 
+    def where(self, here: Any, full: Callable[["Tap"], Any], lean: Callable[[], Any]) -> Any:
+        """``full(tap)`` in the layers where ``here`` is true, else ``lean()``, pytrees of one structure.
+
+        ``full`` may pass through points with the tap it is given, and must with no other.
+        """
+        ...
+
     def where_wanted(
         self, names: tuple[str, ...], full: Callable[["Tap"], jax.Array], lean: Callable[[], jax.Array]
     ) -> jax.Array:
@@ -77,6 +84,9 @@ class Silent:
 
     def passed(self, name: str, arrived: jax.Array, onward: jax.Array) -> None:
         del name, arrived, onward
+
+    def where(self, here: Any, full: Callable[[Tap], Any], lean: Callable[[], Any]) -> Any:
+        return jax.lax.cond(here, lambda: full(self), lean)
 
     def where_wanted(
         self, names: tuple[str, ...], full: Callable[[Tap], jax.Array], lean: Callable[[], jax.Array]

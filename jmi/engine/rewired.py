@@ -1,0 +1,89 @@
+"""The architecture of a model with modules in it, which `jmi.rewire` makes."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from jmi.engine.wired import Wire, WiredTap
+from jmi.model.architecture import Params
+from jmi.model.inputs import Prompts
+from jmi.model.sites import Site, table_of
+from jmi.model.tap import Tap
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewired:
+    """Architecture of a model with modules in it; made by `rewire`, which gives the parameters that go with
+    it.
+
+    What flows between layers is ``{"host": ..., "modules": ...}``: that of the model, and what modules carry.
+
+    Attributes:
+      model: the architecture without them; whatever is not said here is asked of it.
+      wires: where modules stand.
+      own: points of theirs.
+      carries: which modules carry something.
+    """
+
+    model: Any
+    wires: tuple[Wire, ...]
+    own: tuple[tuple[str, Site], ...]
+    carries: tuple[bool, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        # One place alone of a layer can be run where nothing but it is carried on.
+        if name.startswith("__") or name == "model" or (name == "only" and any(self.carries)):
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return self.model.n_layers
+
+    def sites(self) -> dict[str, Site]:
+        """Every point of the model, and those of modules in front of what they write."""
+        found: dict[str, Site] = {}
+        before = {f"blocks.*.{wire.writes}": wire.module for wire in self.wires}
+        own = dict(self.own)
+        for point, site in table_of(self.model).items():
+            if point in before:
+                # All at the first point that a module writes: which module brought a name is not kept.
+                found.update(own)
+                own = {}
+            found[point] = site
+        return found
+
+    def context(self, params: Params, prompts: Prompts) -> Any:
+        """That of the model, and the modules."""
+        return {"host": self.model.context(params, prompts), "modules": params["modules"]}
+
+    def within(self, context: Any, first: Any, length: int) -> Any:
+        """As the model's."""
+        return {**context, "host": self.model.within(context["host"], first, length)}
+
+    def embed(self, params: Params, prompts: Prompts, context: Any, tap: Tap) -> Any:
+        """What enters the first layer, and what modules begin with."""
+        carry = self.model.embed(params, prompts, context["host"], tap)
+        pairs = zip(context["modules"], self.carries, strict=True)
+        return {"host": carry, "modules": tuple(m.start(carry) if has else None for m, has in pairs)}
+
+    def block(self, layer_params: Params, carry: Any, context: Any, layer: Any, tap: Tap) -> Any:
+        """One layer, with the modules in it."""
+        rows = [layers_of(self.wires, i) for i in range(len(self.carries))]
+        inside = WiredTap(
+            tap, self.model, self.wires, rows, context["modules"], layer, layer_params, list(carry["modules"])
+        )
+        host = self.model.block(layer_params, carry["host"], context["host"], layer, inside)
+        return {"host": host, "modules": tuple(inside.carries)}
+
+    def unembed(self, params: Params, carry: Any, tap: Tap) -> jax.Array:
+        """As the model's."""
+        return self.model.unembed(params, carry["host"], tap)
+
+
+def layers_of(wires: Iterable[Wire], module: int) -> tuple[int, ...]:
+    """All layers in which a module stands."""
+    return tuple(sorted({layer for wire in wires if wire.module == module for layer in wire.layers}))

@@ -1,0 +1,175 @@
+"""`rewire`: modules between two points of a layer, as a model of its own.
+
+Circuits, dictionaries that are spliced in, transcoders in place of MLPs and cross-layer transcoders are such
+modules. All else goes through unchanged: sites, memory, sweeps, gradients, generation.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jmi.checks import no_number_in, shown
+from jmi.engine.rewired import Rewired, layers_of
+from jmi.engine.wired import Here, Wire
+from jmi.errors import ArgumentError, HookError
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.sites import Site, find, table_of
+
+
+class Module(Protocol):
+    """What may stand between two points of a layer: a pytree (`jmi.tree.dataclass`) that acts by position.
+
+    Attributes:
+      params: its parameters; of all else that it holds there is one set for all layers.
+      per_layer: whether ``params`` have a leading axis, one row for each layer in which it stands; each layer
+        then gets the module with its own row. Static.
+    """
+
+    params: Any
+    per_layer: bool
+
+    def sites(self, reads: tuple[Site, ...], writes: Site) -> Mapping[str, Mapping[str, int | None]]:
+        """Points of its own: name without ``blocks.i.`` -> name and size of each axis (None: as the run has)."""
+        ...
+
+    def start(self, carry: Any) -> Any:
+        """What it carries from layer to layer, arrays ``[b, s, ...]``, given what enters the first layer.
+
+        A module without this method carries nothing.
+        """
+        ...
+
+    def __call__(self, read: Any, written: jax.Array, carry: Any, here: Here) -> tuple[jax.Array, Any]:
+        """What is written, and what is carried on.
+
+        Args:
+          read: what flowed onward from the point that it reads, a tuple for several of them, None for none.
+          written: what would be written; at the same point that it reads, that.
+          carry: its own; None without one.
+          here: the site of what is written, the tap for points of its own, the layer's own parameters.
+        """
+        ...
+
+
+def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], Module]) -> LanguageModel:
+    """``lm`` with modules in it, for whatever takes a LanguageModel.
+
+    Args:
+      modules: ``(reads, writes)`` -> module. Names are sites of one layer, ``blocks.3.mlp.hook_in``, or of
+        all, ``blocks.*.mlp.hook_in``; both name the same layers, and what is read comes first in the layer. A
+        module may read several points, or none. What is written goes on as if the layer had written it:
+        through the hooks there, and into captures. Where it reads the point that it writes, the hooks there
+        act before it. One module at several points has one set of parameters and one carry; modules at one
+        point act in order.
+
+    A module must act position by position: sweeps and generation run positions by themselves.
+
+    Raises:
+      HookError: an unknown site, a point that is not in the layers, or one read behind what is written.
+      ArgumentError: what is no module, or parameters without a row for each layer.
+
+    Example:
+      >>> import jax, jmi, jmi_models
+      >>> @jmi.tree.dataclass
+      ... class Half:
+      ...     params: jax.Array
+      ...     per_layer: bool = jmi.tree.static(default=False)
+      ...
+      ...     def sites(self, reads, writes):
+      ...         return {"mlp.hook_half": dict(zip(writes.axes, writes.sizes))}
+      ...
+      ...     def __call__(self, read, written, carry, here):
+      ...         return here.tap("mlp.hook_half", self.params * written), carry
+      >>> lm = jmi_models.load("atlas")
+      >>> half = jmi.rewire(lm, {("blocks.*.mlp.hook_in", "blocks.*.mlp.hook_out"):
+      Half(jax.numpy.float32(0.5))})
+      >>> out = half.run("Paris is", capture=["blocks.2.mlp.hook_half"])
+    """
+    check_lm(lm)
+    if not isinstance(modules, Mapping) or not modules:
+        raise ArgumentError(f"modules={shown(modules)}: give a dict, {{(reads, writes): module}}")
+    host, held = lm.arch, list(lm.params.get("modules", ()))
+    wires = list(host.wires) if isinstance(host, Rewired) else []
+    own = dict(host.own) if isinstance(host, Rewired) else {}
+    numbers: dict[int, int] = {}
+    for key, module in modules.items():
+        number = numbers.setdefault(id(module), len(held))
+        if number == len(held):
+            held.append(_checked(module))
+        wire = _wire(host, key, number)
+        wires.append(wire)
+        _add_sites(host, own, module, wire)
+    for number in numbers.values():
+        _check_rows(held[number], layers_of(wires, number))
+    arch = Rewired(
+        host.model if isinstance(host, Rewired) else host,
+        tuple(wires),
+        tuple(own.items()),
+        tuple(hasattr(module, "start") for module in held),
+    )
+    return dataclasses.replace(lm, arch=arch, params={**lm.params, "modules": tuple(held)})
+
+
+def _wire(host: Any, key: Any, number: int) -> Wire:
+    """Where a module stands."""
+    if not isinstance(key, tuple) or len(key) != 2:
+        raise ArgumentError(f"{shown(key)}: a module stands between two points, (reads, writes)")
+    reads, writes = key
+    names = () if reads is None else (reads,) if isinstance(reads, str) else tuple(reads)
+    ends = [_point(host, name) for name in (*names, writes)]
+    if len({layers for _, layers in ends}) != 1:
+        raise HookError(f"{names} -> {writes}: a module reads and writes in the same layers")
+    order = list(table_of(host))
+    for site, _ in ends[:-1]:
+        if order.index(site.point) > order.index(ends[-1][0].point):
+            raise HookError(
+                f"{site.point} comes after {ends[-1][0].point}: a module writes behind what it reads"
+            )
+    short = [site.point.removeprefix("blocks.*.") for site, _ in ends]
+    return Wire(tuple(short[:-1]), short[-1], ends[-1][1], number)
+
+
+def _point(host: Any, name: Any) -> tuple[Site, tuple[int, ...]]:
+    if not isinstance(name, str):
+        raise HookError(f"{shown(name)}: give the name of a site")
+    found = find(host, name)
+    if len(found) != 1 or found[0][1] is None or found[0][0].derived:
+        raise HookError(f"{name}: a module stands between single points inside the layers")
+    return found[0][0], found[0][1]
+
+
+def _checked(module: Any) -> Any:
+    if isinstance(module, type) or not callable(module) or not hasattr(module, "params"):
+        raise ArgumentError(f"{shown(module)} is no module: see jmi.modules.Module")
+    wrong = no_number_in(module)
+    if wrong is not None:
+        raise ArgumentError(f"{type(module).__name__} holds {shown(wrong[0])}; parameters are arrays")
+    return module
+
+
+def _check_rows(module: Any, layers: tuple[int, ...]) -> None:
+    sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(module.params)} if module.per_layer else set()
+    if sizes - {(len(layers),)}:
+        raise ArgumentError(
+            f"{type(module).__name__}: each of its params needs a row for each of {len(layers)} layers, "
+            f"{list(layers)}; found first axes {sorted(sizes)}"
+        )
+
+
+def _add_sites(host: Any, own: dict[str, Site], module: Any, wire: Wire) -> None:
+    """Add the points of a module; those of several modules of one name and shape are one point."""
+    if not hasattr(module, "sites"):
+        return
+    table = table_of(host)
+    reads = tuple(table[f"blocks.*.{name}"] for name in wire.reads)
+    for name, axes in module.sites(reads, table[f"blocks.*.{wire.writes}"]).items():
+        point = f"blocks.*.{name}"
+        site = Site(point, tuple(axes), tuple(axes.values()), wire.layers)
+        other = own.get(point)
+        if point in table or (other and (other.axes, other.sizes) != (site.axes, site.sizes)):
+            raise HookError(f"{name}: there is a point of this name already; give that of a module its own")
+        layers = tuple(sorted({*wire.layers, *(other.layers or () if other else ())}))
+        own[point] = dataclasses.replace(site, layers=layers)
