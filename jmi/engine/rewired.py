@@ -36,7 +36,10 @@ class Rewired:
         # One place alone of a layer can be run where nothing but it is carried on.
         if name.startswith("__") or name == "model" or (name == "only" and any(self.carries)):
             raise AttributeError(name)
-        return getattr(self.model, name)
+        found = getattr(self.model, name)
+        if name == "only":
+            return lambda context, at: {**context, "host": found(context["host"], at)}
+        return found
 
     @property
     def n_layers(self) -> int:

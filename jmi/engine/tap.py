@@ -141,8 +141,9 @@ class LiveTap:
 
         def passed() -> tuple[Any, dict[int, Any]]:
             value = lean()
-            # Never read: no capture keeps this layer.
-            return value, jax.tree.map(lambda row: vary_like(jnp.zeros(row.shape, row.dtype), value), rows)
+            # Never read where no capture keeps this layer; another module may have passed the same point.
+            none = jax.tree.map(lambda row: vary_like(jnp.zeros(row.shape, row.dtype), value), rows)
+            return value, {i: self.rows.get(i, row) for i, row in none.items()}
 
         value, rows = jax.lax.cond(here, taken, passed)
         self.rows.update(rows)
