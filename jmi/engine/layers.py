@@ -216,6 +216,12 @@ def _loop(
     return state, jax.tree.map(lambda *r: jnp.stack(r), *rows)
 
 
+def one_layer(run: Run, params: Params, carry: Any, context: Any, layer: Any) -> Rows:
+    """What a run captures in one layer that is run by itself; its hooks are the same in every layer."""
+    part = Segment(range(run.static.arch.n_layers), None)
+    return _block(run, part, params, carry, context, layer, [])[1].rows
+
+
 def over_layers(arch: Any, function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:
     """``function`` of parameters and arrays of one layer after another, stacked."""
     found = []

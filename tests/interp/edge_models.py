@@ -33,8 +33,12 @@ class Case:
     def metric(out: Any) -> jax.Array:
         return out.logits[:, -1, 3] - out.logits[:, -1, 5] * out.logits[:, -2, 4]
 
-    def run(self, tokens: Any, **kwargs: Any) -> Any:
-        return jmi.LanguageModel(self.arch, self.params).run(tokens, **kwargs)
+    @property
+    def lm(self) -> jmi.LanguageModel:
+        return jmi.LanguageModel(self.arch, self.params)
+
+    def run(self, prompts: Any, **kwargs: Any) -> Any:
+        return self.lm.run(prompts, **kwargs)
 
 
 @functools.cache
@@ -42,7 +46,7 @@ def case(name: str) -> Case:
     """To be used under ``jax.enable_x64(True)``."""
     lm = load(name, "float64")
     clean, corrupted = np.random.default_rng(0).integers(0, lm.arch.d_vocab, (2, 2, 6), np.int32)
-    return Case(lm.arch, lm.params, clean, corrupted, edge_graph(lm.arch))
+    return Case(lm.arch, lm.params, clean, corrupted, edge_graph(lm))
 
 
 def writer_outputs(given: Case, tokens: Any, hooks: Any = None) -> jax.Array:
@@ -73,7 +77,7 @@ def reader_gradients(given: Case, hooks: Any = None) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _reader_gradients(arch: Any, params: Any, tokens: Any, hooks: Any) -> jax.Array:
     points = [*(f"blocks.*.{name}" for name in READS), LAST]
-    found = value_and_grad_at(arch, params, tokens, Case.metric, points, hooks=hooks).grads
+    found = value_and_grad_at(jmi.LanguageModel(arch, params), tokens, Case.metric, points, hooks=hooks).grads
     heads = [[found.stack(name)[i] for name in READS[:3]] for i in range(arch.n_layers)]
     mlps = found.stack(READS[3])[:, :, :, None]
     inside = [x for i, layer in enumerate(heads) for x in (*layer, mlps[i])]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jmi
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.edges.circuits import circuit_model
 from jmi.interp.edges.faithfulness import area, faithfulness
 from jmi.interp.edges.graph import READS
@@ -27,19 +27,17 @@ def float64():
 
 
 def corrupted(given: Case) -> Written:
-    return written(given.arch, given.params, given.corrupted)
+    return written(given.lm, given.corrupted)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _run(arch, params, tokens, kept, ablated, hooks, mask, positions):
-    arch, params = circuit_model(arch, params, kept, ablated)
-    capture = [f"blocks.*.{name}" for name in READS]
-    return jmi.forward(arch, params, tokens, hooks=hooks, capture=capture, mask=mask, positions=positions)
+@jax.jit
+def _run(lm, prompts, kept, ablated, hooks):
+    return circuit_model(lm, kept, ablated).run(prompts, hooks, [f"blocks.*.{name}" for name in READS])
 
 
 def run(given: Case, kept, ablated, tokens=None, hooks=None, mask=None, positions=None):
     tokens = given.clean if tokens is None else tokens
-    return _run(given.arch, given.params, tokens, kept, ablated, hooks, mask, positions)
+    return _run(given.lm, jmi.Prompts(tokens, mask, positions), kept, ablated, hooks)
 
 
 def some_edges(given: Case, share: float, seed: int = 0) -> np.ndarray:
@@ -158,14 +156,44 @@ def test_mapped_listed_and_padded_circuits_are_the_same(name):
     together = jax.vmap(lambda kept: run(given, kept, ablated).logits)(circuits)
     assert_agree(together, each_logits)
     in_list = listed(load(name, "float64")).params
-    arch, params = circuit_model(given.arch, in_list, circuits[0], ablated)
-    one = jmi.LanguageModel(arch, params).run(given.clean, logits_at=-1)
+    circuit = circuit_model(jmi.LanguageModel(given.arch, in_list), circuits[0], ablated)
+    one = circuit.run(given.clean, logits_at=-1)
     assert_agree(one.logits, each_logits[0, :, -1])
     pad = lambda tokens: np.concatenate([np.full((2, 3), 7, np.int32), tokens], axis=1)
     mask = np.concatenate([np.zeros((2, 3), bool), np.ones((2, 6), bool)], axis=1)
-    other = written(given.arch, given.params, pad(given.corrupted), mask=mask)
+    other = written(given.lm, jmi.Prompts(pad(given.corrupted), mask))
     padded = run(given, circuits[1], other, tokens=pad(given.clean), mask=mask).logits
     assert_agree(padded[:, 3:], each_logits[1])
+
+
+@each(["gpt2/plain", "gemma2/capped"])
+def test_a_circuit_lists_its_sites_generates_and_is_swept(name, monkeypatch):
+    monkeypatch.setattr("jmi.sweeps.chunks.PASS", 0)
+    given, kept = case(name), some_edges(case(name), 0.6)
+    means = Written(
+        corrupted(given).input.mean((0, 1), keepdims=True),
+        corrupted(given).heads.mean((1, 2), keepdims=True),
+        corrupted(given).mlps.mean((1, 2), keepdims=True),
+    )
+    circuit = circuit_model(given.lm, kept, means)
+    assert circuit.sites(2, 6) == given.lm.sites(2, 6)
+    text = circuit.generate(given.clean, 4, capture=["hook_logits"])
+    whole = circuit.run(np.concatenate([given.clean, text.tokens], 1)).logits
+    assert_agree(np.moveaxis(np.asarray(text.captures["hook_logits"])[:, :, 0], 0, 1), whole[:, 6:])
+    grid = jmi.Grid(layer=range(given.arch.n_layers), position=[1, 4])
+    hooks = {"blocks.*.mlp.hook_out": jmi.At(grid["layer"], jmi.Scale(2.0, positions=grid["position"]))}
+    last = lambda out: out.logits
+    got = jmi.sweep(circuit, given.clean, hooks, last, logits_at=-1, progress=False)
+    want = [
+        circuit.run(
+            given.clean, {f"blocks.{i}.mlp.hook_out": jmi.Scale(2.0, positions=p)}, logits_at=-1
+        ).logits
+        for i in range(given.arch.n_layers)
+        for p in (1, 4)
+    ]
+    assert_agree(got.reshape(len(want), *got.shape[2:]), np.stack(want))
+    plan = jmi.plan(circuit, given.clean, hooks, last, logits_at=-1)
+    assert max(program.first for program in plan.programs) > 0, "cells share the positions before their first"
 
 
 def measured(given: Case, kept, ablated) -> np.ndarray:
@@ -182,15 +210,15 @@ def test_faithfulness_compares_circuits_with_the_model(name):
 
     exists = given.graph.exists
     circuits = np.stack([np.zeros_like(exists), some_edges(given, 0.4), some_edges(given, 0.8), exists])
-    judge = functools.partial(faithfulness, given.arch, given.params, given.clean)
-    found = judge(given.corrupted, metric, circuits)
+    judge = functools.partial(faithfulness, given.lm, given.clean)
+    found = judge(given.corrupted, circuits, metric=metric)
     once = len(traces)
     each_metric = np.stack([measured(given, kept, ablated) for kept in circuits])
     model, none = given.metric(given.run(given.clean)), given.metric(given.run(given.corrupted))
     assert_agree(found.metrics, each_metric)
     assert_agree(found.model, model)
     diff = jmi.metrics.LogitDiff(3, 8)
-    last, every = (judge(given.corrupted, diff, circuits, logits_at=at) for at in (-1, None))
+    last, every = (judge(given.corrupted, circuits, metric=diff, logits_at=at) for at in (-1, None))
     assert_agree(last.metrics, every.metrics)
     assert_agree(found.ablated, none)
     want = (each_metric.mean(1) - none.mean()) / (model.mean() - none.mean())
@@ -201,7 +229,7 @@ def test_faithfulness_compares_circuits_with_the_model(name):
     assert found.cpr == pytest.approx(sum(widths * (want[1:] + want[:-1]) / 2))
     gaps = abs(1 - want)
     assert found.cmd == pytest.approx(sum(widths * (gaps[1:] + gaps[:-1]) / 2))
-    again = judge(None, metric, circuits[::-1], ablated=ablated)
+    again = judge(None, circuits[::-1], metric=metric, ablated=ablated)
     np.testing.assert_allclose(again.values, found.values[::-1], rtol=1e-10, atol=1e-12)
     assert again.cpr == pytest.approx(found.cpr)
     assert len(traces) == once, "other circuits are data"
@@ -216,22 +244,22 @@ def test_areas_of_known_curves():
 def test_mistakes_are_named():
     given = case("gpt2/plain")
     exists, ablated = given.graph.exists, corrupted(given)
-    make = functools.partial(circuit_model, given.arch, given.params)
+    make = functools.partial(circuit_model, given.lm)
     with pytest.raises(
-        ConfigError, match=r"kept= is an array of float64 \[11, 27\]; it must be booleans \[11, 27\]"
+        ArgumentError, match=r"kept= is an array of float64 \[11, 27\]; it must be booleans \[11, 27\]"
     ):
         make(exists.astype(float), ablated)
-    with pytest.raises(ConfigError, match=r"kept= is .*bool.*\[27, 11\]"):
+    with pytest.raises(ArgumentError, match=r"kept= is .*bool.*\[27, 11\]"):
         make(exists.T, ablated)
-    with pytest.raises(ConfigError, match=r"ablated\.heads of shape \(2, 2, 6, 3, 4\) does not fit"):
+    with pytest.raises(ArgumentError, match=r"ablated\.heads of shape \(2, 2, 6, 3, 4\) does not fit"):
         make(exists, Written(ablated.input, ablated.heads[..., :3, :], ablated.mlps))
-    shorter = written(given.arch, given.params, given.corrupted[:, :5])
-    with pytest.raises(ConfigError, match=r"ablated= is of prompts \(2, 5\); this run is of \(2, 6\)"):
+    shorter = written(given.lm, given.corrupted[:, :5])
+    with pytest.raises(ArgumentError, match=r"ablated= is of prompts \(2, 5\); this run is of \(2, 6\)"):
         run(given, exists, shorter)
-    judge = functools.partial(faithfulness, given.arch, given.params, given.clean)
-    with pytest.raises(ConfigError, match=r"circuits= are bool\[11, 27\]"):
-        judge(given.corrupted, given.metric, exists)
-    with pytest.raises(ConfigError, match="must line up"):
-        judge(given.corrupted[:1], given.metric, exists[None])
-    with pytest.raises(ConfigError, match="same with all edges and with none"):
-        judge(given.clean, given.metric, exists[None])
+    judge = functools.partial(faithfulness, given.lm, given.clean)
+    with pytest.raises(ArgumentError, match=r"circuits= are bool\[11, 27\]"):
+        judge(given.corrupted, exists, metric=given.metric)
+    with pytest.raises(ArgumentError, match="must line up"):
+        judge(given.corrupted[:1], exists[None], metric=given.metric)
+    with pytest.raises(ArgumentError, match="same with all edges and with none"):
+        judge(given.clean, exists[None], metric=given.metric)

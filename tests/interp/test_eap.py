@@ -10,7 +10,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError
+from jmi.errors import ArgumentError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching
 from jmi.interp.edges.circuits import circuit_model
@@ -41,7 +41,7 @@ def float64():
 
 
 def scores(given: Case, **kwargs):
-    return eap(given.arch, given.params, given.clean, given.corrupted, given.metric, **kwargs)
+    return eap(given.lm, given.clean, given.corrupted, metric=given.metric, **kwargs)
 
 
 def embeddings(given: Case, tokens):
@@ -112,17 +112,30 @@ def test_integrated_scores_out_of_the_input_sum_to_the_change_of_the_metric(name
     np.testing.assert_allclose(errors[2] / errors[1], 0.5, atol=0.05)
 
 
+@each(["gemma2/capped"])
+def test_either_run_may_be_the_one_that_is_changed(name):
+    given = case(name)
+    pair = (given.corrupted, given.clean)
+    for steps in (None, 3):
+        found = scores(given, into="corrupted", steps=steps)
+        swapped = eap(given.lm, *pair, metric=given.metric, steps=steps)
+        assert_agree(found.values, swapped.values, "gradients")
+        assert found.into == "corrupted"
+        assert relative(found.values, scores(given, steps=steps).values) > 0.1
+    with pytest.raises(ArgumentError, match="into='base'"):
+        scores(given, into="base")
+
+
 @each(["gemma2/capped", "gptj/plain"])
 def test_scores_are_the_first_order_of_removing_an_edge(name):
     given = case(name)
-    clean, corrupted = (written(given.arch, given.params, x) for x in (given.clean, given.corrupted))
+    clean, corrupted = (written(given.lm, x) for x in (given.clean, given.corrupted))
     chosen = np.random.default_rng(0).choice(np.argwhere(given.graph.exists), 12, replace=False)
 
     def removed(place, amount):
         kept = jnp.asarray(given.graph.exists).at[place[0], place[1]].set(False)
         ablated = jax.tree.map(lambda a, b: a + amount * (b - a), clean, corrupted)
-        arch, params = circuit_model(given.arch, given.params, kept, ablated)
-        return given.metric(jmi.forward(arch, params, given.clean)).mean()
+        return given.metric(circuit_model(given.lm, kept, ablated).run(given.clean)).mean()
 
     effects = jax.jit(jax.vmap(jax.grad(removed, argnums=1), (0, None)))(jnp.asarray(chosen), jnp.float64(0))
     assert_agree(effects, scores(given).values[tuple(chosen.T)], "gradients")
@@ -133,23 +146,27 @@ def test_padding_changes_nothing(name):
     given = case(name)
     pad = lambda tokens: np.concatenate([np.full((2, 3), 7, np.int32), tokens], axis=1)
     mask = np.concatenate([np.zeros((2, 3), bool), np.ones((2, 6), bool)], axis=1)
-    padded = eap(given.arch, given.params, pad(given.clean), pad(given.corrupted), given.metric, mask=mask)
+    pair = (jmi.Prompts(pad(tokens), mask) for tokens in (given.clean, given.corrupted))
+    padded = eap(given.lm, *pair, metric=given.metric)
     shifted = np.tile(np.arange(6, dtype=np.int32) + 5, (2, 1))
     assert_agree(padded.values, scores(given).values, "gradients")
-    assert relative(scores(given, positions=shifted).values, scores(given).values) <= 1e-8
+    pair = (jmi.Prompts(tokens, None, shifted) for tokens in (given.clean, given.corrupted))
+    assert relative(eap(given.lm, *pair, metric=given.metric).values, scores(given).values) <= 1e-8
 
 
 def test_pairs_may_be_mapped_over_and_layers_listed():
     arch = tiny(n_layers=2)
     params = lively(arch, jnp.float64)
+    lm = jmi.LanguageModel(arch, params)
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
     goals = jnp.asarray([3, 8, 11, 2], jnp.int32)
     metric = lambda goals, out: jmi.metrics.logit_diff(out.logits[:, -1], goals, 0)
-    whole = eap(arch, jmi_models.listed(params), clean, corrupted, jax.tree_util.Partial(metric, goals))
+    in_list = jmi.LanguageModel(arch, jmi_models.listed(params))
+    whole = eap(in_list, clean, corrupted, metric=jax.tree_util.Partial(metric, goals))
 
     def one(pair):
         clean, corrupted, goal = (x[None] for x in pair)
-        return eap(arch, params, clean, corrupted, lambda out: metric(goal, out)).values
+        return eap(lm, clean, corrupted, metric=lambda out: metric(goal, out)).values
 
     each = jax.lax.map(one, (jnp.asarray(clean), jnp.asarray(corrupted), goals))
     assert_agree(each.mean(0), whole.values, "gradients")
@@ -160,10 +177,11 @@ def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(steps):
     arch = tiny(n_layers=2)
     params = lively(arch, jnp.float64)
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
-    run = functools.partial(eap, arch, params, clean, corrupted, jmi.metrics.LogitDiff(3, 8), steps=steps)
+    lm, diff = jmi.LanguageModel(arch, params), jmi.metrics.LogitDiff(3, 8)
+    run = functools.partial(eap, lm, clean, corrupted, metric=diff, steps=steps)
     assert_agree(run(logits_at=-1).values, run().values, "gradients")
     assert relative(run(logits_at=2).values, run().values) > 0.1
-    with pytest.raises(ConfigError, match="logits_at=5"):
+    with pytest.raises(ArgumentError, match="logits_at=5"):
         run(logits_at=5)
 
 
@@ -178,7 +196,7 @@ def test_other_prompts_and_targets_do_not_compile_again_and_scores_of_bfloat16_a
     def run(seed, dtype):
         clean, corrupted, goals = np.random.default_rng(seed).integers(1, 29, (3, 2, 5)).astype(np.int32)
         goal = jax.tree_util.Partial(metric, goals[:, 0])
-        return eap(arch, lively(arch, dtype), clean, corrupted, goal).values
+        return eap(jmi.LanguageModel(arch, lively(arch, dtype)), clean, corrupted, metric=goal).values
 
     first = run(0, jnp.float32)
     once = len(traces)
@@ -201,7 +219,7 @@ def test_nothing_has_an_axis_of_edges_and_positions():
     params = lively(arch, jnp.float64)
     tokens = np.zeros((2, 40), np.int32)
     metric = lambda out: out.logits[:, -1, 0]
-    run = lambda params: eap(arch, params, tokens, tokens, metric, steps=3)
+    run = lambda params: eap(jmi.LanguageModel(arch, params), tokens, tokens, metric=metric, steps=3)
     jaxpr = jax.make_jaxpr(run)(params)
     graph = jax.eval_shape(run, params).graph
     written_in_all = graph.n_writers * tokens.size * arch.d_model
@@ -211,13 +229,13 @@ def test_nothing_has_an_axis_of_edges_and_positions():
 
 def test_mistakes_are_named():
     given = case("gpt2/plain")
-    with pytest.raises(ConfigError, match=r"must line up; got \(2, 6\) and \(2, 5\)"):
-        eap(given.arch, given.params, given.clean, given.corrupted[:, :5], given.metric)
+    with pytest.raises(ArgumentError, match=r"must line up; got \(2, 6\) and \(2, 5\)"):
+        eap(given.lm, given.clean, given.corrupted[:, :5], metric=given.metric)
     for steps in (0, 2.5):
         with pytest.raises(ArgumentError, match=f"steps={steps}: give a whole number"):
             scores(given, steps=steps)
-    with pytest.raises(ConfigError, match=r"the metric gave .*\[\]; .* \(2,\)"):
-        eap(given.arch, given.params, given.clean, given.corrupted, lambda out: out.logits.sum())
+    with pytest.raises(ArgumentError, match=r"the metric gave .*\[\]; .* \(2,\)"):
+        eap(given.lm, given.clean, given.corrupted, metric=lambda out: out.logits.sum())
 
 
 @each(["llama/longrope_beyond", "gemma2/capped"])
@@ -225,10 +243,10 @@ def test_what_is_written_is_kept_compactly_and_sums_to_the_stream(name):
     given = case(name)
     final = given.run(given.clean, capture=[LAST])[LAST]
     assert_agree(writer_outputs(given, given.clean).sum(2), final, "gradients")
-    run = written(given.arch, given.params, given.clean)
+    run = written(given.lm, given.clean)
     assert run.heads.shape == (given.arch.n_layers, 2, 6, given.arch.n_heads, given.arch.d_head)
     assert_agree(
-        outputs(given.arch, given.params, run),
+        outputs(given.lm, run),
         jnp.moveaxis(writer_outputs(given, given.clean), 2, 1),
         "gradients",
     )
@@ -255,21 +273,23 @@ def test_what_is_nan_is_never_shown_as_a_score():
         (params, root, None, "its gradient has no value"),
     ):
         with pytest.raises(ArgumentError, match=words):
-            eap(arch, given, clean, corrupted, read, steps=steps)
-    found = jax.jit(lambda params: eap(arch, params, clean, corrupted, metric))(broken)
+            eap(jmi.LanguageModel(arch, given), clean, corrupted, metric=read, steps=steps)
+    found = jax.jit(lambda lm: eap(lm, clean, corrupted, metric=metric))(jmi.LanguageModel(arch, broken))
     assert jnp.isnan(found.values[found.graph.exists]).all()
     for read in (lambda: found.top(3), lambda: top_edges(found, 3), lambda: edges_above(found, 0.1)):
         with pytest.raises(ArgumentError, match="scores that are NaN"):
             read()
     graph = np.ones((1, *found.graph.exists.shape), bool)
     with pytest.raises(ArgumentError, match="the metric of the model is NaN"):
-        faithfulness(arch, broken, clean, corrupted, metric, graph)
+        faithfulness(jmi.LanguageModel(arch, broken), clean, corrupted, graph, metric=metric)
     with pytest.raises(ArgumentError, match="the metric of no edges is NaN"):
-        faithfulness(arch, lacking, clean, corrupted, metric, graph)
+        faithfulness(jmi.LanguageModel(arch, lacking), clean, corrupted, graph, metric=metric)
     for technique in (attribution_patching, atp_star):
-        with pytest.raises(ArgumentError, match="base run gives logits that are NaN"):
-            technique(arch, broken, clean, corrupted, "blocks.0.attn.hook_z", metric)
-        with pytest.raises(ArgumentError, match="source run gives logits that are NaN"):
-            technique(arch, lacking, clean, corrupted, "blocks.0.attn.hook_z", metric)
-        with pytest.raises(ArgumentError, match="metric of the base run is NaN"):
-            technique(arch, params, clean, corrupted, "blocks.0.attn.hook_z", beside)
+        run = functools.partial(technique, sites="blocks.0.attn.hook_z", into="clean")
+        for given, read, words in (
+            (broken, metric, "clean run gives logits that are NaN"),
+            (lacking, metric, "corrupted run gives logits that are NaN"),
+            (params, beside, "metric of the clean run is NaN"),
+        ):
+            with pytest.raises(ArgumentError, match=words):
+                run(jmi.LanguageModel(arch, given), clean, corrupted, metric=read)

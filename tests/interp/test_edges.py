@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from jmi.errors import ConfigError, JmiError
+from jmi.errors import ArgumentError, JmiError
 from jmi.interp.edges.circuit_files import load_circuit, save_circuit
 from jmi.interp.edges.eap import EdgeScores
-from jmi.interp.edges.graph import EdgeGraph, edge_graph
+from jmi.interp.edges.graph import EdgeGraph, graph_of
 from jmi.interp.edges.selection import edges_above, greedy_edges, prune, top_edges
 from jmi_models.rwkv.architecture import Rwkv
 from tests.models.committed import arch_of
@@ -83,22 +83,22 @@ def test_labels_and_order():
 
 @pytest.mark.parametrize("name", ["m0->a0.h0<q>", "m0", "a0.h9->logits", "input->a0.h0", "m1->input"])
 def test_unknown_edges_are_named(name):
-    with pytest.raises(ConfigError, match=f"{re.escape(name)}: .*no such edge.*input->a0.h0<q>"):
+    with pytest.raises(ArgumentError, match=f"{re.escape(name)}: .*no such edge.*input->a0.h0<q>"):
         GRAPHS["sequential"].index(name)
 
 
 def test_graphs_of_models():
-    assert edge_graph(arch_of("gpt2/plain")) == EdgeGraph(2, 4, 4, 16)
-    assert edge_graph(arch_of("gemma2/capped")) == EdgeGraph(4, 2, 1, 12)
-    assert edge_graph(arch_of("gptj/plain")).parallel
-    with pytest.raises(ConfigError, match="normalises its residual stream after each module"):
-        edge_graph(arch_of("opt/post_norm"))
+    assert graph_of(arch_of("gpt2/plain")) == EdgeGraph(2, 4, 4, 16)
+    assert graph_of(arch_of("gemma2/capped")) == EdgeGraph(4, 2, 1, 12)
+    assert graph_of(arch_of("gptj/plain")).parallel
+    with pytest.raises(ArgumentError, match="normalises its residual stream after each module"):
+        graph_of(arch_of("opt/post_norm"))
 
 
 def test_a_model_without_heads_has_no_edges():
     rwkv = Rwkv(6, 3, 24, 2, 12, 40, 31, (("rank_mix", 4), ("rank_decay", 5)))
-    with pytest.raises(ConfigError, match="no hook_q_input, hook_k_input"):
-        edge_graph(rwkv)
+    with pytest.raises(ArgumentError, match="no hook_q_input, hook_k_input"):
+        graph_of(rwkv)
 
 
 @each_graph
@@ -158,7 +158,7 @@ def test_edges_are_chosen_by_means_and_within_the_model():
         for n in (-1, graph.n_edges + 1):
             with pytest.raises(JmiError, match=f"n={n}: "):
                 choose(random_scores(graph), n)
-        with pytest.raises(ConfigError, match="mean scores"):
+        with pytest.raises(ArgumentError, match="mean scores"):
             choose(EdgeScores(np.zeros((2, *graph.exists.shape)), graph), 1)
 
 
@@ -205,7 +205,7 @@ def test_files_know_no_shared_keys(tmp_path):
         assert stored["edges"][f"m0->a1.h{head}<k>"] == want
     stored["edges"]["m0->a1.h3<k>"]["score"] += 1
     path.write_text(json.dumps(stored))
-    with pytest.raises(ConfigError, match=r"m0->a1\.h3<k>: query heads .* disagree"):
+    with pytest.raises(ArgumentError, match=r"m0->a1\.h3<k>: query heads .* disagree"):
         load_circuit(path, graph)
 
 
@@ -239,7 +239,7 @@ def test_spoilt_files_are_refused(spoil, message, tmp_path):
     stored = json.loads(path.read_text())
     spoil(stored)
     path.write_text(json.dumps(stored))
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
         load_circuit(path, graph)
 
 
@@ -254,7 +254,7 @@ def test_files_with_bytes_changed_are_a_circuit_or_one_error(tmp_path):
         path.write_bytes(text)
         try:
             assert np.isfinite(load_circuit(path, graph).scores.values).all()
-        except ConfigError as error:
+        except ArgumentError as error:
             refused.append(str(error))
     assert all(len(words.splitlines()) == 1 for words in refused)
     assert len(refused) > 200
@@ -262,7 +262,7 @@ def test_files_with_bytes_changed_are_a_circuit_or_one_error(tmp_path):
 
 def test_what_is_no_circuit_is_neither_read_nor_written(tmp_path):
     graph, path = GRAPHS["sequential"], tmp_path / "circuit.json"
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ArgumentError, match="cannot be read"):
         load_circuit(path, graph)
     for text in (
         b"",
@@ -276,12 +276,12 @@ def test_what_is_no_circuit_is_neither_read_nor_written(tmp_path):
         b"{",
     ):
         path.write_bytes(text)
-        with pytest.raises(ConfigError, match=r"circuit\.json") as error:
+        with pytest.raises(ArgumentError, match=r"circuit\.json") as error:
             load_circuit(path, graph)
         assert len(str(error.value)) < 300
-    with pytest.raises(ConfigError, match=r"kept have shape \(3,\)"):
+    with pytest.raises(ArgumentError, match=r"kept have shape \(3,\)"):
         save_circuit(path, random_scores(graph), np.zeros(3, bool))
     spoilt = EdgeScores(np.where(graph.exists, np.nan, 0), graph)
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(ArgumentError, match="not finite"):
         save_circuit(path, spoilt, graph.exists)
     assert path.read_text() == "{"

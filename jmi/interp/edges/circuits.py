@@ -1,153 +1,89 @@
-"""Circuits of edges: the model run with some edges kept and the others removed.
+"""Circuits: a model in which chosen edges are cut, what flows along them being that of another run.
 
-Along an edge that is kept, a reader sees what the writer writes in this very run; along one that is removed,
-what it is said to write instead: in a run on a corrupted prompt, on average, or nothing.
+A circuit is the model rewired (`jmi.rewire`): one module stands where the stream is read, and takes away from
+what each reader reads by how much removed writers differ from what stands in for them; and where it is
+written, to note by how much each writer differs. What stands in may be what was written on a corrupted
+prompt, on average, or nothing.
 
-Axis letters: b batch, s sequence, d model width, w writers, r readers (of a layer, or all).
+Axis letters: b batch, s sequence, d model width, h heads, k head width, w writers, r readers (of a layer, or
+all).
 """
 
-import dataclasses
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.checks import check_model, real_array, shown
+from jmi import tree
+from jmi.checks import real_array, shown
+from jmi.engine.wired import Here
 from jmi.errors import ArgumentError
-from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph
+from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, check_written, head_outputs
-from jmi.model.architecture import Architecture, Params, Tap
-from jmi.model.sites import Site
+from jmi.lm import LanguageModel
+from jmi.model.sites import table_of
+from jmi.modules import rewire
 from jmi.numerics import wide
 
+_ATTENTION, _MLP, _LAST = "hook_attn_out", "hook_mlp_out", "hook_resid_post"
+_HEADS = ("attn.hook_z", "ln1_post.hook_scale")
 
-@dataclasses.dataclass(frozen=True)
-class CircuitModel:
-    """Architecture of a circuit: the model itself, but each reader misses what was removed from it.
 
-    Made by `circuit_model`, which gives the parameters that go with it: which edges are removed is
-    data. What flows between layers is the stream of the model, ``stream``, and by how much each writer
-    differs from what stands in for it, ``differs`` ``[b, s, w, d]``: the price of a run in memory.
+@tree.dataclass
+class Circuit:
+    """The module of a circuit; it carries by how much each writer differs from what stands in for it.
+
+    Attributes:
+      params: of each layer, ``removed`` ``[r, w]``, and what stands in for its ``heads`` ``[b, s, h, k]`` and
+        its ``mlp`` ``[b, s, d]``; axes of size 1 broadcast.
+      removed: ``[w]``, edges cut before the logits.
+      input: what stands in for the input, ``[b, s, d]``.
+      model: the architecture of the whole model. Static.
     """
 
-    model: Any
+    params: Any
+    removed: Any
+    input: Any
+    model: Any = tree.static()
+    per_layer: bool = tree.static(default=True)
 
-    @property
-    def n_layers(self) -> int:
-        """Number of layers."""
-        return self.model.n_layers
-
-    @property
-    def d_vocab(self) -> int | None:
-        """Size of the vocabulary, if the model tells it."""
-        return getattr(self.model, "d_vocab", None)
-
-    @property
-    def n_ctx(self) -> int | None:
-        """How many tokens the model's context holds, if it tells."""
-        return getattr(self.model, "n_ctx", None)
-
-    def sites(self) -> Mapping[str, Site]:
-        """Every point of the model; at those where the stream is read, it is the circuit's."""
-        return self.model.sites()
-
-    def context(self, params: Any, tokens: jax.Array, mask: Any, positions: Any) -> Any:
-        """As the model's."""
-        return self.model.context(params["model"], tokens, mask, positions)
-
-    def embed(self, params: Any, tokens: jax.Array, context: Any, tap: Tap) -> dict[str, jax.Array]:
-        """The stream, with the difference of its input from what stands in for it."""
-        stream, other = self.model.embed(params["model"], tokens, context, tap), params["input"]
-        run, given = stream.shape[:2], other.shape[:2]
+    def start(self, stream: jax.Array) -> jax.Array:
+        """``[b, s, w, d]``: so far the input alone differs."""
+        run, given = stream.shape[:2], self.input.shape[:2]
         if any(n not in (1, m) for n, m in zip(given, run, strict=True)):
             raise ArgumentError(f"ablated= is of prompts {given}; this run is of {run}")
-        n_writers = edge_graph(self.model).n_writers
-        differs = jnp.zeros((*run, n_writers, stream.shape[2]), other.dtype)
-        start = stream.astype(other.dtype) - other
-        return {"stream": stream, "differs": differs.at[:, :, 0].set(start)}
+        zeros = jnp.zeros((*run, graph_of(self.model).n_writers, stream.shape[2]), self.input.dtype)
+        return zeros.at[:, :, 0].set(stream.astype(self.input.dtype) - self.input)
 
-    def block(
-        self, layer_params: Any, carry: Any, context: Any, layer: Any, tap: Tap
-    ) -> dict[str, jax.Array]:
-        """One layer, each reader without what was removed from it."""
-        wires = _Wires(self.model, layer_params, layer, carry["differs"])
-        given = {field.name: getattr(tap, field.name) for field in dataclasses.fields(tap)}
-        inside = _CircuitTap(**given, wires=wires)
-        stream = self.model.block(layer_params["block"], carry["stream"], context, layer, inside)
-        return {"stream": stream, "differs": wires.differs}
-
-    def readout(self, params: Any, carry: Any, tap: Tap) -> jax.Array:
-        """Logits of the stream without what was removed from it."""
-        missed = _missed(params["removed"][None], carry["differs"])[:, :, 0]
-        stream = (carry["stream"].astype(missed.dtype) - missed).astype(carry["stream"].dtype)
-        return self.model.readout(params["model"], stream, tap)
-
-
-@dataclasses.dataclass
-class _Wires:
-    """What flows along the edges of one layer; lives for one trace of it."""
-
-    model: Any
-    layer_params: Any
-    layer: Any
-    differs: jax.Array
-
-    def __post_init__(self) -> None:
-        graph = edge_graph(self.model)
-        heads = _missed(self.layer_params["removed"][:-1], self.differs)
-        ends = np.cumsum([graph.n_heads, graph.n_kv_heads])
-        self.missed = dict(zip(READS, jnp.split(heads, ends, axis=2), strict=False))
-        self.z: Any = None
-        self.scale: Any = None
-
-    def read(self, name: str, stream: jax.Array) -> jax.Array:
-        """What the readers at a point read in place of the stream."""
-        if name == READS[-1]:
-            missed = _missed(self.layer_params["removed"][-1:], self.differs)[:, :, 0]
+    def __call__(self, read: Any, written: jax.Array, differs: jax.Array, here: Here) -> Any:
+        name = here.site.point.removeprefix("blocks.*.")
+        if name in READS:
+            rows = self._rows(READS.index(name))
+            missed = _missed(self.params["removed"][rows], differs)
+            return _less(written, missed if name in READS[:3] else missed[:, :, 0]), differs
+        if name == _LAST:
+            return _less(written, _missed(self.removed[None], differs)[:, :, 0]), differs
+        wider = jax.tree.map(lambda x: x.astype(differs.dtype), read)
+        n_heads = graph_of(self.model).n_heads
+        if name == _MLP:
+            new, first = (wider - self.params["mlp"])[:, :, None], n_heads
         else:
-            missed = self.missed[name]
-        return (stream.astype(missed.dtype) - missed).astype(stream.dtype)
+            heads = wider[0] / wider[1][..., None] if isinstance(wider, tuple) else wider
+            new, first = head_outputs(self.model, here.params, heads - self.params["heads"]), 0
+        place = 1 + jnp.asarray(here.site.layer) * (n_heads + 1) + first
+        return written, jax.lax.dynamic_update_slice_in_dim(differs, new, place, axis=2)
 
-    def passed(self, name: str, value: jax.Array) -> None:
-        """Keep what the writers add, from the points they pass through."""
-        wide_value = value.astype(self.differs.dtype)
-        if name == "attn.hook_z":
-            self.z = wide_value
-        elif name == "ln1_post.hook_scale":
-            self.scale = wide_value
-        elif name == "hook_attn_out":
-            heads = self.z if self.scale is None else self.z / self.scale[..., None]
-            differs = heads - self.layer_params["heads"]
-            self._write(0, head_outputs(self.model, self.layer_params["block"], differs))
-        elif name == "hook_mlp_out":
-            differs = wide_value - self.layer_params["mlp"]
-            self._write(self.z.shape[2], differs[:, :, None])
-
-    def _write(self, first: int, differs: jax.Array) -> None:
-        own = edge_graph(self.model).written_by_layer
-        place = 1 + jnp.asarray(self.layer) * own + first
-        self.differs = jax.lax.dynamic_update_slice_in_dim(self.differs, differs, place, axis=2)
+    def _rows(self, which: int) -> slice:
+        """Where the readers at a point stand among those of a layer."""
+        graph = graph_of(self.model)
+        ends = np.cumsum([0, graph.n_heads, graph.n_kv_heads, graph.n_kv_heads, 1])
+        return slice(int(ends[which]), int(ends[which + 1]))
 
 
-@dataclasses.dataclass
-class _CircuitTap(Tap):
-    """A tap that lets readers see the circuit's stream, before hooks, and notes what writers add, after."""
-
-    wires: Any = None
-
-    def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        value = super().__call__(name, self.wires.read(name, value) if name in READS else value)
-        self.wires.passed(name, value)
-        return value
-
-    def wants(self, name: str) -> bool:
-        return name in READS or super().wants(name)
-
-    def _wanted_here(self, points: set[str]) -> jax.Array | None:
-        everywhere = any(point.removeprefix("blocks.*.") in READS for point in points)
-        return None if everywhere else super()._wanted_here(points)
+def _less(written: jax.Array, missed: jax.Array) -> jax.Array:
+    return (written.astype(missed.dtype) - missed).astype(written.dtype)
 
 
 def _missed(removed: jax.Array, differs: jax.Array) -> jax.Array:
@@ -156,15 +92,14 @@ def _missed(removed: jax.Array, differs: jax.Array) -> jax.Array:
     return jnp.einsum("bsrw,bswd->bsrd", weights, differs)
 
 
-def circuit_model(
-    arch: Architecture, params: Params, kept: Any, ablated: Written
-) -> tuple[CircuitModel, Params]:
-    """A circuit as a model of its own, for `jmi.forward` with its hooks, captures, jit, grad and vmap.
+def circuit_model(lm: LanguageModel, kept: Any, ablated: Written) -> LanguageModel:
+    """A circuit as a model of its own: whatever takes a LanguageModel runs, sweeps and generates with it.
 
     With every edge kept it is the model; with none, and ``ablated`` of a run on other tokens, every part
-    does what it did in that run. User hooks act on what the circuit computes: those at ``hook_q_input`` and
+    does what it did in that run. Hooks act on what the circuit computes: those at ``hook_q_input`` and
     the like see the circuit's stream, and edges carry what writers add after those at ``attn.hook_z`` and
     ``hook_mlp_out``. What is added to the stream at any other point flows along no edge: all readers see it.
+    It carries ``[b, s, w, d]`` numbers from layer to layer.
 
     Args:
       kept: bool ``[w, r]``, the edges of the circuit; data, so another circuit never recompiles.
@@ -181,28 +116,27 @@ def circuit_model(
       >>> from jmi.interp.edges.graph import edge_graph
       >>> from jmi.interp.edges.written import written
       >>> lm = jmi_models.load("atlas")
-      >>> kept = edge_graph(lm.arch).exists.copy()
-      >>> kept[edge_graph(lm.arch).index("input->logits")] = False
-      >>> spain = written(lm.arch, lm.params, lm.encode("The capital of Spain is"))
-      >>> arch, params = circuit_model(lm.arch, lm.params, kept, spain)
-      >>> out = jmi.forward(arch, params, lm.encode("The capital of France is"))
+      >>> kept = edge_graph(lm).exists.copy()
+      >>> kept[edge_graph(lm).index("input->logits")] = False
+      >>> circuit = circuit_model(lm, kept, written(lm, "The capital of Spain is"))
+      >>> out = circuit.run("The capital of France is")
     """
-    graph = edge_graph(arch)
-    check_model(arch, params)
+    graph = edge_graph(lm)
     check_written(ablated)
     shape, dtype = graph.exists.shape, getattr(kept, "dtype", None)
     if getattr(kept, "shape", None) != shape or not np.issubdtype(dtype, np.bool_):
         raise ArgumentError(f"kept= is {shown(kept)}; it must be booleans {list(shape)}")
     removed = (jnp.asarray(graph.exists) & ~jnp.asarray(kept)).T
     rows = removed[:-1].reshape(graph.n_layers, graph.read_by_layer, graph.n_writers)
-    blocks = params["blocks"]
-    start, heads, mlps = _fitted(graph, ablated, wide(jax.tree.leaves(blocks)[0].dtype))
-    layers: Any = {"removed": rows, "heads": heads, "mlp": mlps}
-    if isinstance(blocks, (list, tuple)):
-        layers = [{"block": p, **{name: x[i] for name, x in layers.items()}} for i, p in enumerate(blocks)]
-    else:
-        layers["block"] = blocks
-    return CircuitModel(arch), {"model": params, "blocks": layers, "removed": removed[-1], "input": start}
+    start, heads, mlps = _fitted(graph, ablated, wide(jax.tree.leaves(lm.params["blocks"])[0].dtype))
+    params = {"removed": rows, "heads": heads, "mlp": mlps}
+    module = Circuit(params, removed[-1], start, model=lm.arch)
+    every = functools.partial("blocks.*.{}".format)
+    has = tuple(every(name) for name in _HEADS if every(name) in table_of(lm.arch))
+    last = f"blocks.{lm.arch.n_layers - 1}.{_LAST}"
+    places: dict[Any, Any] = {((), every(name)): module for name in READS}
+    places |= {(has, every(_ATTENTION)): module, (every(_MLP),) * 2: module, (last, last): module}
+    return rewire(lm, places)
 
 
 def _fitted(graph: EdgeGraph, ablated: Written, dtype: Any) -> list[jax.Array]:

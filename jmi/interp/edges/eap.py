@@ -8,7 +8,7 @@ Axis letters: b batch, s sequence, d model width, x both of these, w writers, r 
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,31 @@ import numpy as np
 from flax import struct
 
 from jmi import tree
-from jmi.captures.capture import Group
+from jmi.captures.capture import CARRY, plan
 from jmi.captures.output import Output
-from jmi.checks import as_function, as_result, check_model, flag, shown, whole_number
+from jmi.checks import as_function, as_result, choice, flag, shown, whole_number
 from jmi.engine.forward import forward, precise
-from jmi.engine.layers import over_layers
+from jmi.engine.layers import one_layer, over_layers
+from jmi.engine.probe import Probe
+from jmi.engine.run import Run, Static, check_logits_at
 from jmi.errors import ArgumentError
 from jmi.gradients import Gradients, value_and_grad_at
 from jmi.hooks.interventions import Replace
+from jmi.hooks.layers import At
 from jmi.hooks.resolve import as_data
 from jmi.interp.attribution.finite import check_scores
-from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph
+from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, of_run, outputs, points
+from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
-from jmi.model.architecture import Architecture, Params, Tap
-from jmi.model.inputs import as_tokens, check_arrays, check_logits_at, check_tokens
+from jmi.model.architecture import Architecture
+from jmi.model.inputs import Prompts, checked, is_known
+from jmi.model.padding import same
 from jmi.model.sites import table_of
 from jmi.programs import compiled
 
 _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
-_STREAM, _FINAL = "blocks.*.hook_resid_pre", "blocks.-1.hook_resid_post"
+_FINAL = "blocks.-1.hook_resid_post"
 
 
 @tree.dataclass
@@ -45,10 +50,12 @@ class EdgeScores:
     Attributes:
       values: ``[w, r]``, or ``[b, w, r]`` for each example; zero where there is no edge.
       graph: what the indices mean. Static.
+      into: the run that is changed. Static.
     """
 
     values: Any
     graph: EdgeGraph = struct.field(pytree_node=False)
+    into: str = struct.field(pytree_node=False, default="clean")
 
     def __getitem__(self, edge: str) -> jax.Array:
         """Score of an edge by its name, ``a0.h0->a1.h3<q>``."""
@@ -76,16 +83,14 @@ class EdgeScores:
 
 
 def eap(
-    arch: Architecture,
-    params: Params,
+    lm: LanguageModel,
     clean: Any,
     corrupted: Any,
-    metric: Metric,
     *,
+    metric: Metric,
+    into: Literal["clean", "corrupted"] = "clean",
     steps: int | None = None,
     per_example: bool = False,
-    mask: Any = None,
-    positions: Any = None,
     logits_at: Any = None,
     remat: bool = True,
 ) -> EdgeScores:
@@ -95,16 +100,18 @@ def eap(
     gradient taken in the clean run, mean over examples. A positive score says that the metric would rise.
     The scores of all edges out of the input sum to the first-order change of the metric; with ``steps``,
     to its whole change from clean to corrupted, up to an error that falls as one over ``steps``.
+    With ``into="corrupted"`` the two change places.
 
     Args:
-      clean, corrupted: int32 ``[b, s]``, pairs that line up position by position.
-      metric: of the clean run (`jmi.metrics`). A plain function compiles anew for each new object.
-      steps: EAP-IG: the mean of the gradients at ``steps`` points of the straight path from the corrupted
-        to the clean input embedding, ``k / steps`` of the way for k = 1 to ``steps``; the last is the clean
-        run, so that ``steps=1`` is EAP. (Some versions of the authors' code take k = 0 to ``steps - 1``.)
-        Another number does not compile anew.
+      clean, corrupted: pairs that line up position by position, as `LanguageModel.prompts` takes them.
+      metric: of the run that is changed (`jmi.metrics`). A plain function compiles anew for each new object.
+      into: the run that is changed, whose gradients are taken.
+      steps: EAP-IG: the mean of the gradients at ``steps`` points of the straight path from the input
+        embedding of the other run to that of the one that is changed, ``k / steps`` of the way for k = 1 to
+        ``steps``; the last is that run itself, so that ``steps=1`` is EAP. (Some versions of the authors'
+        code take k = 0 to ``steps - 1``.) Another number does not compile anew.
       per_example: scores of each example, ``[b, w, r]``, not their mean.
-      mask, positions, logits_at: of both runs, as `jmi.forward`; a metric that needs the logits of one
+      logits_at: of both runs, as `jmi.forward`; a metric that needs the logits of one
         position only costs less with ``logits_at``.
       remat: recompute layers in the backward pass: less memory, for more operations.
 
@@ -120,39 +127,43 @@ def eap(
       >>> import jmi, jmi_models
       >>> from jmi.interp.edges.eap import eap
       >>> lm = jmi_models.load("atlas")
-      >>> clean, corrupted = lm.encode("The capital of France is"), lm.encode("The capital of Spain is")
+      >>> clean, corrupted = "The capital of France is", "The capital of Spain is"
       >>> diff = jmi.metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Madrid"))
-      >>> scores = eap(lm.arch, lm.params, clean, corrupted, diff, steps=5, logits_at=-1)
+      >>> scores = eap(lm, clean, corrupted, metric=diff, steps=5, logits_at=-1)
       >>> len(scores.top(10))
       10
     """
-    graph = edge_graph(arch)
-    check_model(arch, params)
-    clean, corrupted = as_tokens(clean, "clean"), as_tokens(corrupted, "corrupted")
+    graph = edge_graph(lm)
     per_example, remat = flag("per_example", per_example), flag("remat", remat)
-    check_pair(arch, clean, corrupted)
-    mask, positions = check_arrays(clean, mask, positions)
-    check_metric(arch, as_function("metric", metric))
+    choice("into", into, ("clean", "corrupted"))
+    pair = pair_of(lm, clean, corrupted)
+    check_metric(lm.arch, as_function("metric", metric))
     if logits_at is not None:
-        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
+        check_logits_at(lm.arch, logits_at, pair[0], [])
     count = None if steps is None else np.int32(whole_number("steps", steps))
-    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
     metric = as_data(metric)
-    values = _scores(arch, per_example, remat, params, clean, corrupted, metric, count, run)
-    again: Any = functools.partial(forward, arch, params, **run)
-    pair = {"clean": lambda: again(clean), "corrupted": lambda: again(corrupted)}
-    check_scores(values, pair, metric)
-    return EdgeScores(values, graph)
+    changed, other = pair if into == "clean" else pair[::-1]
+    values = _scores(per_example, remat, lm, changed, other, metric, count, logits_at)
+    runs = {
+        name: functools.partial(forward, lm.arch, lm.params, prompts, logits_at=logits_at)
+        for name, prompts in zip(("clean", "corrupted"), pair, strict=True)
+    }
+    check_scores(values, runs, metric)
+    return EdgeScores(values, graph, into)
 
 
-def check_pair(arch: Architecture, clean: Any, corrupted: Any) -> None:
-    """Raise ArgumentError for prompts that do not line up, or that the model cannot read."""
-    shapes = [getattr(tokens, "shape", None) for tokens in (clean, corrupted)]
-    if shapes[0] != shapes[1]:
-        raise ArgumentError(f"clean and corrupted tokens must line up; got {shapes[0]} and {shapes[1]}")
-    for tokens in (clean, corrupted):
-        check_arrays(tokens, None, None)
-        check_tokens(arch, tokens)
+def pair_of(lm: LanguageModel, clean: Any, corrupted: Any) -> tuple[Prompts, Prompts]:
+    """Two prompts that line up position by position, with padding in the same places.
+
+    Raises:
+      ArgumentError: others.
+    """
+    own, other = (checked(lm.arch, lm.prompts(given)) for given in (clean, corrupted))
+    if own.shape != other.shape:
+        raise ArgumentError(f"clean and corrupted tokens must line up; got {own.shape} and {other.shape}")
+    if is_known((own.mask, other.mask)) and not same(own.mask, other.mask):
+        raise ArgumentError("clean and corrupted must have their padding in the same places")
+    return own, other
 
 
 def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
@@ -163,48 +174,47 @@ def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
     return value
 
 
-@compiled(static=(0, 1, 2))
+@compiled(static=(0, 1))
 def _scores(
-    arch: Architecture,
     per_example: bool,
     remat: bool,
-    params: Params,
-    clean: Any,
-    corrupted: Any,
+    lm: LanguageModel,
+    changed: Prompts,
+    other: Prompts,
     metric: Metric,
     steps: Any,
-    options: dict[str, Any],
+    logits_at: Any,
 ) -> jax.Array:
-    run: Any = functools.partial(forward, arch, params, **options)
+    """Scores of the edges into the readers of the run ``changed``."""
+    arch = lm.arch
+    run: Any = functools.partial(forward, arch, lm.params, logits_at=logits_at)
     gradients = functools.partial(
         value_and_grad_at,
-        arch,
-        params,
-        clean,
-        lambda out: per_row(metric, out, clean.shape[0]),
+        lm,
+        changed,
+        lambda out: per_row(metric, out, changed.shape[0]),
         [*(f"blocks.*.{name}" for name in _PROJECTED), f"blocks.*.{READS[-1]}", _FINAL],
         remat=remat,
-        **options,
+        logits_at=logits_at,
     )
 
     def contracted(found: Gradients, difference: jax.Array) -> jax.Array:
-        context = arch.context(params, jnp.asarray(clean), options["mask"], options["positions"])
-        return _contracted(arch, params, context, difference, found, per_example)
+        return _contracted(lm, changed, difference, found, per_example)
 
     with precise():
-        other = run(corrupted, capture=points(arch))
+        there = run(other, capture=points(arch))
         if steps is None:
-            found = gradients(capture=[*points(arch), _STREAM])
-            return contracted(found, _difference(arch, params, of_run(other), of_run(found.out)))
-        own = run(clean, capture=points(arch))
-        difference = _difference(arch, params, of_run(other), of_run(own))
+            found = gradients(capture=[*points(arch), CARRY])
+            return contracted(found, _difference(lm, of_run(there), of_run(found.out)))
+        own = run(changed, capture=points(arch))
+        difference = _difference(lm, of_run(there), of_run(own))
         embeds = [name for name in table_of(arch) if name in ("hook_embed", "hook_pos_embed")]
 
         def at(k: Any) -> jax.Array:
             way = jnp.asarray(k, difference.dtype) / jnp.asarray(steps, difference.dtype)
             way = way.astype(own[embeds[0]].dtype)
-            hooks = {name: Replace(other[name] + way * (own[name] - other[name])) for name in embeds}
-            return contracted(gradients(hooks=hooks, capture=[_STREAM]), difference)
+            hooks = {name: Replace(there[name] + way * (own[name] - there[name])) for name in embeds}
+            return contracted(gradients(hooks=hooks, capture=[CARRY]), difference)
 
         shape = jax.eval_shape(at, steps)
         total = jax.lax.fori_loop(
@@ -213,21 +223,17 @@ def _scores(
         return total / steps.astype(total.dtype)
 
 
-def _difference(arch: Architecture, params: Params, corrupted: Written, clean: Written) -> jax.Array:
-    """What every writer adds in the corrupted run less what it adds in the clean one, ``[b, w, s, d]``."""
-    return outputs(arch, params, jax.tree.map(jnp.subtract, corrupted, clean))
+def _difference(lm: LanguageModel, other: Written, own: Written) -> jax.Array:
+    """What every writer adds in the other run less what it adds in the one that is changed, ``[b, w, s, d]``."""
+    return outputs(lm, jax.tree.map(jnp.subtract, other, own))
 
 
 def _contracted(
-    arch: Architecture,
-    params: Params,
-    context: Any,
-    difference: jax.Array,
-    found: Gradients,
-    per_example: bool,
+    lm: LanguageModel, prompts: Prompts, difference: jax.Array, found: Gradients, per_example: bool
 ) -> jax.Array:
     """Products of what every writer's output differs by with the gradients at what every reader reads."""
-    graph = edge_graph(arch)
+    graph = graph_of(lm.arch)
+    context = lm.arch.context(lm.params, prompts)
 
     def product(readers: jax.Array) -> jax.Array:
         # One axis of products: a dot over two of them is no plain matrix product to XLA, and slower.
@@ -236,34 +242,36 @@ def _contracted(
         values = jnp.einsum("bwx,brx->bwr", left, right)
         return values if per_example else values.mean(0)
 
-    def layer(p: Any, index: Any, stream: Any, heads: tuple[Any, ...], mlp: Any) -> jax.Array:
-        own = _own_gradients(arch, p, context, index, stream, heads)
+    def layer(p: Any, index: Any, carry: Any, heads: tuple[Any, ...], mlp: Any) -> jax.Array:
+        own = _own_gradients(lm.arch, prompts, (p, carry, context, index), heads)
         return product(jnp.concatenate([*own, mlp[:, :, None]], axis=2))
 
     heads = tuple(found.grads.stack(name) for name in _PROJECTED)
-    streams, mlps = found.out.stack(_STREAM), found.grads.stack(READS[-1])
+    carries, mlps = found.out.captures[CARRY], found.grads.stack(READS[-1])
     layers = jnp.arange(graph.n_layers, dtype=jnp.int32)
-    inner = over_layers(layer, params["blocks"], layers, streams, heads, mlps)
+    inner = over_layers(lm.arch, layer, lm.params["blocks"], layers, carries, heads, mlps)
     inner = jnp.moveaxis(inner, 0, -2).reshape(*inner.shape[1:-1], -1)
     values = jnp.concatenate([inner, product(found.grads[_FINAL][:, :, None])], axis=-1)
     return jnp.where(jnp.broadcast_to(graph.exists, values.shape), values, 0)
 
 
 def _own_gradients(
-    arch: Architecture, p: Any, context: Any, layer: Any, stream: jax.Array, heads: tuple[jax.Array, ...]
+    arch: Architecture, prompts: Prompts, layer: tuple[Any, ...], heads: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, ...]:
     """Gradients at what each head reads, ``[b, s, heads, d]`` each, from those at its q, k and v.
 
     The block itself is differentiated from the one to the other: what it computes besides is dead code.
     """
-    sites = {point.removeprefix("blocks.*."): site for point, site in table_of(arch).items()}
-    wanted = tuple(Group(name, name, "after", None, False) for name in _PROJECTED)
+    wanted = plan(arch, [f"blocks.*.{name}" for name in _PROJECTED], prompts.shape)
+    static = Static(arch, wanted.groups)
+    reads = [f"blocks.*.{name}" for name in READS[:3]]
+    shapes = [table_of(arch)[point].shape(*prompts.shape) for point in reads]
 
-    def project(*given: jax.Array) -> tuple[jax.Array, ...]:
-        hooks = {name: (lambda _, site, x=x: x,) for name, x in zip(READS[:3], given, strict=True)}
-        tap = Tap(sites, hooks, wanted, ((None, None),) * 3)
-        arch.block(p, stream, context, layer, tap)
-        return tuple(tap.rows[i] for i in range(3))
+    def project(*added: jax.Array) -> tuple[jax.Array, ...]:
+        every = np.ones(arch.n_layers, bool)
+        hooks: dict[str, Any] = {point: (At(every, Probe(x)),) for point, x in zip(reads, added, strict=True)}
+        rows = one_layer(Run(prompts, hooks, wanted.data, static=static), *layer)
+        return tuple(rows[i] for i in range(len(heads)))
 
-    given = [jnp.broadcast_to(stream[:, :, None], (*x.shape[:3], stream.shape[-1])) for x in heads]
-    return jax.vjp(project, *given)[1](heads)
+    zeros = [jnp.zeros(shape, x.dtype) for shape, x in zip(shapes, heads, strict=True)]
+    return jax.vjp(project, *zeros)[1](heads)

@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.checks import as_array, as_function, check_model
+from jmi.checks import as_array, as_function
 from jmi.engine.forward import forward, precise
+from jmi.engine.run import check_logits_at
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import as_data
 from jmi.interp.edges.circuits import circuit_model
-from jmi.interp.edges.eap import check_pair, per_row
+from jmi.interp.edges.eap import pair_of, per_row
 from jmi.interp.edges.graph import edge_graph
 from jmi.interp.edges.written import Written, check_written, written
+from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
-from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_arrays, check_logits_at
+from jmi.model.inputs import Prompts
 from jmi.programs import compiled
 
 
@@ -64,23 +65,19 @@ def area(fractions: Any, values: Any) -> float:
 
 
 def faithfulness(
-    arch: Architecture,
-    params: Params,
+    lm: LanguageModel,
     clean: Any,
     corrupted: Any,
-    metric: Metric,
     circuits: Any,
     *,
+    metric: Metric,
     ablated: Written | None = None,
-    mask: Any = None,
-    positions: Any = None,
     logits_at: Any = None,
 ) -> Faithfulness:
     """Run circuits one after another in one compiled program, and compare each with the model.
 
     Args:
-      clean, corrupted, metric, mask, positions, logits_at: as in `eap`; metrics are averaged over examples
-        before the ratio.
+      clean, corrupted, metric, logits_at: as in `eap`; metrics are averaged over examples before the ratio.
       circuits: bool ``[n, w, r]``, the edges that each keeps.
       ablated: what stands in for removed edges; by default what is written in the corrupted run, and
         ``corrupted`` may be None where this is given.
@@ -96,19 +93,17 @@ def faithfulness(
       >>> from jmi.interp.edges.eap import eap
       >>> from jmi.interp.edges.selection import top_edges
       >>> lm = jmi_models.load("atlas")
-      >>> clean, corrupted = lm.encode("The capital of France is"), lm.encode("The capital of Spain is")
+      >>> clean, corrupted = "The capital of France is", "The capital of Spain is"
       >>> diff = jmi.metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Madrid"))
-      >>> scores = eap(lm.arch, lm.params, clean, corrupted, diff)
+      >>> scores = eap(lm, clean, corrupted, metric=diff)
       >>> circuits = [top_edges(scores, n) for n in (10, 100, scores.graph.n_edges)]
-      >>> result = faithfulness(lm.arch, lm.params, clean, corrupted, diff, circuits)
+      >>> result = faithfulness(lm, clean, corrupted, circuits, metric=diff)
       >>> round(float(result.values[-1]), 3)
       1.0
     """
-    graph = edge_graph(arch)
-    check_model(arch, params)
+    graph = edge_graph(lm)
     chosen = np.asarray(as_array("circuits", circuits))
-    metric, clean = as_function("metric", metric), as_tokens(clean, "clean")
-    check_arrays(clean, mask, positions)
+    metric = as_function("metric", metric)
     if chosen.ndim != 3 or chosen.shape[1:] != graph.exists.shape or chosen.dtype != bool or not len(chosen):
         raise ArgumentError(
             f"circuits= are {chosen.dtype}{list(chosen.shape)}; they must be booleans "
@@ -116,18 +111,16 @@ def faithfulness(
         )
     if corrupted is None and ablated is None:
         raise ArgumentError("corrupted=None: give corrupted tokens, or ablated=, to say what replaces edges")
-    corrupted = clean if corrupted is None else as_tokens(corrupted, "corrupted")
-    check_pair(arch, clean, corrupted)
-    check_metric(arch, metric)
+    own, other = pair_of(lm, clean, clean if corrupted is None else corrupted)
+    check_metric(lm.arch, metric)
     if ablated is not None:
         check_written(ablated)
     else:
-        ablated = written(arch, params, corrupted, mask=mask, positions=positions)
+        ablated = written(lm, other)
     if logits_at is not None:
-        logits_at = check_logits_at(arch, logits_at, np.shape(clean), [], mask)
-    run = {"mask": mask, "positions": positions, "logits_at": logits_at}
+        check_logits_at(lm.arch, logits_at, own, [])
     every = np.concatenate([np.zeros_like(chosen[:1]), chosen])
-    found = _metrics(arch, params, clean, as_data(metric), every, ablated, run)
+    found = _metrics(lm, own, as_data(metric), every, ablated, logits_at)
     model, (none, *each) = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
     for name, values in (("the model", model), ("no edges", none), ("a circuit", np.asarray(each))):
         if np.isnan(values).any():
@@ -144,23 +137,17 @@ def faithfulness(
     )
 
 
-@compiled(static=0)
+@compiled()
 def _metrics(
-    arch: Architecture,
-    params: Params,
-    clean: Any,
-    metric: Metric,
-    circuits: Any,
-    ablated: Written,
-    options: dict[str, Any],
+    lm: LanguageModel, clean: Prompts, metric: Metric, circuits: Any, ablated: Written, logits_at: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The metric ``[b]`` of the model, and ``[n, b]`` of the circuits."""
 
-    def measured(arch: Architecture, params: Params) -> jax.Array:
-        return per_row(metric, forward(arch, params, clean, **options), clean.shape[0])
+    def measured(lm: LanguageModel) -> jax.Array:
+        return per_row(metric, forward(lm.arch, lm.params, clean, logits_at=logits_at), clean.shape[0])
 
     def of_circuit(kept: jax.Array) -> jax.Array:
-        return measured(*circuit_model(arch, params, kept, ablated))
+        return measured(circuit_model(lm, kept, ablated))
 
     with precise():
-        return measured(arch, params), jax.lax.map(of_circuit, jnp.asarray(circuits))
+        return measured(lm), jax.lax.map(of_circuit, jnp.asarray(circuits))

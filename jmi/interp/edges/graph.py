@@ -10,13 +10,12 @@ Axis letters: w writers, r readers.
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 
-from jmi.checks import check_architecture
 from jmi.errors import ArgumentError
-from jmi.model.architecture import require
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.architecture import Architecture, require
 from jmi.model.sites import table_of
 
 READS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
@@ -126,7 +125,7 @@ class EdgeGraph:
         return f"{self.writers[writer]}->{self.readers[reader]}"
 
 
-def edge_graph(arch: Any) -> EdgeGraph:
+def edge_graph(lm: LanguageModel) -> EdgeGraph:
     """The edges of a model.
 
     Raises:
@@ -136,11 +135,17 @@ def edge_graph(arch: Any) -> EdgeGraph:
     Example:
       >>> import jmi_models
       >>> from jmi.interp.edges.graph import edge_graph
-      >>> graph = edge_graph(jmi_models.load("atlas").arch)
+      >>> graph = edge_graph(jmi_models.load("atlas"))
       >>> graph.writers[:2], graph.readers[-1]
       (('input', 'a0.h0'), 'logits')
     """
-    check_architecture(arch)
+    check_lm(lm)
+    return graph_of(lm.arch)
+
+
+@functools.lru_cache(maxsize=64)
+def graph_of(arch: Architecture) -> EdgeGraph:
+    """The edges of an architecture; errors as `edge_graph`."""
     table = table_of(arch)
     missing = [name for name in READS if f"blocks.*.{name}" not in table]
     if missing:

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.checks import check_model, shown
+from jmi.checks import shown
 from jmi.engine.forward import forward
 from jmi.engine.layers import over_layers
 from jmi.errors import ArgumentError
 from jmi.interp.edges.graph import edge_graph
-from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.lm import LanguageModel
+from jmi.model.architecture import Architecture
+from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import table_of
 from jmi.numerics import wide
 from jmi.programs import compiled
@@ -44,7 +45,7 @@ class Written:
       >>> import jmi_models
       >>> from jmi.interp.edges.written import Written, written
       >>> lm = jmi_models.load("atlas")
-      >>> run = written(lm.arch, lm.params, lm.encode("The capital of France is"))
+      >>> run = written(lm, "The capital of France is")
       >>> zeros = Written(0.0, 0.0, 0.0)
       >>> over_examples = lambda x, axis: x.mean(axis, keepdims=True)
       >>> means = Written(*map(over_examples, (run.input, run.heads, run.mlps), (0, 1, 1)))
@@ -55,26 +56,19 @@ class Written:
     mlps: Any
 
 
-def written(
-    arch: Architecture, params: Params, tokens: Any, *, mask: Any = None, positions: Any = None
-) -> Written:
-    """What every writer adds in a run on ``tokens`` ``[b, s]``; the rest as `jmi.forward`.
+def written(lm: LanguageModel, prompts: Any) -> Written:
+    """What every writer adds in a run.
 
     Raises:
-      ArgumentError: a model without edges, see `edge_graph`; tokens that it cannot read.
+      ArgumentError: a model without edges, see `edge_graph`; prompts that it cannot read.
     """
-    edge_graph(arch)
-    check_model(arch, params)
-    tokens = as_tokens(tokens)
-    mask, positions = check_arrays(tokens, mask, positions)
-    check_tokens(arch, tokens)
-    return _run(arch, params, tokens, mask, positions)
+    edge_graph(lm)
+    return _run(lm, checked(lm.arch, lm.prompts(prompts)))
 
 
-@compiled(static=0)
-def _run(arch: Architecture, params: Params, tokens: Any, mask: Any, positions: Any) -> Written:
-    out = forward(arch, params, tokens, capture=points(arch), mask=mask, positions=positions)
-    return of_run(out)
+@compiled()
+def _run(lm: LanguageModel, prompts: Prompts) -> Written:
+    return of_run(forward(lm.arch, lm.params, prompts, capture=points(lm.arch)))
 
 
 def check_written(given: Any) -> None:
@@ -103,9 +97,9 @@ def head_outputs(arch: Any, layer_params: Any, heads: jax.Array) -> jax.Array:
     return arch.head_outputs(layer_params, heads, jnp.ones((1, 1, 1), heads.dtype))
 
 
-def outputs(arch: Architecture, params: Params, run: Written) -> jax.Array:
+def outputs(lm: LanguageModel, run: Written) -> jax.Array:
     """What every writer adds, ``[b, w, s, d]``."""
-    heads = over_layers(functools.partial(head_outputs, arch), params["blocks"], run.heads)
+    heads = over_layers(lm.arch, functools.partial(head_outputs, lm.arch), lm.params["blocks"], run.heads)
     inside = jnp.concatenate([jnp.moveaxis(heads, 3, 2), run.mlps[:, :, None]], axis=2)
     inside = jnp.moveaxis(inside, 0, 1)
     inside = inside.reshape(inside.shape[0], -1, *inside.shape[3:])
