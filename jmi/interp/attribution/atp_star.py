@@ -1,10 +1,11 @@
 """AtP*: attribution patching without its two commonest failures (Kramár et al. 2024, arXiv:2403.00745).
 
-Axis letters: b batch, q query, t key, h query heads, l layers scored, n gradients.
+Axis letters: b batch, q query, t key, h query heads, l layers scored, m metrics, n gradients: those of each
+metric with what each layer adds dropped.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,18 +15,19 @@ from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Capture
-from jmi.captures.output import Output
 from jmi.checks import flag
 from jmi.engine.forward import precise
+from jmi.engine.probe import Probe, follow, plan_points
 from jmi.errors import ArgumentError
-from jmi.gradients import Detach, follow, rows_of, value_and_grad_at
+from jmi.hooks.freeze import Detach
 from jmi.hooks.interventions import Patch, Replace
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.resolve import Hooks
-from jmi.interp.attribution.nodes import NODES, Pair, checked_scores, pair_of, then
+from jmi.interp.attribution.nodes import Pair, then
+from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
+from jmi.lm import LanguageModel
 from jmi.metrics import Metric
-from jmi.model.architecture import Architecture, Params
-from jmi.model.sites import PATTERN, Site, layer_name, table_of
+from jmi.model.sites import PATTERN, Site, layer_name, slots, table_of
 from jmi.numerics import wide
 from jmi.programs import compiled
 
@@ -40,22 +42,20 @@ RESID_PRE = "blocks.*.hook_resid_pre"
 
 
 def atp_star(
-    arch: Architecture,
-    params: Params,
-    base: jax.Array,
-    source: jax.Array,
+    lm: LanguageModel,
+    clean: Any,
+    corrupted: Any,
     sites: str | Sequence[str],
-    metric: Metric,
     *,
+    metric: Metric | Mapping[str, Metric],
+    into: str = "corrupted",
     qk_fix: bool = True,
     grad_drop: bool = True,
     keep: Sequence[str] = NODES,
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: jax.Array | None = None,
-    positions: jax.Array | None = None,
     logits_at: Any = None,
-) -> Output:
+) -> Any:
     """`jmi.interp.attribution_patching`, mended where attention saturates and where effects cancel.
 
     Args:
@@ -79,31 +79,41 @@ def atp_star(
     Example:
       >>> import jmi_models
       >>> from jmi.interp.attribution.atp_star import atp_star
+      >>> from jmi.metrics import LogitDiff
       >>> lm = jmi_models.load("atlas")
-      >>> base, source = (lm.encode(f"The capital of {c} is") for c in ("France", "Spain"))
-      >>> paris = lambda out: out.logits[:, -1, lm.token_id("Paris")]
+      >>> clean, corrupted = "The capital of France is", "The capital of Italy is"
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
       >>> nodes = ["blocks.*.attn.hook_q", "blocks.*.attn.hook_z"]
-      >>> scores = atp_star(lm.arch, lm.params, base, source, nodes, paris)
-      >>> scores["blocks.0.attn.hook_q"].shape == (*base.shape, lm.arch.n_heads)
+      >>> scores = atp_star(lm, clean, corrupted, nodes, metric=diff)
+      >>> scores["blocks.0.attn.hook_q"].shape == (*lm.encode(clean).shape, lm.arch.n_heads)
       True
     """
     qk_fix, grad_drop = flag("qk_fix", qk_fix), flag("grad_drop", grad_drop)
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+        lm,
+        clean,
+        corrupted,
+        sites,
+        metric=metric,
+        into=into,
+        keep=keep,
+        hooks=hooks,
+        capture=capture,
+        logits_at=logits_at,
     )
     fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
-    parts = pair.kept & {table_of(arch)[point].axes[-1] for point in fixed}
+    parts = pair.kept & {table_of(lm.arch)[point].axes[-1] for point in fixed}
     if parts:
         raise ArgumentError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
-    if grad_drop and arch.n_layers < 2:
+    if grad_drop and lm.arch.n_layers < 2:
         raise ArgumentError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
     return checked_scores(pair, _mended(pair, tuple(fixed), grad_drop))
 
 
 @compiled(static=(1, 2))
-def _mended(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Output:
+def _mended(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Any:
     with precise():
-        there, n_layers = pair.values(pair.source), pair.arch.n_layers
+        there, n_layers = pair.values(pair.source), pair.lm.arch.n_layers
         rest = pair.only([point for point in pair.points if point not in fixed])
         attended = _Attended.of(pair.only(fixed)) if fixed else None
 
@@ -142,37 +152,28 @@ class _Attended:
     def of(cls, pair: Pair) -> "_Attended":
         layers = tuple(sorted({layer for some in pair.layout.layers for layer in some or ()}))
         out = pair.run(pair.base, pair.hooks, [RESID_PRE, *_patterns(layers)])
-        clean = At(np.ones(pair.arch.n_layers, bool), PerLayer(Replace(out[RESID_PRE])))
-        return cls(pair, layers, then(pair.hooks, {RESID_PRE: clean}), out[PATTERN])
+        held = At(np.ones(pair.lm.arch.n_layers, bool), PerLayer(Replace(out[RESID_PRE])))
+        return cls(pair, layers, then(pair.hooks, {RESID_PRE: held}), out[PATTERN])
 
     def slopes(self, last: dict[str, Any]) -> jax.Array:
-        """Gradient ``[l, b, h, q, t]`` of the metric at the patterns."""
-        pair = self.pair
-        found = value_and_grad_at(
-            pair.arch,
-            pair.params,
-            pair.base,
-            pair.metric,
-            _patterns(self.layers),
-            hooks=then(pair.hooks, last),
-            capture=pair.capture,
-            mask=pair.mask,
-            positions=pair.positions,
-            logits_at=pair.logits_at,
-        )
-        return found.grads[PATTERN]
+        """Gradients ``[m, l, b, h, q, t]`` of the metrics at the patterns."""
+        arch, shape, before = self.pair.lm.arch, self.pair.base.shape, then(self.pair.hooks, last)
+        layout = plan_points(arch, _patterns(self.layers), shape)
+        zeros = jnp.zeros(self.before.shape, self.before.dtype)
+        return self.pair.gradients(lambda zeros: follow(arch, before, shape, layout, [Probe(zeros)]), zeros)
 
     def scores(self, pair: Pair, source: jax.Array, slopes: jax.Array) -> jax.Array:
-        """Scores of one point by each of ``slopes`` ``[n, l, b, h, q, t]``, as `Pair.scores`."""
+        """Scores ``[..., l, b, s, h, 1]`` of one point by each of ``slopes`` ``[..., l, b, h, q, t]``."""
         (point,), (layers,) = pair.points, pair.layout.layers
-        slots = np.full(pair.arch.n_layers, -1, np.int32)
-        slots[list(self.layers)] = np.arange(len(self.layers))
-        effect = _Effect(slots, self.before, jnp.moveaxis(slopes, 1, 0), point in QUERIES)
+        several = slopes.shape[:-5]
+        slopes = jnp.moveaxis(slopes.reshape(-1, *slopes.shape[-5:]), 1, 0)
+        rows = slots(self.layers, pair.lm.arch.n_layers)
+        effect = PerLayer(_Effect(self.before, slopes, point in QUERIES), rows)
         seen = [Capture(name, reduce=effect) for name in _patterns(layers or ())]
 
         def patched(places: Any) -> jax.Array:
             patch = Patch(source, positions=_in_layers(places, source.shape[0]))
-            hooks = follow(pair.arch, self.held, pair.base.shape, pair.layout, [patch])
+            hooks = follow(pair.lm.arch, self.held, pair.base.shape, pair.layout, [patch])
             return pair.run(pair.base, hooks, seen)[PATTERN]
 
         if point in QUERIES:  # Queries do not touch each other: one run patches them all.
@@ -182,9 +183,10 @@ class _Attended:
             every = jnp.eye(pair.base.shape[1], dtype=bool)
             scores = jnp.einsum("tlnbh->nlbth", jax.lax.map(patched, every))
             scores = scores.reshape(*scores.shape[:4], source.shape[3], -1).sum(-1)
-        axes = table_of(pair.arch)[point].axes[:3]
+        axes = table_of(pair.lm.arch)[point].axes[:3]
         summed = [i + 2 for i, axis in enumerate(axes) if axis not in pair.kept]
-        return scores.sum(summed, keepdims=True)[..., None]
+        scores = scores.sum(summed, keepdims=True)[..., None]
+        return scores.reshape(*several, *scores.shape[1:])
 
 
 @tree.dataclass
@@ -192,23 +194,21 @@ class _Effect:
     """Reducer of a pattern: what its change does, by each gradient: ``[n, b, h, q]``, or ``[n, b, h]``.
 
     Attributes:
-      slots: row of each layer in the arrays below.
-      before: patterns of the base run, ``[l, b, h, q, t]``.
-      slopes: gradients there, ``[l, n, b, h, q, t]``.
+      before: the pattern of the base run, ``[b, h, q, t]``.
+      slopes: gradients there, ``[n, b, h, q, t]``.
       by_query: whether queries are told apart.
     """
 
-    slots: Any
     before: Any
     slopes: Any
     by_query: bool = struct.field(pytree_node=False)
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
-        before, slopes = rows_of((self.before, self.slopes), self.slots, site)
+        del site
         dtype = wide(value.dtype)
-        change = value.astype(dtype) - before.astype(dtype)
+        change = value.astype(dtype) - self.before.astype(dtype)
         out = "nbhq" if self.by_query else "nbh"
-        return jnp.einsum(f"bhqt,nbhqt->{out}", change, slopes.astype(dtype))
+        return jnp.einsum(f"bhqt,nbhqt->{out}", change, self.slopes.astype(dtype))
 
 
 def _in_layers(places: Any, n_layers: int) -> Any:

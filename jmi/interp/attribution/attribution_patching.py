@@ -7,7 +7,7 @@ node: three passes for all nodes at once. It is exact where the metric is linear
 softmax and activations are not. `jmi.interp.attribution.atp_star` mends its two commonest failures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,96 +15,110 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.captures.capture import Capture
-from jmi.captures.output import Output
 from jmi.checks import whole_number
 from jmi.engine.forward import precise
 from jmi.hooks.interventions import Replace
 from jmi.hooks.resolve import Hooks
-from jmi.interp.attribution.nodes import NODES, Pair, checked_scores, pair_of
+from jmi.interp.attribution.nodes import Pair
+from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
+from jmi.lm import LanguageModel
 from jmi.metrics import Metric
-from jmi.model.architecture import Architecture, Params
+from jmi.model.sites import table_of
 from jmi.programs import compiled
 
-EMBED = "hook_embed"
+EMBEDS = ("hook_embed", "hook_pos_embed")
+"""What a prompt is to the layers, where a model has it."""
 
 
 def attribution_patching(
-    arch: Architecture,
-    params: Params,
-    base: jax.Array,
-    source: jax.Array,
+    lm: LanguageModel,
+    clean: Any,
+    corrupted: Any,
     sites: str | Sequence[str],
-    metric: Metric,
     *,
+    metric: Metric | Mapping[str, Metric],
+    into: str = "corrupted",
     keep: Sequence[str] = NODES,
     steps: int | None = None,
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: jax.Array | None = None,
-    positions: jax.Array | None = None,
     logits_at: Any = None,
-) -> Output:
-    """Estimate for every node how patching it from ``source`` into ``base`` changes the metric.
+) -> Any:
+    """Estimate for every node how patching it from one run into another changes a metric.
 
     Args:
-      base, source: int32 tokens ``[b, s]``, row by row a pair of prompts of one length.
+      clean, corrupted: as `LanguageModel.prompts` takes them; row by row a pair of prompts of one length,
+        whichever side each is padded on.
       sites: names or patterns of the points whose nodes are scored, all in one backward pass.
-      metric: of the base run (`jmi.metrics`); rows are scored each by itself. A plain function compiles
-        anew for each new object.
+      metric: of the run that is changed (`jmi.metrics`), or a dict of metrics, which share the runs; rows are
+        scored each by itself. A plain function compiles anew for each new object.
+      into: the run that is changed, the base; the other is the source. "corrupted" puts clean values into
+        the corrupted run (denoising: what suffices to restore the metric?), "clean" corrupted values into
+        the clean one (noising: what is needed for it?).
       keep: axes that tell nodes apart; what a point has beyond them is summed. ``pos`` stands for
         ``query`` too and ``head`` for ``kv_head``; others are ``key``, ``d_mlp``, ``d_head``, ``expert``...
-      steps: average the gradients over so many runs whose embeddings (``hook_embed``) lie on the
-        straight line from base to source, at the midpoints of equal parts (EAP-IG's "inputs", Hanna et
-        al. 2024, arXiv:2403.17806, there with right end points). None takes those of the base run.
-      hooks: active in all runs; with `jmi.gradients.frozen` the estimate leaves out what
-        goes through attention patterns or norm denominators.
+      steps: average the gradients over so many runs whose embeddings lie on the straight line from base to
+        source, at the midpoints of equal parts (EAP-IG's "inputs", Hanna et al. 2024, arXiv:2403.17806,
+        there with right end points). None takes those of the base run.
+      hooks: active in all runs; with `jmi.frozen` the estimate leaves out what goes through attention
+        patterns or norm denominators.
       capture: what the metric reads besides logits.
-      mask, positions, logits_at: of both prompts, as `jmi.forward`. A metric that needs the logits of one
-        position only costs less with ``logits_at``: the unembedding is dear, and its gradient too.
+      logits_at: of both runs, as `jmi.forward`. A metric that needs the logits of one position only costs
+        less with it: the unembedding is dear, and its gradient too.
 
     Returns:
-      Scores in at least float32, addressed as captures are and with the kept axes only:
-      ``scores["blocks.3.attn.hook_z"]`` is ``[b, s, heads]``. An entry that is -inf in either run (a masked
-      attention score) counts as unchanged.
+      `NodeScores` in at least float32, addressed as captures are and with the kept axes only:
+      ``scores["blocks.3.attn.hook_z"]`` is ``[b, s, heads]``, on the padded axis of the base. A dict of
+      metrics gives a dict of them. An entry that is -inf in either run (a masked attention score) counts as
+      unchanged.
 
     Raises:
       HookError: an unknown site, or a derived one.
-      ArgumentError: prompts of different shapes, ids that are no tokens, an unknown axis, no steps, or
-        another kind of metric.
+      ArgumentError: prompts that do not line up token by token, ids that are no tokens, an unknown axis, no
+        steps, or another kind of metric.
       ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
     Example:
       >>> import jmi_models
       >>> from jmi.interp.attribution.attribution_patching import attribution_patching
+      >>> from jmi.metrics import LogitDiff
       >>> lm = jmi_models.load("atlas")
-      >>> base, source = (lm.encode(f"The capital of {c} is") for c in ("France", "Spain"))
-      >>> paris = lambda out: out.logits[:, -1, lm.token_id("Paris")]
-      >>> scores = attribution_patching(lm.arch, lm.params, base, source, "blocks.*.attn.hook_z", paris)
-      >>> scores.stack("attn.hook_z").shape == (lm.arch.n_layers, *base.shape, lm.arch.n_heads)
+      >>> clean, corrupted = "The capital of France is", "The capital of Italy is"
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
+      >>> scores = attribution_patching(lm, clean, corrupted, "blocks.*.attn.hook_z", metric=diff)
+      >>> heads = scores.stack("attn.hook_z")
+      >>> heads.shape == (lm.arch.n_layers, *lm.encode(clean).shape, lm.arch.n_heads)
       True
     """
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+        lm,
+        clean,
+        corrupted,
+        sites,
+        metric=metric,
+        into=into,
+        keep=keep,
+        hooks=hooks,
+        capture=capture,
+        logits_at=logits_at,
     )
-    return checked_scores(pair, _patched(pair, _checked_steps(steps)))
+    return checked_scores(pair, _patched(pair, None if steps is None else whole_number("steps", steps)))
 
 
 def integrated_gradients(
-    arch: Architecture,
-    params: Params,
-    base: jax.Array,
-    source: jax.Array,
+    lm: LanguageModel,
+    clean: Any,
+    corrupted: Any,
     sites: str | Sequence[str],
-    metric: Metric,
     *,
+    metric: Metric | Mapping[str, Metric],
     steps: int,
+    into: str = "corrupted",
     keep: Sequence[str] = NODES,
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
-    mask: jax.Array | None = None,
-    positions: jax.Array | None = None,
     logits_at: Any = None,
-) -> Output:
+) -> Any:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from base to source values of nodes.
 
     All nodes of ``sites`` go together along the straight line between their values in the two runs, each
@@ -121,43 +135,50 @@ def integrated_gradients(
     Example:
       >>> import jmi_models
       >>> from jmi.interp.attribution.attribution_patching import integrated_gradients
+      >>> from jmi.metrics import LogitDiff
       >>> lm = jmi_models.load("atlas")
-      >>> base, source = (lm.encode(f"The capital of {c} is") for c in ("France", "Spain"))
-      >>> paris = lambda out: out.logits[:, -1, lm.token_id("Paris")]
+      >>> clean, corrupted = "The capital of France is", "The capital of Italy is"
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
       >>> site = "blocks.1.hook_resid_mid"
-      >>> scores = integrated_gradients(lm.arch, lm.params, base, source, site, paris, steps=8)
-      >>> scores[site].shape == base.shape
+      >>> scores = integrated_gradients(lm, clean, corrupted, site, metric=diff, steps=8)
+      >>> scores[site].shape == lm.encode(clean).shape
       True
     """
     pair = pair_of(
-        arch, params, base, source, sites, metric, keep, hooks, capture, mask, positions, logits_at
+        lm,
+        clean,
+        corrupted,
+        sites,
+        metric=metric,
+        into=into,
+        keep=keep,
+        hooks=hooks,
+        capture=capture,
+        logits_at=logits_at,
     )
     return checked_scores(pair, _integrated(pair, whole_number("steps", steps)))
 
 
 @compiled(static=1)
-def _patched(pair: Pair, steps: int | None) -> Output:
+def _patched(pair: Pair, steps: int | None) -> Any:
     with precise():
         if steps is None:
             return pair.output(pair.scores(pair.values(pair.source)))
-        here, there = (pair.values(tokens, EMBED) for tokens in (pair.base, pair.source))
+        embeds = [point for point in EMBEDS if point in table_of(pair.lm.arch)] or EMBEDS[:1]
+        here, there = (pair.values(prompts, *embeds) for prompts in (pair.base, pair.source))
 
         def on_the_way(at: jax.Array) -> dict[str, jax.Array]:
-            moved = here[EMBED] + at.astype(here[EMBED].dtype) * (there[EMBED] - here[EMBED])
-            return pair.scores(there, here, first={EMBED: Replace(moved)})
+            moved = {p: here[p] + at.astype(here[p].dtype) * (there[p] - here[p]) for p in embeds}
+            return pair.scores(there, here, first={p: Replace(x) for p, x in moved.items()})
 
-        return pair.output(_mean(on_the_way, steps, pair.alphas()))
+        return pair.output(_mean(on_the_way, steps, pair.nothing()))
 
 
 @compiled(static=1)
-def _integrated(pair: Pair, steps: int) -> Output:
+def _integrated(pair: Pair, steps: int) -> Any:
     with precise():
         here, there = pair.values(pair.base), pair.values(pair.source)
-        return pair.output(_mean(lambda at: pair.scores(there, here, at), steps, pair.alphas()))
-
-
-def _checked_steps(steps: int | None) -> Any:
-    return None if steps is None else whole_number("steps", steps)
+        return pair.output(_mean(lambda at: pair.scores(there, here, at), steps, pair.nothing()))
 
 
 def _mean(

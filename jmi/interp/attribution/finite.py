@@ -12,13 +12,15 @@ from jmi.metrics import Metric
 from jmi.model.inputs import is_known
 
 
-def check_scores(scores: Any, runs: Mapping[str, Callable[[], Output]], metric: Metric) -> None:
+def check_scores(
+    scores: Any, runs: Mapping[str, Callable[[], Output]], metric: Metric | Mapping[str, Metric]
+) -> None:
     """Raise ArgumentError where ``scores`` have NaN; traced ones, and those spread over processes, keep it.
 
     Args:
       scores: a pytree of arrays.
-      runs: name -> how to run it again, in the order in which to look; ``metric`` is of the first. They run
-        only if something is wrong.
+      runs: name -> how to run it again, in the order in which to look. They run only if something is wrong.
+      metric: of the first run; one, or a dict of them.
     """
     if not is_known(scores) or not any(map(has_nan, jax.tree.leaves(scores))):
         return
@@ -30,8 +32,10 @@ def check_scores(scores: Any, runs: Mapping[str, Callable[[], Output]], metric: 
                 "blocks.*.hook_resid_post to see in which layer it begins"
             )
     name, out = next(iter(outs.items()))
-    if has_nan(metric(out)):
-        raise ArgumentError(f"the metric of the {name} run is NaN, though its logits are not")
+    for which, one in metric.items() if isinstance(metric, Mapping) else [("", metric)]:
+        if has_nan(one(out)):
+            the = f"the metric {which!r}" if which else "the metric"
+            raise ArgumentError(f"{the} of the {name} run is NaN, though its logits are not")
     raise ArgumentError(
         f"scores are NaN, though no run is, nor the metric of the {name} run: its gradient has no value, "
         "as that of a root or a logarithm at zero, or activations pass the range of their dtype"

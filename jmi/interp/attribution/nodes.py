@@ -1,12 +1,14 @@
-"""Nodes that differ between two runs, and the gradient of a metric along what they differ by.
+"""Nodes that differ between two runs, and the gradient of metrics along what they differ by.
 
 At each point ``alpha * (source - base)`` is added with an ``alpha`` of zeros that has one entry per node;
 the gradient with respect to it is ``(source - base) * gradient`` summed over each node. The sum is so taken
 inside the backward pass: no gradient of a point's full width is stored, only the values of the source are.
+
+Axis letters: m metrics; the gradients of each are pulled back through one run.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,28 +16,22 @@ import jax.numpy as jnp
 from flax import struct
 
 from jmi import tree
-from jmi.captures.capture import Capture, Plan, as_list, plan
+from jmi.captures.capture import Capture, Plan, plan
 from jmi.captures.output import Output, wrap
-from jmi.checks import as_function, check_model, choice, several
 from jmi.engine.forward import forward
+from jmi.engine.probe import follow, nudge
 from jmi.engine.varying import vary_like
-from jmi.errors import ArgumentError
-from jmi.gradients import checked, follow, nudge, plan_points
-from jmi.hooks.resolve import Hooks, as_data, prepare
-from jmi.interp.attribution.finite import check_scores
-from jmi.metrics import Metric, check_metric
-from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_arrays, check_logits_at, check_tokens
-from jmi.model.sites import AXES, Site, layer_name, split, table_of
+from jmi.gradients import real
+from jmi.hooks.resolve import Hooks
+from jmi.interp.attribution.scores import NodeScores
+from jmi.lm import LanguageModel
+from jmi.metrics import Metric
+from jmi.model.inputs import Prompts
+from jmi.model.sites import Site, split, table_of
 from jmi.numerics import wide
 
 Values = Mapping[str, jax.Array]
 """Arrays by point, those inside the blocks with one row for each layer."""
-
-NODES = ("batch", "pos", "head")
-"""Axes that tell nodes apart unless ``keep`` says otherwise."""
-
-_MEANS = {"pos": ("pos", "query"), "head": ("head", "kv_head")}
 
 
 @tree.dataclass
@@ -69,39 +65,40 @@ class Node:
 
 @tree.dataclass
 class Pair:
-    """A base and a source prompt with the nodes to score between them; a pytree.
+    """Two prompts with the nodes to score between them; a pytree.
 
     Attributes:
-      params, base, source, metric, mask, positions, logits_at: as in `attribution_patching`.
+      lm: weights and architecture alone.
+      base: prompts of the run that is changed.
+      source: those of the run whose values are put there, padded alike.
+      metric: one, or a dict of them.
       hooks: prepared.
-      reducers: of what the metric reads besides logits.
-      arch: static, as all that follows.
+      reducers: of what metrics read besides logits.
+      logits_at: as in `attribution_patching`.
+      into: which of the two the base is. Static, as all that follows.
       names: of every point and layer with nodes.
       kept: axes that tell nodes apart.
-      seen: name, when and label of what the metric reads.
-      structure: hash that tells classes of hooks, reducers and metrics apart (`jmi.tree`).
+      seen: name, when and label of what metrics read.
+      classes: of hooks, reducers and metrics, which JAX does not tell apart (`jmi.tree`).
     """
 
-    params: Params
-    base: jax.Array
-    source: jax.Array
-    metric: Metric
+    lm: LanguageModel
+    base: Prompts
+    source: Prompts
+    metric: Metric | dict[str, Metric]
     hooks: dict[str, Any]
     reducers: list[Any]
-    mask: Any
-    positions: Any
     logits_at: Any
-    arch: Architecture = struct.field(pytree_node=False)
+    into: str = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kept: frozenset[str] = struct.field(pytree_node=False)
     seen: tuple[Any, ...] = struct.field(pytree_node=False)
-    structure: int = struct.field(pytree_node=False)
+    classes: tuple[type, ...] = struct.field(pytree_node=False)
 
     @property
     def layout(self) -> Plan:
         """The nodes by point; of a part of a pair there may be none."""
-        batch, pos = self.base.shape
-        return plan(self.arch, self.names, (batch, pos))
+        return plan(self.lm.arch, self.names, self.base.shape)
 
     @property
     def points(self) -> list[str]:
@@ -113,32 +110,54 @@ class Pair:
         return dataclasses.replace(self, names=tuple(n for n in self.names if split(n)[0] in points))
 
     @property
-    def capture(self) -> list[Capture]:
-        """What the metric reads besides logits."""
-        return [
-            Capture(name, when, reduce, label)
-            for (name, when, label), reduce in zip(self.seen, self.reducers, strict=True)
-        ]
+    def metrics(self) -> list[Metric]:
+        """One or more metrics."""
+        return list(self.metric.values()) if isinstance(self.metric, dict) else [self.metric]
 
-    def run(self, tokens: jax.Array, hooks: Hooks, capture: Sequence[str | Capture]) -> Output:
-        """A run of ``tokens``."""
-        same = {"mask": self.mask, "positions": self.positions, "logits_at": self.logits_at}
-        return forward(self.arch, self.params, tokens, hooks=hooks, capture=capture, **same)
+    def run(self, prompts: Prompts, hooks: Hooks, capture: Sequence[str | Capture]) -> Output:
+        """A run of one of the two prompts."""
+        lm = self.lm
+        return forward(lm.arch, lm.params, prompts, hooks, capture, logits_at=self.logits_at)
 
-    def values(self, tokens: jax.Array, *more: str) -> dict[str, jax.Array]:
+    def measured(self, prompts: Prompts, hooks: Hooks) -> Output:
+        """A run with all that metrics read."""
+        seen = zip(self.seen, self.reducers, strict=True)
+        return self.run(prompts, hooks, [Capture(name, when, r, label) for (name, when, label), r in seen])
+
+    def values(self, prompts: Prompts, *more: str) -> dict[str, jax.Array]:
         """By point, what flows onward from the nodes, and from the points ``more``."""
-        return self.run(tokens, self.hooks, [*self.names, *more]).captures
+        return self.run(prompts, self.hooks, [*self.names, *more]).captures
+
+    def gradients(self, hooks: Callable[[Any], Hooks], zeros: Any) -> Any:
+        """Gradients ``[m, ...]`` of the metrics of the base run, under ``hooks(zeros)``, at ``zeros``."""
+
+        def totals(zeros: Any) -> list[jax.Array]:
+            out = self.measured(self.base, hooks(zeros))
+            return [real(metric(out), self.base.shape[0]).sum() for metric in self.metrics]
+
+        values, back = jax.vjp(totals, self.varying(zeros))
+        each = [jnp.eye(len(values), dtype=value.dtype)[i] for i, value in enumerate(values)]
+        return jax.lax.map(lambda one: back(one)[0], self.varying(each))
+
+    def varying(self, arrays: Any) -> Any:
+        """``arrays`` as what differs between devices where the pair does, inside shard_map."""
+        return vary_like(arrays, (self.lm, self.base, self.source, self.hooks))
 
     def alphas(self) -> dict[str, jax.Array]:
         """By point, zeros with one entry for each node and the rank of the values there."""
-        zeros, dtype = {}, wide(jax.tree.leaves(self.params)[0].dtype)
+        zeros, dtype = {}, wide(self.lm.dtype)
         for group in self.layout.groups:
-            site = table_of(self.arch)[group.point]
+            site = table_of(self.lm.arch)[group.point]
             sizes = zip(site.axes, site.shape(*self.base.shape), strict=True)
             rows = () if group.count is None else (group.count,)
             shape = (*rows, *(size if axis in self.kept else 1 for axis, size in sizes))
             zeros[group.point] = jnp.zeros(shape, dtype)
-        return vary_like(zeros, (self.params, self.base, self.source, self.hooks, self.mask, self.positions))
+        return zeros
+
+    def nothing(self) -> dict[str, jax.Array]:
+        """Scores ``[m, ...]`` of zero."""
+        n = len(self.metrics)
+        return self.varying({p: jnp.zeros((n, *x.shape), x.dtype) for p, x in self.alphas().items()})
 
     def scores(
         self,
@@ -149,104 +168,41 @@ class Pair:
         first: Mapping[str, Any] | None = None,
         last: Mapping[str, Any] | None = None,
     ) -> dict[str, jax.Array]:
-        """By point, the gradient of the metric with respect to the ``alpha`` of its nodes.
+        """By point, the gradients ``[m, ...]`` with respect to the ``alpha`` of its nodes.
 
         Args:
           source, base, at: as in `Node`; values by point.
           first, last: by point, one more intervention before and after those of the nodes.
         """
+        here = dict.fromkeys(self.points) if base is None else base
 
-        def total(alphas: dict[str, jax.Array]) -> jax.Array:
-            here = dict.fromkeys(self.points) if base is None else base
+        def hooks(alphas: dict[str, jax.Array]) -> Hooks:
             nodes = [Node(alphas[p], source[p], here[p], at) for p in self.points]
             before = then(self.hooks, first or {})
-            with_nodes = follow(self.arch, before, self.base.shape, self.layout, nodes)
-            out = self.run(self.base, then(with_nodes, last or {}), self.capture)
-            return checked(self.metric(out), self.base.shape[0]).sum()
+            with_nodes = follow(self.lm.arch, before, self.base.shape, self.layout, nodes)
+            return then(with_nodes, last or {})
 
-        return jax.grad(total)(self.alphas())
+        return self.gradients(hooks, self.alphas())
 
-    def output(self, scores: Values) -> Output:
-        """Scores without the axes that are not kept, addressed by name."""
+    def output(self, scores: Values) -> NodeScores | dict[str, NodeScores]:
+        """Scores ``[m, ...]`` without the axes that are not kept, addressed by name, for each metric."""
+        each = [self._of_one({point: x[i] for point, x in scores.items()}) for i in range(len(self.metrics))]
+        return dict(zip(self.metric, each, strict=True)) if isinstance(self.metric, dict) else each[0]
+
+    def _of_one(self, scores: Values) -> NodeScores:
         layout, squeezed, groups = self.layout, [], []
         for group in layout.groups:
-            axes = table_of(self.arch)[group.point].axes
+            axes = table_of(self.lm.arch)[group.point].axes
             summed = [i - len(axes) for i, axis in enumerate(axes) if axis not in self.kept]
             squeezed.append(jnp.squeeze(scores[group.point], summed))
             left = [axis for axis in axes if axis in self.kept]
-            place = next((left.index(axis) for axis in _MEANS["pos"] if axis in left), None)
+            place = next((left.index(axis) for axis in ("pos", "query") if axis in left), None)
             groups.append(dataclasses.replace(group, axis=place if "batch" in left else None))
         layout = dataclasses.replace(layout, groups=tuple(groups))
-        return wrap(layout, self.arch.n_layers, None, tuple(squeezed), None, self.mask)
-
-
-def pair_of(
-    arch: Architecture,
-    params: Params,
-    base: Any,
-    source: Any,
-    sites: str | Sequence[str],
-    metric: Metric,
-    keep: Sequence[str],
-    hooks: Hooks | None,
-    capture: Sequence[str | Capture],
-    mask: Any,
-    positions: Any,
-    logits_at: Any,
-) -> Pair:
-    """The arguments of an attribution, checked."""
-    check_model(arch, params)
-    base, source = as_tokens(base, "base"), as_tokens(source, "source")
-    for tokens in (base, source):
-        # Before they are int32: of a larger number only the last bits would be left.
-        check_arrays(tokens, mask if tokens.shape == base.shape else None, None)
-        check_tokens(arch, tokens)
-    check_metric(arch, as_function("metric", metric))
-    base, source = jnp.asarray(base), jnp.asarray(source)
-    if base.shape != source.shape or base.ndim != 2:
-        raise ArgumentError(
-            f"base and source must be tokens [batch, pos] of one shape; got {base.shape} and {source.shape}"
+        out = wrap(layout, self.lm.arch.n_layers, None, squeezed, mask=self.base.mask)
+        return NodeScores(
+            out.logits, out.captures, mask=out.mask, kept=out.kept, n_layers=out.n_layers, into=self.into
         )
-    check_tokens(arch, base)
-    known = {axis for axes in AXES.values() for axis in axes}
-    keep = [choice("keep", axis, sorted(known)) for axis in several("keep", keep, "axes")]
-    kept = frozenset(axis for name in keep for axis in _MEANS.get(name, (name,)))
-    layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape, mask)
-    names = [
-        group.point if layers is None else layer_name(group.point, layer)
-        for group, layers in zip(layout.groups, layout.layers, strict=True)
-        for layer in ((0,) if layers is None else layers)
-    ]
-    seen = [Capture(c) if isinstance(c, str) else c for c in as_list(capture)]
-    read = plan(arch, seen, base.shape, mask)
-    if logits_at is not None:
-        points = [group.point for group in (*layout.groups, *read.groups)]
-        logits_at = check_logits_at(arch, logits_at, base.shape, [*points, *prepared], mask)
-    reducers, metric = [as_data(c.reduce) for c in seen], as_data(metric)
-    return Pair(
-        params,
-        base,
-        source,
-        metric,
-        prepared,
-        reducers,
-        None if mask is None else jnp.asarray(mask),
-        None if positions is None else jnp.asarray(positions),
-        logits_at,
-        arch,
-        tuple(names),
-        kept,
-        tuple((c.name, c.when, c.label) for c in seen),
-        hash(jax.tree.structure((prepared, reducers, metric))),
-    )
-
-
-def checked_scores(pair: Pair, scores: Output) -> Output:
-    """``scores`` as they are; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
-    base = lambda: pair.run(pair.base, pair.hooks, pair.capture)  # noqa: E731
-    source = lambda: pair.run(pair.source, pair.hooks, pair.capture)  # noqa: E731
-    check_scores(scores.captures, {"base": base, "source": source}, pair.metric)
-    return scores
 
 
 def then(hooks: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""The arguments of an attribution, checked, as a `Pair`; and its scores, found to be numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jmi import tree
+from jmi.captures.capture import Capture, as_list, plan
+from jmi.checks import as_function, choice, several, shown
+from jmi.engine.probe import plan_points
+from jmi.engine.run import check_logits_at
+from jmi.errors import ArgumentError
+from jmi.hooks.resolve import Hooks, as_data, prepare
+from jmi.interp.attribution.finite import check_scores
+from jmi.interp.attribution.lined_up import lined_up
+from jmi.interp.attribution.nodes import Pair
+from jmi.lm import LanguageModel, check_lm
+from jmi.metrics import Metric, check_metric
+from jmi.model.architecture import Architecture
+from jmi.model.inputs import checked
+from jmi.model.sites import AXES, layer_name
+
+INTO = ("clean", "corrupted")
+"""The run that is changed."""
+
+NODES = ("batch", "pos", "head")
+"""Axes that tell nodes apart unless ``keep`` says otherwise."""
+
+_MEANS = {"pos": ("pos", "query"), "head": ("head", "kv_head")}
+
+
+def pair_of(
+    lm: LanguageModel,
+    clean: Any,
+    corrupted: Any,
+    sites: str | Sequence[str],
+    *,
+    metric: Metric | Mapping[str, Metric],
+    into: str,
+    keep: Sequence[str],
+    hooks: Hooks | None,
+    capture: Sequence[str | Capture],
+    logits_at: Any,
+) -> Pair:
+    """The arguments of an attribution, checked."""
+    arch = check_lm(lm).arch
+    both = {
+        name: checked(arch, lm.prompts(given)) for name, given in zip(INTO, (clean, corrupted), strict=True)
+    }
+    base = both.pop(choice("into", into, INTO))
+    (source,) = both.values()
+    source = lined_up(source, base)
+    measure = _metrics(arch, metric)
+    layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape, base.mask)
+    names = [
+        group.point if layers is None else layer_name(group.point, layer)
+        for group, layers in zip(layout.groups, layout.layers, strict=True)
+        for layer in ((0,) if layers is None else layers)
+    ]
+    seen = [Capture(c) if isinstance(c, str) else c for c in as_list(capture)]
+    read = plan(arch, seen, base.shape, base.mask)
+    if logits_at is not None:
+        points = [group.point for group in (*layout.groups, *read.groups)]
+        check_logits_at(arch, logits_at, base, [*points, *prepared])
+        logits_at = jnp.asarray(logits_at, jnp.int32)
+    reducers = [as_data(c.reduce) for c in seen]
+    return Pair(
+        # Its name and tokenizer decide nothing here, and another of them would compile anew.
+        LanguageModel(arch, lm.params),
+        jax.tree.map(jnp.asarray, base),
+        jax.tree.map(jnp.asarray, source),
+        measure,
+        prepared,
+        reducers,
+        logits_at,
+        into=into,
+        names=tuple(names),
+        kept=_kept(keep),
+        seen=tuple((c.name, c.when, c.label) for c in seen),
+        classes=tree.classes((prepared, reducers, measure)),
+    )
+
+
+def checked_scores(pair: Pair, scores: Any) -> Any:
+    """``scores`` as they are; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
+    run = lambda prompts: lambda: pair.measured(prompts, pair.hooks)  # noqa: E731
+    (other,) = (name for name in INTO if name != pair.into)
+    runs = {pair.into: run(pair.base), other: run(pair.source)}
+    check_scores(jax.tree.leaves(scores), runs, pair.metric)
+    return scores
+
+
+def _metrics(arch: Architecture, metric: Any) -> Any:
+    """``metric`` as data: one, or a dict of one or more by name."""
+    given = metric if isinstance(metric, Mapping) else {"": metric}
+    if not given:
+        raise ArgumentError(f"metric={shown(metric)}: give a metric, or a dict with one or more")
+    for name, one in given.items():
+        as_function(f"metric {name!r}" if isinstance(metric, Mapping) else "metric", one)
+    check_metric(arch, dict(given))
+    data = {name: as_data(one) for name, one in given.items()}
+    return data if isinstance(metric, Mapping) else data[""]
+
+
+def _kept(keep: Any) -> frozenset[str]:
+    known = sorted({axis for axes in AXES.values() for axis in axes})
+    given = [choice("keep", axis, known) for axis in several("keep", keep, "axes")]
+    return frozenset(axis for name in given for axis in _MEANS.get(name, (name,)))
