@@ -14,8 +14,9 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError, HookError
-from jmi.gradients import frozen, value_and_grad_at
+from jmi.errors import ArgumentError, HookError
+from jmi.gradients import value_and_grad_at
+from jmi.hooks.freeze import frozen
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
 from jmi.metrics import LogitDiff, log_prob
@@ -41,7 +42,8 @@ class Case:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        return self.lm.arch, self.lm.params, self.base, self.source
+        """The base is the run that is changed by default, the corrupted one."""
+        return self.lm, self.source, self.base
 
     def sites(self) -> list[str]:
         return [point for point, site in self.lm.arch.sites().items() if not site.derived]
@@ -61,9 +63,10 @@ def case(name: str) -> Case:
 
 
 @functools.cache
-def small() -> tuple[Any, Any, Any]:
-    """A tiny architecture, its parameters in float32 and prompts."""
-    return tiny(), lively(tiny()), jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 7)), jnp.int32)
+def small() -> tuple[jmi.LanguageModel, Any]:
+    """A tiny model in float32 and prompts."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 29, (2, 7)), jnp.int32)
+    return jmi.LanguageModel(tiny(), lively(tiny())), tokens
 
 
 def metric(out: jmi.Output) -> jax.Array:
@@ -129,15 +132,17 @@ def held_at_base(case: Case, points: list[str]) -> dict[str, Any]:
     return {p: jmi.PerLayer(jmi.Replace(out[p])) if "*" in p else jmi.Replace(out[p]) for p in points}
 
 
+@pytest.mark.parametrize("into", ["clean", "corrupted"])
 @each(LINEAR)
-def test_where_the_model_is_linear_attribution_is_patching(name: str) -> None:
+def test_where_the_model_is_linear_attribution_is_patching(name: str, into: str) -> None:
     """Without MLPs, with patterns and norm denominators frozen, the metric is linear in every node."""
     one = case(name)
+    pair = (one.base, one.source) if into == "clean" else (one.source, one.base)
     sites = [f"blocks.*.{s}" for s in ("attn.hook_z", "attn.hook_v", "hook_resid_pre")]
     with jax.enable_x64(True):
         stopped = frozen(one.lm.arch, patterns=True, norms=True)
-        capture, hooks = ["blocks.-1.hook_resid_post"], {**SILENT, **stopped}
-        got = attribution_patching(*one.arguments, sites, linear_metric, hooks=hooks, capture=capture)
+        run = {"hooks": {**SILENT, **stopped}, "capture": ["blocks.-1.hook_resid_post"]}
+        got = attribution_patching(one.lm, *pair, sites, metric=linear_metric, into=into, **run)
         there, held = one.lm.run(one.source, SILENT, sites), held_at_base(one, list(stopped))
         for site in sites:
             want = changes_one_by_one(one, site, {**SILENT, **held}, there[site])
@@ -152,7 +157,9 @@ def test_where_values_are_linear_the_qk_fix_is_patching(name: str) -> None:
         stopped = frozen(one.lm.arch, norms=True)
         capture, hooks = ["blocks.-1.hook_resid_post"], {**SILENT, **stopped}
         sites = ["blocks.*.attn.hook_q", "blocks.*.attn.hook_k"]
-        got = atp_star(*one.arguments, sites, linear_metric, grad_drop=False, hooks=hooks, capture=capture)
+        got = atp_star(
+            *one.arguments, sites, metric=linear_metric, grad_drop=False, hooks=hooks, capture=capture
+        )
         there, held = one.lm.run(one.source, SILENT, sites), held_at_base(one, list(stopped))
         for site in sites:
             want = changes_one_by_one(one, site, {**SILENT, **held}, there[site])
@@ -166,8 +173,8 @@ def test_scores_are_the_sums_of_differences_times_gradients(name: str) -> None:
     sites = one.sites() if name == "tiny" else states
     keep = ("batch", "query", "kv_head", "d_head", "d_mlp", "d_key")
     with jax.enable_x64(True):
-        scores = attribution_patching(*one.arguments, sites, metric, keep=keep)
-        found = value_and_grad_at(one.lm.arch, one.lm.params, one.base, metric, sites)
+        scores = attribution_patching(*one.arguments, sites, metric=metric, keep=keep)
+        found = value_and_grad_at(one.lm, one.base, metric, sites)
         runs = [one.lm.run(tokens, capture=sites) for tokens in (one.base, one.source)]
         base, source, gradients, got = (captured(out) for out in (*runs, found.grads, scores))
     for point, site in ((p, one.lm.arch.sites()[p]) for p in sites):
@@ -181,7 +188,7 @@ def test_the_default_nodes_are_heads_at_positions_and_few_layers_are_some_of_all
     one, names = case("tiny"), ["blocks.1.attn.hook_z", "blocks.*.attn.hook_k", "hook_embed"]
     every = ["blocks.*.attn.hook_z", *names[1:]]
     with jax.enable_x64(True):
-        got, want = (attribution_patching(*one.arguments, sites, metric) for sites in (names, every))
+        got, want = (attribution_patching(*one.arguments, sites, metric=metric) for sites in (names, every))
     assert got.names() == [names[0], *(f"blocks.{i}.attn.hook_k" for i in range(3)), "hook_embed"]
     got, want = captured(got), captured(want)
     shapes = {every[0]: (1, 2, 6, 4), every[1]: (3, 2, 6, 2), "hook_embed": (2, 6)}
@@ -194,9 +201,9 @@ def test_rows_are_pairs_of_their_own():
     one = case("tiny")
     with jax.enable_x64(True):
         sites = ["hook_embed", "blocks.*.attn.hook_k"]
-        whole = atp_star(*one.arguments, sites, metric)
-        pairs = [(one.base[i : i + 1], one.source[i : i + 1]) for i in range(2)]
-        rows = [atp_star(*one.arguments[:2], *pair, sites, metric) for pair in pairs]
+        whole = atp_star(*one.arguments, sites, metric=metric)
+        pairs = [(one.source[i : i + 1], one.base[i : i + 1]) for i in range(2)]
+        rows = [atp_star(one.lm, *pair, sites, metric=metric) for pair in pairs]
         for name in whole.names():
             assert_agree(whole[name], np.concatenate([row[name] for row in rows]))
 
@@ -207,9 +214,9 @@ def test_padding_has_no_score_and_changes_none():
     mask = np.pad(np.ones((2, 6), bool), ((0, 0), (2, 0)))
     sites = ["blocks.*.attn.hook_q", "blocks.*.attn.hook_k", "blocks.*.mlp.hook_out"]
     with jax.enable_x64(True):
-        want = atp_star(*one.arguments, sites, metric)
-        padded = (*one.arguments[:2], pads(one.base), pads(one.source))
-        got = atp_star(*padded, sites, metric, mask=mask)
+        want = atp_star(*one.arguments, sites, metric=metric)
+        padded = ((pads(one.source), mask), (pads(one.base), mask))
+        got = atp_star(one.lm, *padded, sites, metric=metric)
         for site in sites:
             assert_close(got[site][:, :, 2:], want[site])
             assert not np.asarray(got[site][:, :, :2]).any()
@@ -221,7 +228,7 @@ def test_steps_average_gradients_along_the_input_embedding(name: str) -> None:
     sites = [site for site in one.sites() if site.endswith(("hook_embed", "hook_z", "hook_mlp_out"))]
     with jax.enable_x64(True):
         got = captured(
-            attribution_patching(*one.arguments, sites, metric, steps=steps, keep=("batch", "pos"))
+            attribution_patching(*one.arguments, sites, metric=metric, steps=steps, keep=("batch", "pos"))
         )
         base, source = (captured(one.lm.run(x, capture=sites)) for x in (one.base, one.source))
         change = {point: source[point] - base[point] for point in sites}
@@ -229,7 +236,7 @@ def test_steps_average_gradients_along_the_input_embedding(name: str) -> None:
         run = jax.jit(
             lambda embed: (
                 value_and_grad_at(
-                    *one.arguments[:3], metric, sites, hooks={"hook_embed": jmi.Replace(embed)}
+                    one.lm, one.base, metric, sites, hooks={"hook_embed": jmi.Replace(embed)}
                 ).grads.captures
             )
         )
@@ -261,7 +268,7 @@ def test_scores_of_the_embeddings_sum_to_the_change_from_base_to_source(name: st
     one = case(name)
     with jax.enable_x64(True):
         scores = {
-            steps: attribution_patching(*one.arguments, "hook_embed", metric, steps=steps)
+            steps: attribution_patching(*one.arguments, "hook_embed", metric=metric, steps=steps)
             for steps in (128, 512)
         }
         before, after = (np.asarray(metric(one.lm.run(tokens))) for tokens in (one.base, one.source))
@@ -279,7 +286,8 @@ def test_integrated_gradients_sum_to_the_change_by_patching(name: str, sites: li
     one = case(name)
     with jax.enable_x64(True):
         scores = {
-            steps: integrated_gradients(*one.arguments, sites, metric, steps=steps) for steps in (128, 512)
+            steps: integrated_gradients(*one.arguments, sites, metric=metric, steps=steps)
+            for steps in (128, 512)
         }
         there = one.lm.run(one.source, capture=sites)
         whole = {name: jmi.Patch(there[name]) for name in there.names()}
@@ -299,7 +307,8 @@ def gradients(case: Case, points: list[str], dropped: Any) -> dict[str, np.ndarr
     def run(params: Any, dropped: Any) -> Any:
         def one(layers: Any) -> Any:
             hooks = {f"blocks.*.hook_{name}_out": jmi.At(layers, stop) for name in ("attn", "mlp")}
-            return value_and_grad_at(case.lm.arch, params, case.base, metric, points, hooks=hooks).grads
+            lm = jmi.LanguageModel(case.lm.arch, params)
+            return value_and_grad_at(lm, case.base, metric, points, hooks=hooks).grads
 
         return jax.lax.map(one, dropped).captures
 
@@ -338,7 +347,7 @@ QK = {
 def test_the_qk_fix_is_the_change_of_the_pattern_of_each_node(name: str) -> None:
     one = case(name)
     with jax.enable_x64(True):
-        got = atp_star(*one.arguments, QK[name], metric, grad_drop=False)
+        got = atp_star(*one.arguments, QK[name], metric=metric, grad_drop=False)
         slopes = gradients(one, [PATTERN], np.zeros((1, one.lm.arch.n_layers), bool))[PATTERN]
         for site in QK[name]:
             assert_close(got[site], *effects_one_by_one(one, site, slopes))
@@ -347,8 +356,8 @@ def test_the_qk_fix_is_the_change_of_the_pattern_of_each_node(name: str) -> None
 def test_the_qk_fix_in_few_layers_and_summed_axes_is_part_of_the_whole():
     one, site = case("tiny"), "blocks.1.attn.hook_k"
     with jax.enable_x64(True):
-        some = atp_star(*one.arguments, [site], metric, grad_drop=False, keep=["batch"])
-        every = atp_star(*one.arguments, ["blocks.*.attn.hook_k"], metric, grad_drop=False)
+        some = atp_star(*one.arguments, [site], metric=metric, grad_drop=False, keep=["batch"])
+        every = atp_star(*one.arguments, ["blocks.*.attn.hook_k"], metric=metric, grad_drop=False)
         assert_close(some[site], every[site].sum((1, 2)))
 
 
@@ -366,7 +375,7 @@ def test_grad_drop_is_the_mean_over_layers_left_out(name: str) -> None:
     one, (plain, fixed) = case(name), DROPPED[name]
     others = one.lm.arch.n_layers - 1
     with jax.enable_x64(True):
-        got = captured(atp_star(*one.arguments, [*plain, *fixed], metric))
+        got = captured(atp_star(*one.arguments, [*plain, *fixed], metric=metric))
         base, source = (captured(one.lm.run(x, capture=plain)) for x in (one.base, one.source))
         slopes = gradients(one, [*plain, *[PATTERN] * len(fixed)], np.eye(others + 1, dtype=bool))
         for point in plain:
@@ -383,8 +392,8 @@ def test_grad_drop_is_the_mean_over_layers_left_out(name: str) -> None:
 def test_without_either_correction_atp_star_is_attribution_patching():
     one, sites = case("tiny"), ["blocks.*.attn.hook_q", "blocks.0.mlp.hook_post"]
     with jax.enable_x64(True):
-        got = atp_star(*one.arguments, sites, metric, qk_fix=False, grad_drop=False)
-        want = attribution_patching(*one.arguments, sites, metric)
+        got = atp_star(*one.arguments, sites, metric=metric, qk_fix=False, grad_drop=False)
+        want = attribution_patching(*one.arguments, sites, metric=metric)
         for site in sites:
             assert_agree(got[site], want[site])
 
@@ -395,17 +404,17 @@ def test_logits_of_one_position_are_enough_for_a_metric_that_reads_one(name: str
     diff = LogitDiff(3, np.array([4, 5]))
     with jax.enable_x64(True):
         for method in (attribution_patching, atp_star, functools.partial(integrated_gradients, steps=2)):
-            got = method(*one.arguments, sites, diff, logits_at=-1)
-            want = method(*one.arguments, sites, diff)
-            at_each = method(*one.arguments, sites, diff, logits_at=[-1, 2])
+            got = method(*one.arguments, sites, metric=diff, logits_at=-1)
+            want = method(*one.arguments, sites, metric=diff)
+            at_each = method(*one.arguments, sites, metric=diff, logits_at=[-1, 2])
             for site in sites:
                 assert_close(got[site], want[site])
                 assert_close(at_each[site][0], want[site][0])
                 assert not np.allclose(at_each[site][1], want[site][1])
-            with pytest.raises(ConfigError, match="logits_at=99"):
-                method(*one.arguments, sites, diff, logits_at=99)
+            with pytest.raises(ArgumentError, match="logits_at=99"):
+                method(*one.arguments, sites, metric=diff, logits_at=99)
             with pytest.raises(HookError, match="drop logits_at="):
-                method(*one.arguments, "hook_final_norm", diff, logits_at=-1)
+                method(*one.arguments, "hook_final_norm", metric=diff, logits_at=-1)
 
 
 @jmi.tree.dataclass
@@ -424,14 +433,15 @@ TRACES: list[int] = []
 
 @pytest.mark.parametrize("method", [attribution_patching, atp_star, integrated_gradients])
 def test_another_pair_target_or_hook_does_not_trace_again(method: Any) -> None:
-    arch, params, tokens = small()
+    lm, tokens = small()
     options = {"steps": 2} if method is integrated_gradients else {}
     sites = ["blocks.*.attn.hook_z", "blocks.1.attn.hook_k"]
-    run = functools.partial(method, arch, params, sites=sites, **options)
+    run = functools.partial(method, sites=sites, **options)
     hook = lambda scale, layer: {f"blocks.{layer}.hook_resid_mid": jmi.Scale(scale)}
-    first = run(tokens, tokens[::-1], metric=Target(jnp.asarray([3, 4])), hooks=hook(0.5, 1))
+    first = run(lm, tokens, tokens[::-1], metric=Target(jnp.asarray([3, 4])), hooks=hook(0.5, 1))
     traced = len(TRACES)
-    other = run(tokens[:, ::-1], tokens, metric=Target(jnp.asarray([5, 1])), hooks=hook(0.7, 2))
+    renamed = lm.derived(lm.arch, lm.params, "under another name")
+    other = run(renamed, tokens[:, ::-1], tokens, metric=Target(jnp.asarray([5, 1])), hooks=hook(0.7, 2))
     assert len(TRACES) == traced
     assert not np.allclose(first["blocks.1.attn.hook_z"], other["blocks.1.attn.hook_z"])
 
@@ -439,8 +449,9 @@ def test_another_pair_target_or_hook_does_not_trace_again(method: Any) -> None:
 def temporaries(method: Any, sites: list[str], length: int = 8) -> int:
     arch = tiny(16)
     params, tokens = jmi_models.init(arch, 0), jnp.zeros((4, length), jnp.int32)
-    run = jax.jit(lambda params, base, source: method(arch, params, base, source, sites, metric))
-    return run.lower(params, tokens, tokens).compile().memory_analysis().temp_size_in_bytes
+    run = jax.jit(lambda lm, clean, corrupted: method(lm, clean, corrupted, sites, metric=metric))
+    lowered = run.lower(jmi.LanguageModel(arch, params), tokens, tokens)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 def test_memory_holds_the_source_and_no_gradients_of_full_width():
@@ -464,9 +475,9 @@ def test_shards_of_the_batch_have_the_scores_of_the_whole() -> None:
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def run(base: Any, source: Any) -> Any:
-        arguments = (*one.arguments[:2], base, source)
-        along = attribution_patching(*arguments, "hook_embed", metric, steps=2)
-        return along["hook_embed"], atp_star(*arguments, key, metric)[key]
+        arguments = (one.lm, source, base)
+        along = attribution_patching(*arguments, "hook_embed", metric=metric, steps=2)
+        return along["hook_embed"], atp_star(*arguments, key, metric=metric)[key]
 
     with jax.enable_x64(True):
         specs = (jax.P("x"), jax.P(None, "x"))
@@ -475,28 +486,28 @@ def test_shards_of_the_batch_have_the_scores_of_the_whole() -> None:
 
 
 def test_scores_of_a_bfloat16_model_are_float32() -> None:
-    tokens = small()[2]
+    tokens = small()[1]
     params = lively(tiny(), jnp.bfloat16)
     sites = ["blocks.*.attn.hook_q", "blocks.*.ln1.hook_scale"]
-    run = lambda params: atp_star(tiny(), params, tokens, tokens[::-1], sites, metric)
-    dtypes = {x.dtype for x in jax.eval_shape(run, params).captures.values()}
+    run = lambda lm: atp_star(lm, tokens, tokens[::-1], sites, metric=metric)
+    shapes = jax.eval_shape(run, jmi.LanguageModel(tiny(), params))
+    dtypes = {x.dtype for x in shapes.captures.values()}
     assert dtypes == {jnp.dtype(jnp.float32)}
 
 
 def test_what_cannot_be_attributed_is_refused() -> None:
-    arch, params, tokens = small()
-    run = functools.partial(attribution_patching, arch, params, tokens, tokens[::-1], metric=metric)
-    with pytest.raises(ConfigError, match="of one shape"):
-        attribution_patching(arch, params, tokens, tokens[:, 1:], "hook_embed", metric)
+    lm, tokens = small()
+    run = functools.partial(attribution_patching, lm, tokens, tokens[::-1], metric=metric)
     with pytest.raises(ArgumentError, match="keep='position': use one of"):
         run("hook_embed", keep=("batch", "position"))
     with pytest.raises(ArgumentError, match="steps=0"):
         run("hook_embed", steps=0)
     with pytest.raises(HookError, match="no such point"):
         run("blocks.*.rwkv.hook_k")
-    with pytest.raises(ConfigError, match="one per row"):
-        attribution_patching(arch, params, tokens, tokens, "hook_embed", lambda out: out.logits[:, -1])
-    with pytest.raises(ConfigError, match="whole queries and keys"):
-        atp_star(arch, params, tokens, tokens, "blocks.*.attn.hook_q", metric, keep=("batch", "d_head"))
-    with pytest.raises(ConfigError, match="model of one layer"):
-        atp_star(tiny(1), params, tokens, tokens, "hook_embed", metric)
+    with pytest.raises(ArgumentError, match="one per row"):
+        run("hook_embed", metric=lambda out: out.logits[:, -1])
+    with pytest.raises(ArgumentError, match="whole queries and keys"):
+        atp_star(lm, tokens, tokens, "blocks.*.attn.hook_q", metric=metric, keep=("batch", "d_head"))
+    shallow = jmi.LanguageModel(tiny(1), lively(tiny(1)))
+    with pytest.raises(ArgumentError, match="model of one layer"):
+        atp_star(shallow, tokens, tokens, "hook_embed", metric=metric)
