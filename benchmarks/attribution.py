@@ -4,6 +4,7 @@ Everything is given as a multiple of one forward pass of jmi in the same run. Tr
 installed, scores the same nodes: its weights without gradients, the pass over the source prompts included.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +33,15 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     given = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, BATCH, LENGTH))
     clean, corrupted = jnp.asarray(given, jnp.int32)
     pair = (arch, lm.params, clean, corrupted)
+    nodes = functools.partial(
+        attribution_patching, lm, clean, corrupted, NODES, metric=DIFFERENCE, into="clean", logits_at=-1
+    )
     last: dict[str, Any] = {"logits_at": -1}
     scores = eap(*pair, DIFFERENCE, **last)
     kept = top_edges(scores, 1000)
     cases = {
         "one forward pass": lambda: lm.run(clean, **last).logits,
-        "nodes: every head and MLP": lambda: attribution_patching(*pair, NODES, DIFFERENCE, **last).captures,
+        "nodes: every head and MLP": lambda: nodes().captures,
         **_transformer_lens(given),
         "EAP: every edge": lambda: eap(*pair, DIFFERENCE, **last).values,
         "EAP-IG: every edge, 5 steps": lambda: eap(*pair, DIFFERENCE, steps=5, **last).values,

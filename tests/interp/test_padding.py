@@ -143,16 +143,26 @@ def test_attribution(name: str) -> None:
     sites = ["blocks.*.attn.hook_z", "blocks.*.attn.hook_k"]
 
     def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
-        given = (lm.arch, lm.params, tokens, pair(tokens, rows))
+        base, source = (jmi.Prompts(x, mask) for x in (tokens, pair(tokens, rows)))
         goal, found = GOALS["diff"], []
         for scores in (
-            attribution_patching(*given, sites, goal, steps=2, mask=mask),
-            atp_star(*given, sites, goal, mask=mask, grad_drop=False),
+            attribution_patching(lm, source, base, sites, metric=goal, steps=2),
+            atp_star(lm, base, source, sites, metric=goal, into="clean", grad_drop=False),
         ):
             found += [real(np.moveaxis(np.asarray(x), 0, 1), mask, 2) for x in scores.captures.values()]
             for x in scores.captures.values():
                 assert mask is None or (np.asarray(x)[:, ~mask] == 0).all()
-        found.append(eap(*given, goal, mask=mask, per_example=True).values)
+        return found
+
+    alike(name, experiment)
+
+
+@each(("gpt2/plain", "mistral/window"))
+def test_edges(name: str) -> None:
+    def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
+        given = (lm.arch, lm.params, tokens, pair(tokens, rows))
+        goal = GOALS["diff"]
+        found = [eap(*given, goal, mask=mask, per_example=True).values]
         kept = np.random.default_rng(0).random((1, *found[-1].shape[1:])) < 0.5
         found.append(faithfulness(*given, goal, kept, mask=mask).metrics.T)
         return found
