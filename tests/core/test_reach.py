@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jmi
-from jmi.gradients import Detach
+from jmi.hooks.freeze import Detach
 from jmi.hooks.reach import says
 from jmi.model.sites import PATTERN, SCORES, Site, table_of
 from jmi.sweeps import chunks as sweep_plan
@@ -16,10 +16,12 @@ from tests.tolerances import assert_agree
 
 S = 7
 SITES = {
-    "stream": Site("blocks.*.hook_mlp_out", ("batch", "pos", "d_model"), (None, None, 5), 2, 0),
-    "keys": Site("blocks.*.attn.hook_k", ("batch", "pos", "kv_head", "d_head"), (None, None, 2, 3), 2, 0),
-    "pattern": Site(PATTERN, ("batch", "head", "query", "key"), (None, 2, None, None), 2, 0),
-    "scores": Site(SCORES, ("batch", "head", "query", "key"), (None, 2, None, None), 2, 0),
+    "stream": Site("blocks.*.hook_mlp_out", ("batch", "pos", "d_model"), (None, None, 5), (0, 1), 0),
+    "keys": Site(
+        "blocks.*.attn.hook_k", ("batch", "pos", "kv_head", "d_head"), (None, None, 2, 3), (0, 1), 0
+    ),
+    "pattern": Site(PATTERN, ("batch", "head", "query", "key"), (None, 2, None, None), (0, 1), 0),
+    "scores": Site(SCORES, ("batch", "head", "query", "key"), (None, 2, None, None), (0, 1), 0),
 }
 SEES = np.tri(S, dtype=bool)
 
@@ -209,21 +211,19 @@ def test_a_sweep_on_random_base_hooks_is_a_loop(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
         arch = tiny(3)
-        params = lively(arch, jnp.float64)
+        lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
         tokens = jnp.asarray(rng.integers(0, 29, (1, LENGTH)), jnp.int32)
         base, grid, hooks = experiment(rng, arch)
 
         @jax.jit
         def one(i, p):
             both = {**base, **{point: [*base.get(point, ()), hook] for point, hook in hooks(i, p).items()}}
-            return jmi.forward(arch, params, tokens, hooks=both).logits
+            return jmi.forward(arch, lm.params, tokens, hooks=both).logits
 
         want = np.stack([[one(i, p) for p in range(LENGTH)] for i in range(3)])
         swept = hooks(grid["layer"], grid["position"])
         at = None if rng.random() < 0.7 else -1
-        got = jmi.sweep(
-            jmi.LanguageModel(arch, params), tokens, swept, lambda out: out.logits, base=base, logits_at=at
-        )
+        got = jmi.sweep(lm, tokens, swept, lambda out: out.logits, base=base, logits_at=at)
     want = want if at is None else want[..., -1, :]
     assert_agree({repr(base): got}, {repr(base): want})
 
