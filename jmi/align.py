@@ -1,6 +1,6 @@
 """Alignment: which positions of two prompts correspond, when they differ in length.
 
-An `Alignment` is a list of pairs and goes where an experiment on two runs takes ``positions``.
+An `Alignment` is a list of pairs and goes where an experiment on two prompts takes positions.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from jmi.checks import choice, several, shown, whole_array, whole_number
 from jmi.checks import text as check_text
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel
+from jmi.model.inputs import as_prompts
 
 Span = tuple[int, int]
 """First position, and the one behind the last."""
@@ -23,36 +24,35 @@ class Alignment(NamedTuple):
     Positions are those of real tokens, also where prompts are padded.
 
     Attributes:
-      base: int ``[n]``, or ``[b, n]`` where rows differ.
-      source: likewise, the position in the source for each in the base.
+      clean: int ``[n]``, or ``[b, n]`` where rows differ.
+      corrupted: likewise, the position in the corrupted prompt for each in the clean one.
     """
 
-    base: np.ndarray
-    source: np.ndarray
+    clean: np.ndarray
+    corrupted: np.ndarray
 
 
-def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = None) -> Alignment:
+def align_tokens(clean: Any, corrupted: Any) -> Alignment:
     """Pair the longest common beginning and, of what is left, the longest common end.
 
     Args:
-      base, source: token ids ``[s]`` and ``[t]``, or ``[b, s]`` and ``[b, t]``: then positions are
-        paired where the tokens agree in every row.
-      mask, source_mask: bool of their shapes, True at real tokens, of padded prompts. The end is then
-        paired as positions -1, -2, ..., which are other ones in rows of other lengths.
+      clean, corrupted: token ids ``[s]`` and ``[t]``, or of several rows: ``[b, s]``, ``(tokens, mask)`` or
+        `jmi.Prompts`. Positions are then paired where the tokens agree in every row. Where one of them has a
+        mask, the end is paired as positions -1, -2, ..., which are other ones in rows of other lengths.
 
     Raises:
       ArgumentError: different numbers of rows.
 
     Example:
       >>> pairs = align_tokens([7, 1, 2, 9], [7, 5, 9])
-      >>> pairs.base.tolist(), pairs.source.tolist()
+      >>> pairs.clean.tolist(), pairs.corrupted.tolist()
       ([0, 3], [0, 2])
     """
-    a, b = _rows("base", base), _rows("source", source)
+    (a, mask), (b, other_mask) = _rows("clean", clean), _rows("corrupted", corrupted)
     if len(a) != len(b):
-        raise ArgumentError(f"base has {len(a)} rows and source has {len(b)}: align row by row")
-    if mask is not None or source_mask is not None:
-        return _align_padded(_tokens_of(a, mask), _tokens_of(b, source_mask))
+        raise ArgumentError(f"clean has {len(a)} rows and corrupted has {len(b)}: align row by row")
+    if mask is not None or other_mask is not None:
+        return _align_padded(_tokens_of(a, mask), _tokens_of(b, other_mask))
     s, t = a.shape[1], b.shape[1]
     shorter = min(s, t)
     first = _run((a[:, :shorter] == b[:, :shorter]).all(0))
@@ -62,11 +62,13 @@ def align_tokens(base: Any, source: Any, mask: Any = None, source_mask: Any = No
     return Alignment(np.concatenate([begin, end + s]), np.concatenate([begin, end + t]))
 
 
-def _rows(name: str, given: Any) -> np.ndarray:
-    ids = np.asarray(whole_array(name, given))
+def _rows(name: str, given: Any) -> tuple[np.ndarray, Any]:
+    """Token ids ``[b, s]`` and their mask, or None."""
+    prompts = as_prompts(given, name)
+    ids = np.asarray(whole_array(name, prompts.tokens))
     if ids.ndim not in (1, 2):
         raise ArgumentError(f"{name}={shown(given)}: give token ids [s], or [b, s]")
-    return np.atleast_2d(ids)
+    return np.atleast_2d(ids), prompts.mask
 
 
 def _tokens_of(tokens: np.ndarray, mask: Any) -> list[np.ndarray]:
@@ -79,8 +81,8 @@ def _tokens_of(tokens: np.ndarray, mask: Any) -> list[np.ndarray]:
     return [row[kept] for row, kept in zip(tokens, real, strict=True)]
 
 
-def _align_padded(base: list[np.ndarray], source: list[np.ndarray]) -> Alignment:
-    pairs = [(a, b, min(len(a), len(b))) for a, b in zip(base, source, strict=True)]
+def _align_padded(clean: list[np.ndarray], corrupted: list[np.ndarray]) -> Alignment:
+    pairs = [(a, b, min(len(a), len(b))) for a, b in zip(clean, corrupted, strict=True)]
     first = min(_run(a[:n] == b[:n]) for a, b, n in pairs)
     left = [n - first for *_, n in pairs]
     last = min(
@@ -96,12 +98,12 @@ def _run(equal: np.ndarray) -> int:
 
 
 def align_spans(
-    base: Mapping[str, Span], source: Mapping[str, Span], anchor: Literal["first", "last"] = "last"
+    clean: Mapping[str, Span], corrupted: Mapping[str, Span], anchor: Literal["first", "last"] = "last"
 ) -> Alignment:
     """Pair the positions of spans of one name, such as the subject, token by token.
 
     Args:
-      base, source: name -> span of positions in each prompt.
+      clean, corrupted: name -> span of positions in each prompt.
       anchor: of spans that differ in length, the last (or first) tokens are paired, as many as the
         shorter one has.
 
@@ -110,25 +112,27 @@ def align_spans(
 
     Example:
       >>> pairs = align_spans({"subject": (1, 4)}, {"subject": (2, 4)})
-      >>> pairs.base.tolist(), pairs.source.tolist()
+      >>> pairs.clean.tolist(), pairs.corrupted.tolist()
       ([2, 3], [2, 3])
     """
-    base, source = _spans("base", base), _spans("source", source)
-    if set(base) != set(source) or not base:
-        raise ArgumentError(f"spans of the same names pair up; got {sorted(base)} and {sorted(source)}")
+    clean, corrupted = _spans("clean", clean), _spans("corrupted", corrupted)
+    if set(clean) != set(corrupted) or not clean:
+        raise ArgumentError(f"spans of the same names pair up; got {sorted(clean)} and {sorted(corrupted)}")
     choice("anchor", anchor, ("first", "last"))
     pairs: list[tuple[int, int]] = []
-    for name in base:
-        (a, a_stop), (b, b_stop) = base[name], source[name]
+    for name in clean:
+        (a, a_stop), (b, b_stop) = clean[name], corrupted[name]
         n = min(a_stop - a, b_stop - b)
         if n < 1 or min(a, b) < 0:
-            raise ArgumentError(f"{name}: spans {base[name]} and {source[name]} must hold a position each")
+            raise ArgumentError(
+                f"{name}: spans {clean[name]} and {corrupted[name]} must hold a position each"
+            )
         if anchor == "last":
             a, b = a_stop - n, b_stop - n
         pairs += zip(range(a, a + n), range(b, b + n), strict=True)
     ordered = np.array(sorted(pairs))
     if any((np.diff(np.sort(side)) == 0).any() for side in ordered.T):
-        raise ArgumentError(f"spans overlap: {dict(base)}, {dict(source)}")
+        raise ArgumentError(f"spans overlap: {dict(clean)}, {dict(corrupted)}")
     return Alignment(ordered[:, 0], ordered[:, 1])
 
 

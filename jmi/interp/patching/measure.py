@@ -1,7 +1,6 @@
-"""Metrics of runs and of the cells of a sweep, ``[b]`` each."""
+"""Metrics of runs and of the cells of a sweep: one number for each row, ``[b]``."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,95 +8,76 @@ import numpy as np
 
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.checks import as_function, as_result, several, shown, whole_number
+from jmi.checks import as_arrays, as_function, several, shown, whole_number
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
-from jmi.model.inputs import check_arrays
+from jmi.model.inputs import Prompts, checked
 from jmi.sweeps.sweep import sweep
 
-Metrics = Mapping[str, Metric]
-Measured = dict[str, np.ndarray]
+Metrics = Metric | Mapping[str, Metric]
+"""One metric, or several by name."""
+
+Measured = Any
+"""What a metric returned, in numpy; of several metrics a dict."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-    """Prompts of an experiment.
-
-    Attributes:
-      tokens: int32 ``[b, s]``.
-      mask: bool ``[b, s]``, or None without padding.
-    """
-
-    tokens: Any
-    mask: Any = None
+def prompts_of(lm: LanguageModel, given: Any) -> Prompts:
+    """Prompts as a user gives them, checked; without a mask where there is no padding."""
+    prompts = checked(lm.arch, lm.prompts(given))
+    padded = prompts.mask is not None and not np.asarray(prompts.mask).all()
+    return Prompts(prompts.tokens, prompts.mask if padded else None, prompts.positions)
 
 
-def prompts_of(lm: LanguageModel, given: str | Sequence[str] | Any, mask: Any = None) -> Prompts:
-    """Tokens of a text, of several (padded on the left), or ``[b, s]`` as given."""
-    tokens, mask = lm.tokens_of(given, mask)
-    mask, _ = check_arrays(tokens, mask, None)
-    return Prompts(tokens, None if mask is None or np.asarray(mask).all() else mask)
-
-
-def checked_metrics(metrics: Any) -> Metrics:
-    """``metrics``, found to be a dict of one or more metrics by name."""
-    if not isinstance(metrics, Mapping) or not metrics:
+def checked_metric(metric: Any) -> Metric:
+    """``metric``, or a dict of them as one, whose arrays are data: other tokens run the same program."""
+    if not isinstance(metric, Mapping):
+        found: Metric = as_data(as_function("metric", metric))
+        return found
+    if not metric:
         raise ArgumentError(
-            f"metrics={shown(metrics)}: give a dict of metrics, such as {{'prob': jmi.metrics.Prob(token)}}"
+            f"metric={shown(metric)}: give a metric, or a dict such as {{'prob': jmi.metrics.Prob(token)}}"
         )
-    for name, metric in metrics.items():
-        as_function(f"metric {name!r}", metric)
-    return metrics
+    return _Several({name: as_data(as_function(f"metric {name!r}", one)) for name, one in metric.items()})
 
 
-def checked_seeds(seeds: Any) -> list[int]:
-    """``seeds``, found to be one or more whole numbers."""
-    given = [whole_number("seeds", seed, 0) for seed in several("seeds", seeds, "whole numbers")]
+@tree.dataclass
+class _Several:
+    """Every metric of a run, by name."""
+
+    metrics: dict[str, Any]
+
+    def __call__(self, out: Output) -> dict[str, jax.Array]:
+        return {name: metric(out) for name, metric in self.metrics.items()}
+
+
+def checked_seeds(seeds: Any) -> np.ndarray:
+    """``seeds``, found to be one or more whole numbers, ``[n]``."""
+    given = [whole_number("seeds", seed, 0, 2**32 - 1) for seed in several("seeds", seeds, "whole numbers")]
     if not given:
         raise ArgumentError("seeds=[] is empty: give one or more")
-    return given
+    return np.asarray(given)
 
 
-def measured(metrics: Metrics, out: Output) -> Measured:
-    """Every metric of one run with logits ``[b, vocab]``, checked.
+def measured(metric: Metric, out: Output) -> Measured:
+    """The metric of one run with logits ``[b, vocab]``, checked.
 
     Raises:
       ArgumentError: a metric without one number per row, or one that is NaN: it names no such token.
     """
-    values = {name: np.asarray(value) for name, value in _Readout(metrics)(out).items()}
-    for name, value in values.items():
+    values = jax.tree.map(np.asarray, as_arrays("the metric", metric(out)))
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+        name = f"the metric{jax.tree_util.keystr(path)}"
         if value.shape != out.logits.shape[:1]:
-            raise ArgumentError(f"metric {name!r} gave shape {value.shape}; give one number per row, [batch]")
+            raise ArgumentError(f"{name} gave shape {value.shape}; give one number per row, [batch]")
         if np.isnan(value).any():
-            raise ArgumentError(
-                f"metric {name!r} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}"
-            )
+            raise ArgumentError(f"{name} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}")
     return values
 
 
 def swept(
-    lm: LanguageModel, prompts: Prompts, hooks: Hooks, metrics: Metrics, logits_at: Any, **options: Any
+    lm: LanguageModel, prompts: Prompts, hooks: Hooks, metric: Metric, logits_at: Any, **options: Any
 ) -> Measured:
-    """Every metric of every cell of `jmi.sweep`, ``[*grid.shape, b]`` each; ``options`` are its."""
-    return sweep(
-        lm.arch,
-        lm.params,
-        prompts.tokens,
-        hooks,
-        _Readout({name: as_data(metric) for name, metric in metrics.items()}),
-        mask=prompts.mask,
-        logits_at=logits_at,
-        **options,
-    )
-
-
-@tree.dataclass
-class _Readout:
-    """Every metric of a run. Their arrays are data: other tokens run the same program."""
-
-    metrics: Any
-
-    def __call__(self, out: Output) -> dict[str, jax.Array]:
-        return {name: as_result(f"metric {name!r}", metric(out)) for name, metric in self.metrics.items()}
+    """The metric of every cell of `jmi.sweep`, ``[*grid.shape, b]``; ``options`` are its."""
+    return sweep(lm, prompts, hooks, metric, logits_at=logits_at, **options)

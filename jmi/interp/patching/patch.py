@@ -7,15 +7,15 @@ Axis letters: b batch, s sequence, l layers, n values of a swept axis.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jmi.align import Alignment
+from jmi.captures.output import Output
 from jmi.checks import choice, text
 from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Patch
@@ -23,40 +23,48 @@ from jmi.hooks.resolve import Hooks
 from jmi.interp.patching.measure import (
     Measured,
     Metrics,
-    Prompts,
-    checked_metrics,
+    checked_metric,
     checked_seeds,
     measured,
     prompts_of,
     swept,
 )
-from jmi.interp.patching.places import counts, placed, places_of
-from jmi.interp.patching.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, replacement
-from jmi.lm import LanguageModel
+from jmi.interp.patching.places import Places, checked_at, counts, lined_up, placed, places_of
+from jmi.interp.patching.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, drawn, replacement
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, full_name, part_of
 
+Into = Literal["clean", "corrupted"]
+"""Which run is changed: "corrupted" (denoising: does it suffice?) or "clean" (noising: is it necessary?)."""
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class PatchResult:
     """Metrics of every patched run, in numpy. The last axis is always the row of the batch.
 
+    What is an array here is, of a dict of metrics, a dict of arrays.
+
     Attributes:
       axes: name -> values, of the axes in front of the rows, in their order.
-      patched: metric -> ``[*axes, b]``; NaN in rows of a padded batch that have no token at a position when
-        all positions are visited (for means over rows, ``numpy.nanmean``).
-      base: metric -> without the patch, ``[b]`` (or ``[seed, ..., b]``, one for each noise).
-      source: metric -> of the source run, ``[b]``; None when there is none to move towards (ablations).
+      patched: ``[*axes, b]``; NaN in rows of a padded batch that have no token at a position when all
+        positions are visited (for means over rows, ``numpy.nanmean``).
+      base: of the run that is changed, without the patch, ``[b]``, or one for each noise,
+        ``[seed, ..., b]``.
+      source: of the run that is patched in, ``[b]``; None when there is none to move towards (ablations).
+      into: which run is changed, "clean" or "corrupted".
     """
 
     axes: Mapping[str, np.ndarray]
     patched: Measured
     base: Measured
     source: Measured | None
+    into: Into
 
     @property
     def effect(self) -> Measured:
         """Patched minus base, ``[*axes, b]`` float."""
-        return {name: _float(x) - _float(self.base[name]) for name, x in self.patched.items()}
+        return jax.tree.map(lambda x, base: _float(x) - _float(base), self.patched, self.base)
 
     @property
     def recovery(self) -> Measured:
@@ -69,62 +77,62 @@ class PatchResult:
             raise ArgumentError(
                 "an ablation moves towards no run: there is an effect, but nothing to recover"
             )
-        found = {}
-        for name, effect in self.effect.items():
-            gap = _float(self.source[name]) - _float(self.base[name])
-            found[name] = np.where(gap == 0, np.nan, effect / np.where(gap == 0, 1, gap))
-        return found
+        return jax.tree.map(_share, self.effect, self.base, self.source)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes.items())
+        return f"PatchResult(into={self.into!r}, {axes}, rows {jax.tree.leaves(self.patched)[0].shape[-1]})"
+
+
+def _float(x: np.ndarray) -> np.ndarray:
+    return x if np.issubdtype(x.dtype, np.floating) else x.astype(float)
+
+
+def _share(effect: np.ndarray, base: np.ndarray, source: np.ndarray) -> np.ndarray:
+    gap = _float(source) - _float(base)
+    return np.where(gap == 0, np.nan, effect / np.where(gap == 0, 1, gap))
 
 
 def patch(
     lm: LanguageModel,
-    base: str | Sequence[str] | Any,
-    source: str | Sequence[str] | Any | None,
+    clean: Any,
+    corrupted: Any,
     site: str,
-    metrics: Metrics,
     *,
+    metric: Metrics,
+    into: Into | None = None,
     over: Sequence[str] | None = None,
+    at: Mapping[str, Any] | None = None,
     using: Kind = "source",
-    layers: Any = None,
-    positions: Any = None,
-    heads: Any = None,
-    units: Any = None,
-    window: int = 1,
-    centred: bool = False,
+    window: int | tuple[int, int] = 1,
     seeds: Sequence[int] = (0,),
     hooks: Hooks | None = None,
-    mask: Any = None,
-    source_mask: Any = None,
-    logits_at: Any = -1,
     **options: Any,
 ) -> PatchResult:
-    """Run ``base`` once for each layer, position, ... with activations of ``source`` put there.
-
-    The function knows only a base and a source. Noising (is it necessary?): base clean, source
-    corrupted. Denoising (does it suffice?): base corrupted, source clean.
+    """Run one prompt once for each layer, position, ... with activations of the other put there.
 
     Args:
-      base, source: a text, several texts (padded on the left), or int32 tokens ``[b, s]``; the source
-        may have a single row. None for ablations within the base's own rows, and for "zero".
+      clean, corrupted: prompts, as `LanguageModel.prompts` takes them; what is patched in may have a single
+        row. With ``corrupted=None`` the clean run is ablated by means of its own rows, or by zeros.
       site: any point: ``hook_resid_pre``, ``attn.hook_z``, ``blocks.5.mlp.hook_post``, ``hook_embed``.
-      metrics: name -> metric, all measured in one pass (`jmi.metrics.LogitDiff`, ``Prob``, ``KL``, ...).
+      metric: one (`jmi.metrics.LogitDiff`, ``Prob``, ``KL``, ...) or a dict of several, measured in one pass.
+      into: the run that is changed, by default the corrupted one, into which activations of the clean one
+        go. Where there is one prompt it is "clean".
       over: axes to sweep, of "layer", "position", "head" and "unit"; by default layer and position, as
         far as the site has them.
-      using: what is put there (`replacements.Kind`): the source's activations, an ablation
-        (zero, mean, overall mean, resample), or a placebo of the source's (random, shuffled).
-      layers, positions, heads, units: which; an axis in ``over`` visits them one by one, another one
-        takes them together; None for all. Positions may also be int ``[b, n]``, a list for each
-        row, or a `jmi.align.Alignment`, which prompts of different lengths need. In padded batches they are
-        those of real tokens: position p of the base gets that of the source, wherever the padding is.
-      window: patch so many layers at once, ``[i, i + window)`` for the layer i of the result, or as many
-        around it if ``centred``: ``[i - window // 2, i + (window + 1) // 2)`` (Meng et al.). Layers beyond
-        the first and last are left out.
+      at: axis -> which of its values: an axis in ``over`` visits them one by one, another one takes them
+        together; all where nothing is said. Positions may be int ``[b, n]``, a list for each row, or a
+        `jmi.align.Alignment`, which prompts of different lengths need. In padded batches they are those
+        of real tokens: position p gets that of the other prompt, wherever the padding is.
+      using: what is put there (`replacements.Kind`): the other run's activations, an ablation (zero, mean,
+        overall mean, resample), or a placebo of the other run's (random, shuffled).
+      window: patch so many layers at once, ``[i, i + window)`` for the layer i of the result; or a pair
+        (before, behind), so many around it. Layers beyond the first and last are left out.
       seeds: of resample, random and shuffled; the result then has a first axis "seed".
-      hooks: of the base run, and so of every patched run. The source has none.
-      mask, source_mask: bool ``[b, s]``, with tokens; of the base and the source.
-      logits_at: the position that metrics read, one or ``[b]``; counted from the end in a source of
-        another length.
-      options: ``memory``, ``mesh``, ``output`` and ``progress`` of `jmi.sweep`.
+      hooks: of the run that is changed, and so of every patched run. The other has none.
+      options: ``logits_at``, the position that metrics read, one or ``[b]``, by default the last token
+        (counted from the end in prompts of different lengths); ``memory``, ``mesh``, ``output`` and
+        ``progress`` of `jmi.sweep`.
 
     Raises:
       ArgumentError: prompts, axes or metrics that do not fit.
@@ -135,56 +143,43 @@ def patch(
       >>> from jmi.interp.patching.patch import patch
       >>> from jmi.metrics import LogitDiff
       >>> lm = jmi_models.load("atlas")
-      >>> paris, rome = lm.token_id("Paris"), lm.token_id("Rome")
-      >>> clean, corrupted = "The capital of France is", "The capital of Italy is"
-      >>> found = patch(lm, corrupted, clean, "hook_resid_pre", {"diff": LogitDiff(paris, rome)})
-      >>> found.recovery["diff"].shape == (lm.arch.n_layers, lm.encode(clean).shape[1], 1)
+      >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
+      >>> texts = "The capital of France is", "The capital of Italy is"
+      >>> found = patch(lm, *texts, "hook_resid_pre", metric=diff)
+      >>> found.recovery.shape == (lm.arch.n_layers, lm.encode(texts[0]).shape[1], 1)
       True
     """
+    check_lm(lm)
     point, only = _point(lm, text("site", site))
-    checked_metrics(metrics)
-    if only is not None and layers is not None:
-        raise ArgumentError(f"{site} names its layer; drop layers=, or name {point.point}")
-    prompts = prompts_of(lm, base, mask)
-    others = prompts if source is None else prompts_of(lm, source, source_mask)
-    choice("using", using, get_args(Kind))
-    if using not in ABLATIONS if source is None else using == "zero":
-        raise ArgumentError(f"using={using!r}: {'give a source' if source is None else 'drop the source'}")
-    shape, rows = tuple(prompts.tokens.shape), others.tokens.shape[0]
-    if using not in ABLATIONS and rows not in (1, shape[0]):
-        raise ArgumentError(f"source has {rows} rows and base {shape[0]}: give one for each, or a single one")
-    at = positions.base if isinstance(positions, Alignment) else positions
-    chosen = {"layer": only if layers is None else layers, "position": at, "head": heads, "unit": units}
-    places = places_of(point, prompts, over, chosen, window, centred)
+    metric, chosen = checked_metric(metric), checked_at(at)
+    if only is not None and chosen.get("layer") is not None:
+        raise ArgumentError(f"{site} names its layer; drop it from at=, or name {point.point}")
+    chosen["layer"] = chosen.get("layer") if only is None else only
+    into, base, source = _sides(lm, clean, corrupted, into, choice("using", using, get_args(Kind)))
+    pairs = None
+    if isinstance(chosen.get("position"), Alignment):
+        pairs = _turned(chosen["position"], into)
+        chosen["position"] = pairs[0]
+    tried = checked_seeds(seeds) if using in RANDOM else None
+    places = places_of(lm.arch, point, base, over, chosen, window=window, seeds=tried)
 
-    run = functools.partial(lm.run, capture=[point.point])
-    before = run(prompts.tokens, hooks, mask=prompts.mask, logits_at=logits_at)
-    after = before
+    logits_at = options.pop("logits_at", -1)
+    before = lm.run(base, hooks, [point.point], logits_at=logits_at)
+    after, towards, others = before, None, base
     if source is not None:
         # Nobody reads the logits of prompts that only an ablation is made of.
-        end = -1 if using in ABLATIONS else _likewise(logits_at, prompts, others)
-        after = run(others.tokens, mask=others.mask, logits_at=end)
-    towards = None
+        end = -1 if using in ABLATIONS else _likewise(logits_at, base, source)
+        after, others = lm.run(source, capture=[point.point], logits_at=end), source
     if using not in ABLATIONS:
         logits = jnp.broadcast_to(after.logits, before.logits.shape)
-        towards = measured(metrics, dataclasses.replace(after, logits=logits))
-
-    def patched(seed: int) -> Measured:
-        values = replacement(using, after[point.point], point, shape[0], source is None, others.mask, seed)
-        of = others if using in OF_ROW else None
-        hook = Patch(placed(values, point, positions, prompts, of), **places.selectors)
-        run = {"base": hooks, **_own_folder(options, seed)}
-        return places.seen(swept(lm, prompts, places.hooks(hook), metrics, logits_at, **run))
-
-    seeds = checked_seeds(seeds) if using in RANDOM else [0]
-    axes, found = dict(places.axes), [patched(seed) for seed in seeds]
-    if using in RANDOM:
-        axes = {"seed": np.asarray(seeds), **axes}
+        towards = measured(metric, dataclasses.replace(after, logits=logits))
+    hook = _replacing(using, after, places, (base, others), pairs, own=source is None)
     return PatchResult(
-        axes,
-        {name: np.stack([x[name] for x in found]) if using in RANDOM else found[0][name] for name in metrics},
-        measured(metrics, before),
+        places.axes,
+        places.seen(swept(lm, base, places.hooks(hook), metric, logits_at, base=hooks, **options)),
+        measured(metric, before),
         towards,
+        into,
     )
 
 
@@ -196,7 +191,54 @@ def _point(lm: LanguageModel, site: str) -> tuple[Site, tuple[int, ...] | None]:
     point, layers = found[0]
     if part_of(lm.arch, point.point) == "unembed":
         raise ArgumentError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
-    return point, None if layers is None or len(layers) == lm.arch.n_layers else layers
+    return point, None if layers == point.layers else layers
+
+
+def _sides(
+    lm: LanguageModel, clean: Any, corrupted: Any, into: Any, using: str
+) -> tuple[Into, Prompts, Prompts | None]:
+    """Which run is changed, its prompts, and those whose activations are put there (None: its own)."""
+    own = prompts_of(lm, clean)
+    if corrupted is None:
+        if using not in ABLATIONS:
+            raise ArgumentError(
+                f"using={using!r} puts activations of one prompt into another: give corrupted"
+            )
+        if into is not None and choice("into", into, ("clean", "corrupted")) == "corrupted":
+            raise ArgumentError("into='corrupted' needs a corrupted prompt; with corrupted=None leave it out")
+        return "clean", own, None
+    if using == "zero":
+        raise ArgumentError("using='zero' needs no other prompt: give corrupted=None")
+    which: Into = choice("into", "corrupted" if into is None else into, ("clean", "corrupted"))
+    base, source = _turned((own, prompts_of(lm, corrupted)), which)
+    if using not in ABLATIONS and source.shape[0] not in (1, base.shape[0]):
+        raise ArgumentError(
+            f"the changed prompts have {base.shape[0]} rows and the others {source.shape[0]}: give one for "
+            "each, or a single one"
+        )
+    return which, base, source
+
+
+def _turned(pair: tuple[Any, Any], into: Into) -> tuple[Any, Any]:
+    """(clean, corrupted) as (changed, patched in)."""
+    clean, corrupted = pair
+    return (clean, corrupted) if into == "clean" else (corrupted, clean)
+
+
+def _replacing(
+    using: Kind, out: Output, places: Places, prompts: tuple[Prompts, Prompts], pairs: Any, own: bool
+) -> Any:
+    """The intervention of every cell, made of what the run ``out`` of the second of ``prompts`` has."""
+    site, (base, others) = places.site, prompts
+    lead, values = int(site.layers is not None), out[site.point]
+    if using not in RANDOM:
+        values = replacement(using, values, site, others.mask)
+    size = values.shape[lead + next(iter(site.token_axes()), 0)]
+    at = lined_up(site, base, others if using in OF_ROW else None, size, pairs)
+    if using not in RANDOM:
+        return Patch(placed(values, site, at, lead), **places.selectors)
+    hook = drawn(using, values, site, places.grid["seed"], at, own, others.mask)
+    return dataclasses.replace(hook, **places.selectors)
 
 
 def _likewise(logits_at: Any, base: Prompts, source: Prompts) -> Any:
@@ -207,14 +249,3 @@ def _likewise(logits_at: Any, base: Prompts, source: Prompts) -> Any:
     at = np.asarray(logits_at)
     at = np.where(at < 0, at, at - own)
     return at[0] if (at == at[0]).all() else at
-
-
-def _own_folder(options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Options of the sweep of one seed: each keeps its chunks by itself."""
-    if options.get("output") is None:
-        return options
-    return {**options, "output": Path(options["output"]) / f"seed {seed}"}
-
-
-def _float(x: np.ndarray) -> np.ndarray:
-    return x if np.issubdtype(x.dtype, np.floating) else x.astype(float)

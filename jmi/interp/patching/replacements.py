@@ -8,8 +8,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
+from jmi import tree
 from jmi.errors import ArgumentError
+from jmi.hooks.interventions import Patch, fit
+from jmi.hooks.noise import Noise
+from jmi.hooks.selection import Selective
+from jmi.interp.patching.places import placed
 from jmi.model import padding
 from jmi.model.sites import Site
 from jmi.numerics import wide
@@ -35,48 +41,90 @@ OF_ROW = ("source", "random")
 _ANYWHERE = ("overall mean", "random", "shuffled")
 
 
-def replacement(
-    kind: Kind, values: jax.Array, site: Site, rows: int, own: bool, mask: Any, seed: int
-) -> jax.Array:
-    """Tensor ``[l, b or 1, t, ...]`` that replaces activations, t counting real tokens of each row.
+def replacement(kind: Kind, values: jax.Array, site: Site, mask: Any) -> jax.Array:
+    """Tensor ``[l, n or 1, t, ...]`` that replaces activations, t counting real tokens of each row.
 
     Args:
+      kind: one that no seed decides; for the others see `Drawn`.
       values: of the other prompts at ``site``, ``[l, n, s, ...]``, in a model without layers ``[n, s, ...]``.
-      rows: b.
-      own: whether the other prompts are the base's own; no row is then resampled from itself.
       mask: bool ``[n, s]``, real tokens of the other prompts, or None; t is then the number of the longest.
 
     Raises:
       ArgumentError: a kind that does not fit the prompts or the site.
     """
-    batch = int(site.n_layers is not None)
-    pos = site.axis("pos")
+    batch, pos = int(site.layers is not None), site.axis("pos")
     if pos is None and kind in _ANYWHERE:
         raise ArgumentError(f"{site.point}: {kind} needs a site with one vector per position")
-    if mask is not None and kind in RANDOM:
-        raise ArgumentError(f"{kind}: padding would be drawn, too; use prompts of one length")
     if mask is not None:
         values, mask = _packed(values, mask, site, batch)
     if kind == "zero":
         return jnp.zeros_like(jax.lax.slice_in_dim(values, 0, 1, axis=batch))
     if kind in ("mean", "overall mean"):
         return _mean(values, batch, pos, kind == "overall mean", mask)
-    if kind == "random":
-        noise = jax.random.normal(jax.random.key(seed), values.shape, wide(values.dtype))
-        length = jnp.linalg.norm(values.astype(noise.dtype), axis=-1, keepdims=True)
-        noise = noise * (length / jnp.linalg.norm(noise, axis=-1, keepdims=True))
-        return noise.astype(values.dtype)
-    if kind == "source":
-        return values
-    n, s = values.shape[batch], values.shape[batch + 1]
-    rng = np.random.default_rng(seed)
-    if kind == "shuffled":
-        row, place = rng.integers(0, n, (rows, s)), rng.integers(0, s, (rows, s))
-        return values[(slice(None),) * batch + (row, place)]
-    if n < 2:
+    return values
+
+
+@tree.dataclass
+class Drawn(Selective):
+    """Put there, where selected, what a seed draws from the activations of other prompts.
+
+    Attributes:
+      values: of those prompts, ``[n, t, ...]``, of one layer.
+      seed: integer; data, so seeds can be swept.
+      at: int ``[b or 1, s]``, which of the t tokens each place gets; None where they are the places.
+      kind: one of `RANDOM`. Static.
+      own: whether the prompts are those of the run; no row is then resampled from itself. Static.
+    """
+
+    values: Any
+    seed: Any
+    at: Any = None
+    kind: Kind = struct.field(pytree_node=False, default="resample", kw_only=True)
+    own: bool = struct.field(pytree_node=False, default=False, kw_only=True)
+
+    # A sweep knows these answers to be the same in every cell.
+    is_local = Patch.is_local
+    is_causal = Noise.is_causal
+
+    def __call__(self, value: jax.Array, site: Site) -> jax.Array:
+        drawn = placed(self.draw(site, value.shape[0]), site, self.at, 0)
+        return self.select(fit(drawn, value, site), value, site)
+
+    def draw(self, site: Site, rows: int) -> jax.Array:
+        """``[rows or n, t, ...]``. Rows and places are the same in every layer, random vectors are not."""
+        values, key = jnp.asarray(self.values), jax.random.key(jnp.asarray(self.seed))
+        n, t = values.shape[:2]
+        if self.kind == "random":
+            key = key if site.layer is None else jax.random.fold_in(key, site.layer)
+            noise = jax.random.normal(key, values.shape, wide(values.dtype))
+            length = jnp.linalg.norm(values.astype(noise.dtype), axis=-1, keepdims=True)
+            noise = noise * (length / jnp.linalg.norm(noise, axis=-1, keepdims=True))
+            return noise.astype(values.dtype)
+        if self.kind == "shuffled":
+            keys = jax.random.split(key)
+            return values[
+                jax.random.randint(keys[0], (rows, t), 0, n, jnp.int32),
+                jax.random.randint(keys[1], (rows, t), 0, t, jnp.int32),
+            ]
+        row = jax.random.randint(key, (rows,), int(self.own), n, jnp.int32)
+        return values[(jnp.arange(rows, dtype=jnp.int32) + row) % n if self.own else row]
+
+
+def drawn(kind: Kind, values: jax.Array, site: Site, seed: Any, at: Any, own: bool, mask: Any) -> Drawn:
+    """`Drawn` of ``values`` ``[l, n, t, ...]`` (``[n, t, ...]`` without layers), its arrays by layer.
+
+    Raises:
+      ArgumentError: a kind that does not fit the prompts or the site.
+    """
+    if site.axis("pos") is None and kind in _ANYWHERE:
+        raise ArgumentError(f"{site.point}: {kind} needs a site with one vector per position")
+    if mask is not None:
+        raise ArgumentError(f"{kind}: padding would be drawn, too; use prompts of one length")
+    if kind == "resample" and values.shape[int(site.layers is not None)] < 2:
         raise ArgumentError("resample needs two rows or more to draw from")
-    chosen = (np.arange(rows) + rng.integers(1, n, rows)) % n if own else rng.integers(0, n, rows)
-    return values[(slice(None),) * batch + (chosen,)]
+    if at is not None and site.n_layers is not None:
+        at = np.broadcast_to(at, (site.n_layers, *at.shape))
+    return Drawn(values, seed, at, kind=kind, own=own)
 
 
 def _packed(values: jax.Array, mask: Any, site: Site, batch: int) -> tuple[jax.Array, np.ndarray]:
