@@ -16,6 +16,7 @@ from jmi.align import find_span
 from jmi.errors import ArgumentError
 from jmi.hooks.noise import Noise
 from jmi.interp.patching.causal_tracing import causal_trace, embedding_std
+from jmi.sweeps.work import _program
 from tests.core.conftest import lively, tiny
 from tests.models.committed import load
 from tests.tolerances import assert_agree
@@ -42,13 +43,13 @@ def test_traces_equal_runs_written_by_hand(site: str, window: int) -> None:
         def p(out: Any) -> np.ndarray:
             return softmax(np.asarray(out.logits)[:, -1], axis=-1)[[0, 1], answer]
 
-        assert_agree(trace.source["prob"], p(clean))
-        assert trace.patched["prob"].shape == (2, 3, 6, 2)
+        assert_agree(trace.source, p(clean))
+        assert trace.patched.shape == (2, 3, 6, 2)
         for i, seed in enumerate((3, 4)):
             noise = jax.random.normal(jax.random.key(seed), (2, 6, 16), jnp.float64)
             embed = clean["hook_embed"].at[:, 1:3].add(0.7 * noise[:, 1:3])
             noised = {"hook_embed": jmi.Replace(embed)}
-            assert_agree(trace.base["prob"][i, 0, 0], p(lm.run(TOKENS, noised)))
+            assert_agree(trace.base[i, 0, 0], p(lm.run(TOKENS, noised)))
             for layer, position in ((0, 2), (1, 1), (2, 5)):
                 restored = range(max(0, layer - window // 2), min(3, layer + (window + 1) // 2))
                 hooks = {
@@ -56,17 +57,44 @@ def test_traces_equal_runs_written_by_hand(site: str, window: int) -> None:
                     for j in restored
                 }
                 want = p(lm.run(TOKENS, {**noised, **hooks}))
-                assert_agree(trace.patched["prob"][i, layer, position], want)
+                assert_agree(trace.patched[i, layer, position], want)
+
+
+def test_seeds_are_an_axis_of_one_sweep() -> None:
+    """Neither programs nor traces of the metric grow with them."""
+    lm, traced = small(), []
+
+    def first_logit(out: jmi.Output) -> jax.Array:
+        traced.append(out.logits.shape)
+        return out.logits[:, 0]
+
+    def traces(seeds: Any) -> tuple[int, int]:
+        known, before = _program.cache_info().misses, len(traced)
+        causal_trace(lm, TOKENS, SUBJECT, metric=first_logit, scale=1.0, seeds=seeds, at={"layer": [0, 2]})
+        return _program.cache_info().misses - known, len(traced) - before
+
+    with jax.enable_x64(True):
+        one, several = traces([7]), traces([8, 9, 10])
+    assert several[0] <= one[0]
+    assert several[1] <= one[1]
 
 
 def test_each_row_has_its_own_subject_and_metrics_may_be_several() -> None:
     lm = small()
     with jax.enable_x64(True):
         measures = {"diff": metrics.LogitDiff(1, 2), "rank": metrics.Rank(1)}
-        run = functools.partial(causal_trace, lm, TOKENS, scale=1.0, seeds=(0,), layers=[1], positions=[2, 5])
-        found = run([[1, 2], [3, 3]], measures)
+        run = functools.partial(
+            causal_trace,
+            lm,
+            TOKENS,
+            metric=measures,
+            scale=1.0,
+            seeds=(0,),
+            at={"layer": [1], "position": [2, 5]},
+        )
+        found = run([[1, 2], [3, 3]])
         for row, subject in enumerate(([1, 2], [3])):
-            assert_agree(found.patched["diff"][..., row], run(subject, measures).patched["diff"][..., row])
+            assert_agree(found.patched["diff"][..., row], run(subject).patched["diff"][..., row])
     with pytest.raises(ArgumentError, match="seeds="):
         causal_trace(lm, TOKENS, SUBJECT, seeds=())
 
@@ -80,17 +108,11 @@ def test_the_default_noise_is_three_deviations_of_the_embeddings() -> None:
             table = np.asarray(lm.params["embed"]["W_E"]) * scale
             assert embedding_std(lm) == pytest.approx(table.std(), rel=1e-6)
     with jax.enable_x64(True):
-        default = causal_trace(small(), TOKENS, SUBJECT, seeds=(1,), layers=[0], positions=[0, 1])
-        said = causal_trace(
-            small(),
-            TOKENS,
-            SUBJECT,
-            seeds=(1,),
-            layers=[0],
-            positions=[0, 1],
-            scale=3 * embedding_std(small()),
+        run = functools.partial(
+            causal_trace, small(), TOKENS, SUBJECT, seeds=(1,), at={"layer": [0], "position": [0, 1]}
         )
-    np.testing.assert_array_equal(default.patched["prob"], said.patched["prob"])
+        default, said = run(), run(scale=3 * embedding_std(small()))
+    np.testing.assert_array_equal(default.patched, said.patched)
 
 
 def test_the_capital_passes_from_the_subject_to_the_last_token() -> None:
@@ -98,8 +120,8 @@ def test_the_capital_passes_from_the_subject_to_the_last_token() -> None:
     text = "The capital of France is"
     start, stop = find_span(lm, text, "France")
     trace = causal_trace(lm, text, range(start, stop), seeds=range(3))
-    found = trace.patched["prob"].mean(0)[..., 0]
-    noised, clean = trace.base["prob"].mean(), trace.source["prob"].item()
+    found = trace.patched.mean(0)[..., 0]
+    noised, clean = trace.base.mean(), trace.source.item()
     assert clean > 0.9
     assert noised < 0.2
     assert found[0, stop - 1] > 0.8 * clean
@@ -151,7 +173,7 @@ def test_layers_are_drawn_independently_and_seeds_can_be_swept() -> None:
         assert np.abs(steps[0] - steps[1]).min() > 0
         grid = jmi.Grid(cell=[0, 1])
         hooks = {"hook_embed": Noise(grid.take("cell", [1.0, 2.0]), grid.take("cell", [5, 6]))}
-        swept = jmi.sweep(lm.arch, lm.params, TOKENS, hooks, last, logits_at=-1)
+        swept = jmi.sweep(lm, TOKENS, hooks, last, logits_at=-1)
         for i in range(2):
             want = lm.run(TOKENS, {"hook_embed": Noise(i + 1.0, 5 + i)}).logits[:, -1]
             assert_agree(swept[i], want)

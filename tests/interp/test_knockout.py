@@ -7,8 +7,8 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError, TokenizerError
-from jmi.interp import knockout
+from jmi.errors import ArgumentError, HookError, InterventionError, TokenizerError
+from jmi.interp.patching.knockout import knockout
 from tests.tolerances import assert_agree
 
 PROMPT = "The capital of France is"
@@ -80,7 +80,7 @@ def test_a_model_that_gives_nan_is_an_error(lm):
 def test_the_context_is_checked_before_edges_are_made(lm, monkeypatch):
     """A million tokens have 10**12 edges."""
     monkeypatch.setattr(sys.modules[knockout.__module__], "_cut_edges", lambda *_: pytest.fail("edges"))
-    with pytest.raises(ConfigError, match="context"):
+    with pytest.raises(ArgumentError, match="context"):
         knockout(lm, np.zeros((1, 1_000_000), np.int32), queries=None, keys=None)
 
 
@@ -122,3 +122,11 @@ def test_what_cannot_be_cut_is_refused(lm, arguments, error, words):
 def test_one_prompt_at_a_time(lm):
     with pytest.raises(ArgumentError, match="one prompt"):
         knockout(lm, np.zeros((2, 3), np.int32))
+
+
+def test_padding_is_left_out(lm):
+    tokens = lm.encode(PROMPT)
+    padded, mask = np.pad(tokens, ((0, 0), (2, 1))), np.pad(np.ones(tokens.shape, bool), ((0, 0), (2, 1)))
+    plain, found = knockout(lm, PROMPT), knockout(lm, (padded, mask))
+    np.testing.assert_array_equal(found.tokens, plain.tokens)
+    np.testing.assert_array_equal(found.ablated_logits, plain.ablated_logits)

@@ -5,8 +5,7 @@ Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv:2202
 Axis letters: b batch, s sequence, n positions visited.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +14,18 @@ import numpy as np
 
 from jmi import tree
 from jmi.captures.capture import Capture
-from jmi.checks import real_number, whole_array
+from jmi.checks import real_number, text, whole_array, whole_number
+from jmi.hooks.interventions import Patch
 from jmi.hooks.noise import Noise
-from jmi.interp.patching.measure import Metrics, checked_metrics, checked_seeds, prompts_of
-from jmi.interp.patching.patch import PatchResult, patch
-from jmi.lm import LanguageModel
+from jmi.interp.patching.measure import Metrics, checked_metric, checked_seeds, measured, prompts_of, swept
+from jmi.interp.patching.patch import PatchResult, point_of
+from jmi.interp.patching.places import checked_at, lined_up, placed, places_of
+from jmi.interp.patching.replacements import replacement
+from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Prob
 from jmi.model.sites import Site, table_of
 from jmi.numerics import wide
+from jmi.sweeps.grid import Grid
 
 MULTIPLE = 3.0
 """Noise in standard deviations of the embeddings, unless said otherwise."""
@@ -33,37 +36,37 @@ _CHUNK = 4096
 
 def causal_trace(
     lm: LanguageModel,
-    prompt: str | Sequence[str] | Any,
+    prompts: Any,
     subject: Any,
-    metrics: Metrics | None = None,
     *,
+    metric: Metrics | None = None,
     site: str = "hook_resid_post",
     window: int = 1,
     scale: float | None = None,
     seeds: Sequence[int] = range(10),
-    layers: Any = None,
-    positions: Any = None,
-    mask: Any = None,
+    at: Mapping[str, Any] | None = None,
     logits_at: Any = -1,
     **options: Any,
 ) -> PatchResult:
     """Noise the embeddings of the subject, then restore clean states, one layer and position after another.
 
     Args:
-      prompt: a text, several texts (padded on the left), or int32 tokens ``[b, s]``.
+      prompts: as `LanguageModel.prompts` takes them.
       subject: positions of the subject: a list, or ``[b, n]``, one for each row (`jmi.align.find_span`).
-      metrics: name -> metric; by default "prob", the probability of the clean run's prediction.
+      metric: one, or several by name; by default the probability of the clean run's prediction.
       site: what is restored: ``hook_resid_post``, ``hook_attn_out``, ``hook_mlp_out``, or any other.
       window: layers restored at once, centred on that of the result and cut off at the first and last;
         the paper takes 1 for states and 10 for modules.
       scale: standard deviation of the noise; by default 3 times that of the embeddings (`embedding_std`).
-      seeds: of the noise.
-      layers, positions: which are visited, None for all.
-      mask, logits_at, options: as `jmi.interp.patching.patch`.
+      seeds: of the noise, an axis of one sweep.
+      at: axis -> which layers and positions are visited, as `jmi.interp.patching.patch`; all by default.
+      logits_at: the position that metrics read, one or ``[b]``.
+      options: ``memory``, ``mesh``, ``output`` and ``progress`` of `jmi.sweep`.
 
     Returns:
-      `PatchResult` with the axes seed, layer and position: ``patched`` is restored, ``base`` noised
-      (``[seed, 1, 1, b]``), ``source`` clean. The paper's indirect effect is ``effect``, averaged.
+      `PatchResult` with the axes seed, layer and position, into the corrupted run: ``patched`` is restored,
+      ``base`` noised (``[seed, 1, 1, b]``), ``source`` clean. The paper's indirect effect is ``effect``,
+      averaged.
 
     Raises:
       ArgumentError: no seed, or what `patch` raises.
@@ -75,27 +78,40 @@ def causal_trace(
       >>> lm = jmi_models.load("atlas")
       >>> text = "The capital of France is"
       >>> trace = causal_trace(lm, text, range(*find_span(lm, text, "France")), seeds=range(2))
-      >>> trace.patched["prob"].shape == (2, lm.arch.n_layers, lm.encode(text).shape[1], 1)
+      >>> trace.patched.shape == (2, lm.arch.n_layers, lm.encode(text).shape[1], 1)
       True
     """
-    prompts = prompts_of(lm, prompt, mask)
-    seeds = checked_seeds(seeds)
-    subject = np.asarray(whole_array("subject", subject))
-    if metrics is None:
-        clean = lm.run(prompts.tokens, mask=prompts.mask, logits_at=logits_at).logits
-        metrics = {"prob": Prob(clean.argmax(-1))}
-    checked_metrics(metrics)
+    prompts = prompts_of(check_lm(lm), prompts)
+    point, chosen = point_of(lm, text("site", site), checked_at(at))
+    tried, subject = checked_seeds(seeds), np.asarray(whole_array("subject", subject))
+    window = whole_number("window", window)
+    around = (window // 2, (window + 1) // 2 - 1)
+    places = places_of(lm.arch, point, prompts, None, chosen, window=around, seeds=tried)
+
+    clean = lm.run(prompts, capture=[point.point], logits_at=logits_at)
+    metric = checked_metric(Prob(clean.logits.argmax(-1)) if metric is None else metric)
+    source = measured(metric, clean)
     std = MULTIPLE * embedding_std(lm) if scale is None else real_number("scale", scale, above=0)
-    run = functools.partial(
-        patch, lm, prompts.tokens, prompts.tokens, site, metrics, layers=layers, positions=positions,
-        window=window, centred=True, mask=prompts.mask, source_mask=prompts.mask, logits_at=logits_at,
-        **options,
-    )  # fmt: skip
-    found = [run(hooks={"hook_embed": Noise(std, seed=seed, positions=subject)}) for seed in seeds]
-    axes = {"seed": np.asarray(seeds), **found[0].axes}
-    patched = {name: np.stack([one.patched[name] for one in found]) for name in metrics}
-    base = {name: np.stack([one.base[name] for one in found])[:, None, None] for name in metrics}
-    return PatchResult(axes, patched, base, found[0].source)
+
+    def noised(grid: Grid) -> dict[str, Any]:
+        return {"hook_embed": Noise(std, seed=grid["seed"], positions=subject)}
+
+    lead = int(point.layers is not None)
+    values = replacement("source", clean[point.point], point, prompts.mask)
+    spots = lined_up(point, prompts, prompts, prompts.shape[1])
+    hook = Patch(placed(values, point, spots, lead), **places.selectors)
+    restored = swept(lm, prompts, places.hooks(hook), metric, logits_at, base=noised(places.grid), **options)
+    # Of the noise alone nothing is kept in a folder: the sweep above is what lasts.
+    alone = {name: value for name, value in options.items() if name != "output"}
+    base = swept(lm, prompts, noised(Grid(seed=tried)), metric, logits_at, **alone)
+    between = tuple(range(1, len(places.axes)))
+    return PatchResult(
+        places.axes,
+        places.seen(restored),
+        jax.tree.map(lambda x: np.expand_dims(x, between), base),
+        source,
+        "corrupted",
+    )
 
 
 def embedding_std(lm: LanguageModel) -> float:

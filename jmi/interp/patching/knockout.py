@@ -21,8 +21,9 @@ from jmi.hooks.attention import Knockout
 from jmi.hooks.interventions import Zero
 from jmi.hooks.layers import At
 from jmi.hooks.resolve import prepare
-from jmi.lm import LanguageModel, check_logits
-from jmi.model.inputs import as_tokens, check_arrays, check_tokens
+from jmi.interp.patching.measure import prompts_of
+from jmi.lm import LanguageModel, check_lm, check_logits
+from jmi.model.inputs import Prompts
 from jmi.model.sites import PATTERN, SCORES, layer_name, table_of
 from jmi.numerics import wide
 
@@ -69,7 +70,7 @@ class KnockoutResult:
 
 def knockout(
     lm: LanguageModel,
-    prompt: str | np.ndarray | jax.Array,
+    prompt: Any,
     *,
     layer: int | Sequence[int] | None = None,
     queries: Any = -1,
@@ -85,8 +86,8 @@ def knockout(
     left at their default.
 
     Args:
-      prompt: a text, or tokens ``[1, s]``.
-      layer: one or several layers, None for all.
+      prompt: one prompt, as `LanguageModel.prompts` takes it; its padding is left out.
+      layer: one or several layers, None for all that have attention.
       queries: positions that look; negative counts from the end; None means every one.
       keys: positions looked at, likewise.
       heads: heads to cut, None for all.
@@ -94,37 +95,35 @@ def knockout(
       top: how many changed tokens to list.
 
     Raises:
-      ArgumentError: not one prompt, a cut that no query could have used, or a model that gives NaN.
-      ArgumentError: an empty or too long prompt.
+      ArgumentError: not one prompt, an empty or too long one, a cut that no query could have used, or a model
+        that gives NaN.
       HookError, InterventionError, TokenizerError: a layer, position, head or word that is not there.
 
     Example:
-      >>> import jmi.interp, jmi_models
+      >>> import jmi_models
+      >>> from jmi.interp.patching.knockout import knockout
       >>> lm = jmi_models.load("atlas")
-      >>> result = jmi.interp.knockout(lm, "The capital of France is")
+      >>> result = knockout(lm, "The capital of France is")
       >>> result.kl > 1
       True
     """
-    tokens = lm.to_tokens(prompt) if isinstance(prompt, str) else as_tokens(prompt, "prompt")
-    check_arrays(tokens, None, None)
-    if tokens.shape[0] != 1:
-        raise ArgumentError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
+    check_lm(lm)
+    prompts = _one_row(prompts_of(lm, prompt))  # checked before anything as large as its square is made
     top = whole_number("top", top)
-    check_tokens(lm.arch, tokens)  # before anything as large as its square is made
     goal = lm.token_id(target) if isinstance(target, str) else target
     goal = None if goal is None else whole_number("target", goal, 0)
-    layers = range(lm.arch.n_layers) if layer is None else layer
+    means = _means(lm, Knockout(queries=queries, keys=keys, heads=heads))
+    layers = table_of(lm.arch)[means.point].layers if layer is None else layer
     if np.size(as_array("layer", layers)) == 0:
         raise ArgumentError("layer=[]: name at least one layer")
-    means = _means(lm, Knockout(queries=queries, keys=keys, heads=heads))
     hooks = {means.point: At(layers, means.hook)}
 
     _check_goal(goal, lm)
-    prepare(lm.arch, hooks, (1, tokens.shape[1]))
-    cut = _cut_edges(means, lm, tokens.shape[1])
+    prepare(lm.arch, hooks, prompts.shape)
+    cut = _cut_edges(means, lm, prompts.shape[1])
     chosen = _chosen_layers(layers, lm.arch.n_layers)
-    ablated, ablated_times = _timed(lm, tokens, hooks, [])
-    baseline, baseline_times = _timed(lm, tokens, None, [layer_name(means.pattern, i) for i in chosen])
+    ablated, ablated_times = _timed(lm, prompts, hooks, [])
+    baseline, baseline_times = _timed(lm, prompts, None, [layer_name(means.pattern, i) for i in chosen])
     before, after = baseline.logits[0, -1], ablated.logits[0, -1]
     for logits in (before, after):
         check_logits(lm, logits)
@@ -132,7 +131,7 @@ def knockout(
     changed, changes = _changes(before, after, top)
     attention = np.asarray(baseline.stack(means.pattern)[:, 0], np.float32)
     return KnockoutResult(
-        tokens=np.asarray(tokens[0]),
+        tokens=np.asarray(prompts.tokens[0]),
         layers=chosen,
         hooks=hooks,
         target=goal,
@@ -153,6 +152,18 @@ def knockout(
     )
 
 
+def _one_row(prompts: Prompts) -> Prompts:
+    """The one prompt without its padding."""
+    if prompts.shape[0] != 1:
+        raise ArgumentError("knockout takes one prompt; loop over prompts, or call lm.run on the batch")
+    if prompts.mask is None:
+        return prompts
+    real = np.flatnonzero(prompts.mask[0])
+    return Prompts(
+        prompts.tokens[:, real], None, None if prompts.positions is None else prompts.positions[:, real]
+    )
+
+
 def _changes(before: jax.Array, after: jax.Array, top: int) -> tuple[bool, metrics.Changes]:
     """Whether the prediction changed by more than rounding, and the tokens whose probability changed most."""
     a, b = (np.asarray(jax.nn.log_softmax(x.astype(jnp.float32))) for x in (before, after))
@@ -166,18 +177,18 @@ def _changes(before: jax.Array, after: jax.Array, top: int) -> tuple[bool, metri
 
 
 def _timed(
-    lm: LanguageModel, tokens: Any, hooks: Any, capture: list[str]
+    lm: LanguageModel, prompts: Prompts, hooks: Any, capture: list[str]
 ) -> tuple[Output, tuple[float, float]]:
     """Output of a run, and (compile, run) seconds: the first run less the second, the second."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        out = jax.block_until_ready(lm.run(tokens, hooks, capture))
+        out = jax.block_until_ready(lm.run(prompts, hooks, capture))
         seconds.append(time.perf_counter() - start)
     return out, (max(seconds[0] - seconds[1], 0.0), seconds[1])
 
 
-def _chosen_layers(layers: int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+def _chosen_layers(layers: Any, n_layers: int) -> tuple[int, ...]:
     return tuple(sorted({int(i) % n_layers for i in np.atleast_1d(layers)}))
 
 

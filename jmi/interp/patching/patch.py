@@ -150,11 +150,8 @@ def patch(
       True
     """
     check_lm(lm)
-    point, only = _point(lm, text("site", site))
-    metric, chosen = checked_metric(metric), checked_at(at)
-    if only is not None and chosen.get("layer") is not None:
-        raise ArgumentError(f"{site} names its layer; drop it from at=, or name {point.point}")
-    chosen["layer"] = chosen.get("layer") if only is None else only
+    point, chosen = point_of(lm, text("site", site), checked_at(at))
+    metric = checked_metric(metric)
     into, base, source = _sides(lm, clean, corrupted, into, choice("using", using, get_args(Kind)))
     pairs = None
     if isinstance(chosen.get("position"), Alignment):
@@ -165,6 +162,7 @@ def patch(
 
     logits_at = options.pop("logits_at", -1)
     before = lm.run(base, hooks, [point.point], logits_at=logits_at)
+    unchanged = measured(metric, before)
     after, towards, others = before, None, base
     if source is not None:
         # Nobody reads the logits of prompts that only an ablation is made of.
@@ -177,21 +175,30 @@ def patch(
     return PatchResult(
         places.axes,
         places.seen(swept(lm, base, places.hooks(hook), metric, logits_at, base=hooks, **options)),
-        measured(metric, before),
+        unchanged,
         towards,
         into,
     )
 
 
-def _point(lm: LanguageModel, site: str) -> tuple[Site, tuple[int, ...] | None]:
-    """The site, and its layers if the name says which."""
+def point_of(lm: LanguageModel, site: str, at: Mapping[str, Any]) -> tuple[Site, dict[str, Any]]:
+    """The one point that ``site`` names, and ``at`` with its layers where the name says which.
+
+    Raises:
+      ArgumentError: several points, one behind the layers, or layers that are said twice.
+      HookError: no such point.
+    """
     found = find(lm.arch, full_name(lm.arch, site))
     if len(found) != 1:
         raise ArgumentError(f"{site}: patch one point at a time; this names {len(found)}")
     point, layers = found[0]
     if part_of(lm.arch, point.point) == "unembed":
         raise ArgumentError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
-    return point, None if layers == point.layers else layers
+    if layers == point.layers:
+        return point, dict(at)
+    if at.get("layer") is not None:
+        raise ArgumentError(f"{site} names its layer; drop it from at=, or name {point.point}")
+    return point, {**at, "layer": layers}
 
 
 def _sides(
