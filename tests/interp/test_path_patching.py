@@ -11,7 +11,7 @@ import pytest
 
 import jmi
 from jmi import metrics
-from jmi.errors import ArgumentError, ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.interp.patching.path_patching import Receiver, path_patch
 from jmi_models.decoder.norms import Norm
 from tests.core.conftest import lively, tiny
@@ -19,8 +19,8 @@ from tests.models.committed import load
 from tests.models.test_rwkv import load as rwkv
 from tests.tolerances import assert_agree
 
-BASE = np.random.default_rng(0).integers(0, 29, (2, 5)).astype(np.int32)
-SOURCE = np.random.default_rng(1).integers(0, 29, (2, 5)).astype(np.int32)
+CORRUPTED = np.random.default_rng(0).integers(0, 29, (2, 5)).astype(np.int32)
+CLEAN = np.random.default_rng(1).integers(0, 29, (2, 5)).astype(np.int32)
 DIFF = {"diff": metrics.LogitDiff([3, 5], 7)}
 Z, MLP = "attn.hook_z", "hook_mlp_out"
 
@@ -54,9 +54,11 @@ def by_hand(
     receivers: list[Receiver] | None,
     through_mlps: bool,
     positions: Any = None,
+    into: str = "corrupted",
 ) -> np.ndarray:
     """The runs of the definition, one after the other."""
-    base, source = stacks(lm, BASE), stacks(lm, SOURCE)
+    changed, other = (CORRUPTED, CLEAN) if into == "corrupted" else (CLEAN, CORRUPTED)
+    base, source = stacks(lm, changed), stacks(lm, other)
     layer, head = sender
     frozen = [Z] if through_mlps else [Z, MLP]
     hooks = {f"blocks.{i}.{p}": [jmi.Replace(base[p][i])] for p in frozen for i in range(lm.arch.n_layers)}
@@ -66,13 +68,13 @@ def by_hand(
     inputs = {
         r: f"blocks.{r.layer}.hook_{r.input}_in{'' if r.input == 'mlp' else 'put'}" for r in receivers or ()
     }
-    out = lm.run(BASE, hooks, list(dict.fromkeys(inputs.values())))
+    out = lm.run(changed, hooks, list(dict.fromkeys(inputs.values())))
     if receivers is None:
         return diff(out.logits)
     reads: dict[str, list[Any]] = {}
     for receiver, name in inputs.items():
         reads.setdefault(name, []).append(jmi.Replace(out[name], heads=receiver.head))
-    return diff(lm.run(BASE, reads).logits)
+    return diff(lm.run(changed, reads).logits)
 
 
 # Differences of logits, which are about 1 in size or larger.
@@ -92,7 +94,7 @@ READERS = [
 @pytest.mark.parametrize("receivers", [None, READERS])
 def test_heads_reach_receivers_as_in_the_runs_of_the_definition(receivers: Any, through_mlps: bool) -> None:
     lm = small()
-    found = path_patch(lm, BASE, SOURCE, DIFF, receivers=receivers, through_mlps=through_mlps)
+    found = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=receivers, through_mlps=through_mlps)
     assert found.patched["diff"].shape == (3, 4, 2)
     for sender in ((0, 0), (0, 3), (1, 2), (2, 1)):
         same(found.patched["diff"][sender], by_hand(lm, sender, receivers, through_mlps))
@@ -101,10 +103,22 @@ def test_heads_reach_receivers_as_in_the_runs_of_the_definition(receivers: Any, 
         same(found.effect["diff"][2], np.zeros((4, 2)))
 
 
+@pytest.mark.parametrize("receivers", [None, READERS[:1]])
+def test_the_clean_run_may_be_changed_instead(receivers: Any) -> None:
+    lm = small()
+    found = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF["diff"], into="clean", receivers=receivers)
+    assert found.into == "clean"
+    same(found.base, diff(lm.run(CLEAN).logits))
+    same(found.source, diff(lm.run(CORRUPTED).logits))
+    same(found.patched[0, 3], by_hand(lm, (0, 3), receivers, False, into="clean"))
+
+
 @pytest.mark.parametrize("receivers", [None, READERS[:4]])
 def test_mlps_send_too(receivers: Any) -> None:
     lm = small()
-    found = path_patch(lm, BASE, SOURCE, DIFF, senders="mlps", receivers=receivers, positions=[1, -1])
+    found = path_patch(
+        lm, CLEAN, CORRUPTED, metric=DIFF, senders="mlps", receivers=receivers, positions=[1, -1]
+    )
     assert list(found.axes) == ["layer"]
     for layer in range(3):
         want = by_hand(lm, (layer, None), receivers, False, positions=[1, -1])
@@ -116,7 +130,7 @@ def test_other_families(name: str) -> None:
     lm = load(name, "float64")
     n_kv = lm.arch.n_kv_heads
     receivers = [Receiver("v", lm.arch.n_layers - 1, n_kv - 1), Receiver("mlp", lm.arch.n_layers - 1)]
-    found = path_patch(lm, BASE, SOURCE, DIFF, receivers=receivers, through_mlps=True)
+    found = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=receivers, through_mlps=True)
     for sender in ((0, 0), (0, lm.arch.n_heads - 1), (lm.arch.n_layers - 1, 0)):
         same(found.patched["diff"][sender], by_hand(lm, sender, receivers, True))
 
@@ -126,12 +140,14 @@ def test_direct_effects_add_up_to_the_total_where_the_final_norm_is_linear() -> 
     lm = small(1e16)
     big = lambda path, x: x * 1e8 if "ln" in str(path) else x
     lm = dataclasses.replace(lm, params=jax.tree_util.tree_map_with_path(big, lm.params))
-    heads = path_patch(lm, BASE, SOURCE, DIFF)
-    mlps = path_patch(lm, BASE, SOURCE, DIFF, senders="mlps")
-    base = stacks(lm, BASE)
+    heads = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF)
+    mlps = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, senders="mlps")
+    base = stacks(lm, CORRUPTED)
     hooks = {f"blocks.{i}.{p}": jmi.Replace(base[p][i]) for p in (Z, MLP) for i in range(3)}
-    embed = lm.run(SOURCE, capture=["hook_embed"])["hook_embed"]
-    of_embedding = diff(lm.run(BASE, {"hook_embed": jmi.Replace(embed), **hooks}).logits) - heads.base["diff"]
+    embed = lm.run(CLEAN, capture=["hook_embed"])["hook_embed"]
+    of_embedding = (
+        diff(lm.run(CORRUPTED, {"hook_embed": jmi.Replace(embed), **hooks}).logits) - heads.base["diff"]
+    )
     total = heads.source["diff"] - heads.base["diff"]
     parts = heads.effect["diff"].sum((0, 1)) + mlps.effect["diff"].sum(0) + of_embedding
     assert np.abs(heads.effect["diff"]).max() > 0.1
@@ -140,19 +156,20 @@ def test_direct_effects_add_up_to_the_total_where_the_final_norm_is_linear() -> 
 
 def test_heads_of_recurrent_models_reach_the_logits() -> None:
     lm = rwkv(7)
-    found = path_patch(lm, BASE, SOURCE, DIFF)
+    found = path_patch(lm, CLEAN, CORRUPTED, metric=DIFF)
     z = {
-        name: lm.run(t, capture=["blocks.*.rwkv.hook_z"]) for name, t in (("base", BASE), ("source", SOURCE))
+        name: lm.run(t, capture=["blocks.*.rwkv.hook_z"])
+        for name, t in (("base", CORRUPTED), ("source", CLEAN))
     }
-    mlp = lm.run(BASE, capture=[f"blocks.*.{MLP}"]).stack(MLP)
+    mlp = lm.run(CORRUPTED, capture=[f"blocks.*.{MLP}"]).stack(MLP)
     hooks: dict[str, Any] = {}
     for i in range(lm.arch.n_layers):
         hooks[f"blocks.{i}.{MLP}"] = jmi.Replace(mlp[i])
         hooks[f"blocks.{i}.rwkv.hook_z"] = [jmi.Replace(z["base"].stack("rwkv.hook_z")[i])]
     hooks["blocks.0.rwkv.hook_z"].append(jmi.Replace(z["source"].stack("rwkv.hook_z")[0], heads=1))
-    same(found.patched["diff"][0, 1], diff(lm.run(BASE, hooks).logits))
+    same(found.patched["diff"][0, 1], diff(lm.run(CORRUPTED, hooks).logits))
     with pytest.raises(HookError, match="hook_q_input"):
-        path_patch(lm, BASE, SOURCE, DIFF, receivers=[Receiver("q", 1, 0)])
+        path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=[Receiver("q", 1, 0)])
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -164,13 +181,13 @@ def test_what_does_not_fit_is_refused() -> None:
         (Receiver("mlp", 1, 0), "no head"),
         (Receiver("z", 1, 0), "one of q, k, v, mlp"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ConfigError, match=message):
-            path_patch(lm, BASE, SOURCE, DIFF, receivers=[receiver])
+        with pytest.raises(ArgumentError, match=message):
+            path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=[receiver])
     with pytest.raises(HookError, match="no layer 3"):
-        path_patch(lm, BASE, SOURCE, DIFF, receivers=[Receiver("q", 3, 0)])
-    with pytest.raises(ConfigError, match="empty"):
-        path_patch(lm, BASE, SOURCE, DIFF, receivers=[])
-    with pytest.raises(ConfigError, match="one shape"):
-        path_patch(lm, BASE, SOURCE[:, 1:], DIFF)
+        path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=[Receiver("q", 3, 0)])
+    with pytest.raises(ArgumentError, match="empty"):
+        path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=[])
+    with pytest.raises(ArgumentError, match="one shape"):
+        path_patch(lm, CLEAN[:, 1:], CORRUPTED, metric=DIFF)
     with pytest.raises(ArgumentError, match="senders="):
-        path_patch(lm, BASE, SOURCE, DIFF, senders="neurons")  # type: ignore[arg-type]
+        path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, senders="neurons")  # type: ignore[arg-type]

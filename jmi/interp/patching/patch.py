@@ -155,7 +155,7 @@ def patch(
     into, base, source = _sides(lm, clean, corrupted, into, choice("using", using, get_args(Kind)))
     pairs = None
     if isinstance(chosen.get("position"), Alignment):
-        pairs = _turned(chosen["position"], into)
+        pairs = turned(chosen["position"], into)
         chosen["position"] = pairs[0]
     tried = checked_seeds(seeds) if using in RANDOM else None
     places = places_of(lm.arch, point, base, over, chosen, window=window, seeds=tried)
@@ -217,7 +217,7 @@ def _sides(
     if using == "zero":
         raise ArgumentError("using='zero' needs no other prompt: give corrupted=None")
     which: Into = choice("into", "corrupted" if into is None else into, ("clean", "corrupted"))
-    base, source = _turned((own, prompts_of(lm, corrupted)), which)
+    base, source = turned((own, prompts_of(lm, corrupted)), which)
     if using not in ABLATIONS and source.shape[0] not in (1, base.shape[0]):
         raise ArgumentError(
             f"the changed prompts have {base.shape[0]} rows and the others {source.shape[0]}: give one for "
@@ -226,7 +226,7 @@ def _sides(
     return which, base, source
 
 
-def _turned(pair: tuple[Any, Any], into: Into) -> tuple[Any, Any]:
+def turned(pair: tuple[Any, Any], into: Into) -> tuple[Any, Any]:
     """(clean, corrupted) as (changed, patched in)."""
     clean, corrupted = pair
     return (clean, corrupted) if into == "clean" else (corrupted, clean)

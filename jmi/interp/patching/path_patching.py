@@ -3,7 +3,8 @@
 Wang et al. 2022 (arXiv:2211.00593), Goldowsky-Dill et al. 2023 (arXiv:2304.05969). The effect of a
 sender on receivers R is measured in these runs:
 
-1. The source and the base are run; outputs of heads (``hook_z``) and MLPs (``hook_mlp_out``) are kept.
+1. Both prompts are run: the base, which is changed, and the source. Outputs of heads (``hook_z``) and MLPs
+   (``hook_mlp_out``) are kept.
 2. The base is run with every head and every MLP frozen, set to what it gave in the base; but the sender
    gives what it gave in the source. What arrives at R is kept. It differs from the base only by
    what the sender itself adds to the residual stream. *Through MLPs*, these are not frozen but
@@ -27,20 +28,13 @@ from jmi.checks import choice, flag, several, shown
 from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Patch
 from jmi.hooks.layers import At, PerLayer
-from jmi.interp.patching.measure import (
-    Measured,
-    Metrics,
-    Prompts,
-    checked_metrics,
-    measured,
-    prompts_of,
-    swept,
-)
-from jmi.interp.patching.patch import PatchResult
-from jmi.interp.patching.places import placed, places_of
+from jmi.interp.patching.measure import Measured, Metrics, checked_metric, measured, prompts_of, swept
+from jmi.interp.patching.patch import Into, PatchResult, turned
+from jmi.interp.patching.places import lined_up, placed, places_of
 from jmi.interp.patching.replacements import replacement
-from jmi.lm import LanguageModel
-from jmi.model.sites import Site, find, table_of
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.inputs import Prompts
+from jmi.model.sites import Site, find, slots, table_of
 from jmi.sweeps.grid import Grid
 from jmi.sweeps.sweep import sweep
 
@@ -70,29 +64,29 @@ class Receiver(NamedTuple):
 
 def path_patch(
     lm: LanguageModel,
-    base: str | Sequence[str] | Any,
-    source: str | Sequence[str] | Any,
-    metrics: Metrics,
+    clean: Any,
+    corrupted: Any,
     *,
+    metric: Metrics,
+    into: Into = "corrupted",
     senders: Literal["heads", "mlps"] = "heads",
     receivers: Sequence[Receiver] | None = None,
     through_mlps: bool = False,
     positions: Any = None,
-    mask: Any = None,
-    source_mask: Any = None,
     logits_at: Any = -1,
     **options: Any,
 ) -> PatchResult:
     """Effect of every head (or MLP) on ``receivers`` alone, as defined above.
 
     Args:
-      base, source: as `jmi.interp.patching.patch`, of one shape.
-      metrics: name -> metric (`jmi.metrics`).
+      clean, corrupted: prompts of one shape, as `LanguageModel.prompts` takes them.
+      metric: one, or a dict of several (`jmi.metrics`).
+      into: the run that is changed, the base; senders give what they gave in the other, the source.
       senders: what is swept, one by one.
       receivers: they read what arrives all together; None for the logits.
       through_mlps: recompute MLPs between sender and receivers.
       positions: where the sender is patched, one or several together, of real tokens; None for all.
-      mask, source_mask, logits_at: as `jmi.interp.patching.patch`.
+      logits_at: the position that metrics read, one or ``[b]``.
       options: ``memory``, ``mesh`` and ``progress`` of `jmi.sweep`.
 
     Returns:
@@ -108,53 +102,48 @@ def path_patch(
       >>> from jmi.metrics import LogitDiff
       >>> lm = jmi_models.load("atlas")
       >>> diff = LogitDiff(lm.token_id("Paris"), lm.token_id("Rome"))
-      >>> texts = "The capital of Italy is", "The capital of France is"
-      >>> direct = path_patch(lm, *texts, {"diff": diff})
-      >>> direct.recovery["diff"].shape == (lm.arch.n_layers, lm.arch.n_heads, 1)
+      >>> direct = path_patch(lm, "The capital of France is", "The capital of Italy is", metric=diff)
+      >>> direct.recovery.shape == (lm.arch.n_layers, lm.arch.n_heads, 1)
       True
     """
-    prompts, others = prompts_of(lm, base, mask), prompts_of(lm, source, source_mask)
-    if prompts.tokens.shape != others.tokens.shape:
-        raise ArgumentError(f"base is {prompts.tokens.shape} and source {others.tokens.shape}: use one shape")
+    both = (prompts_of(check_lm(lm), clean), prompts_of(lm, corrupted))
+    if both[0].shape != both[1].shape:
+        raise ArgumentError(f"clean is {both[0].shape} and corrupted {both[1].shape}: use one shape")
+    prompts, others = turned(both, choice("into", into, ("clean", "corrupted")))
     choice("senders", senders, ("heads", "mlps"))
-    checked_metrics(metrics)
-    through_mlps = flag("through_mlps", through_mlps)
+    metric, through_mlps = checked_metric(metric), flag("through_mlps", through_mlps)
     _check_receivers(lm, receivers)
     table = table_of(lm.arch)
     heads = next(point for point in _HEADS if point in table)
     sender = table[heads if senders == "heads" else MLPS]
 
-    before = lm.run(prompts.tokens, capture=[heads, MLPS], mask=prompts.mask, logits_at=logits_at)
-    after = lm.run(others.tokens, capture=[sender.point], mask=others.mask, logits_at=logits_at)
+    before = lm.run(prompts, capture=[heads, MLPS], logits_at=logits_at)
+    after = lm.run(others, capture=[sender.point], logits_at=logits_at)
+    base, source = measured(metric, before), measured(metric, after)
     frozen = {p: PerLayer(Patch(before[p])) for p in ([heads] if through_mlps else [heads, MLPS])}
 
-    put = replacement("source", after[sender.point], sender, others.tokens.shape[0], False, others.mask, 0)
-    put = placed(put, sender, None, prompts, others)
+    put = replacement("source", after[sender.point], sender, others.mask)
+    put = placed(put, sender, lined_up(sender, prompts, others, prompts.shape[1]), 1)
     over = ("layer", "head") if senders == "heads" else ("layer",)
 
     def sent(layers: Sequence[int]) -> Measured:
         chosen = {"layer": layers, "position": positions}
-        places = places_of(sender, prompts, over, chosen, window=1, centred=False)
+        places = places_of(lm.arch, sender, prompts, over, chosen)
         hooks = places.hooks(Patch(put, **places.selectors))
         run = {"base": frozen, "logits_at": logits_at, **options}
         if receivers is None:
-            return swept(lm, prompts, hooks, metrics, **run)
+            return swept(lm, prompts, hooks, metric, **run)
         arrived = _arriving(lm, prompts, hooks, receivers, **run)
-        return swept(
-            lm, prompts, _reading(lm, receivers, places.grid, arrived), metrics, logits_at, **options
-        )
+        reading = _reading(lm, receivers, places.grid, arrived)
+        return swept(lm, prompts, reading, metric, logits_at, **options)
 
-    layers = range(lm.arch.n_layers)
+    layers = sender.layers or ()
     # One layer of heads at a time: what arrives at the receivers is kept for each sender.
     groups: list[Sequence[int]] = [[i] for i in layers] if senders == "heads" and receivers else [layers]
     parts = [sent(group) for group in groups]
-    sizes = {"layer": sender.n_layers, "head": sender.sizes[2]}
-    return PatchResult(
-        {axis: np.arange(sizes[axis] or 0) for axis in over},
-        {name: np.concatenate([part[name] for part in parts]) for name in metrics},
-        measured(metrics, before),
-        measured(metrics, after),
-    )
+    axes = {"layer": np.asarray(layers), "head": np.arange(sender.sizes[2] or 0)}
+    patched = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    return PatchResult({axis: axes[axis] for axis in over}, patched, base, source, into)
 
 
 def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) -> None:
@@ -177,16 +166,8 @@ def _arriving(
 ) -> dict[str, np.ndarray]:
     """Streams that arrive at the receivers in run 2: point -> ``[*cells, r, b, s, d]``."""
     names = {f"blocks.{r.layer}.{_ARRIVES[r.input]}" for r in receivers}
-    return sweep(
-        lm.arch,
-        lm.params,
-        prompts.tokens,
-        hooks,
-        _captures,
-        capture=sorted(names),
-        mask=prompts.mask,
-        **options,
-    )
+    found: dict[str, np.ndarray] = sweep(lm, prompts, hooks, _captures, capture=sorted(names), **options)
+    return found
 
 
 def _captures(out: Output) -> dict[str, jax.Array]:
@@ -202,13 +183,11 @@ def _reading(
     for kind in dict.fromkeys(receiver.input for receiver in receivers):
         mine = [r for r in receivers if r.input == kind]
         layers = {r.layer % n for r in receivers if _ARRIVES[r.input] == _ARRIVES[kind]}
-        slots = np.zeros(n, np.int32)
-        slots[sorted(layers)] = np.arange(len(layers))
         point = f"blocks.*.{_READS[kind]}"
         reads = np.zeros((n, 1 if kind == "mlp" else table_of(lm.arch)[point].sizes[2] or 0), bool)
         for receiver in mine:
             reads[receiver.layer, receiver.head or 0] = True
-        read = _Read(grid.cells(arrived[f"blocks.*.{_ARRIVES[kind]}"]), slots, reads)
+        read = _Read(grid.cells(arrived[f"blocks.*.{_ARRIVES[kind]}"]), slots(sorted(layers), n), reads)
         hooks[point] = At(reads.any(1), read)
     return hooks
 
@@ -219,7 +198,7 @@ class _Read:
 
     Attributes:
       streams: ``[r, b, s, d]``, of the receiving layers.
-      slots: int32 ``[l]``, the row of each of them.
+      slots: int32 ``[l]``, the row of each of them, -1 of other layers.
       heads: bool ``[l, h]``, the receiving heads, or ``[l, 1]`` at an MLP.
     """
 
