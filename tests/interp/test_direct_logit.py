@@ -1,5 +1,6 @@
 """Parts of the stream and of logits: they sum to what the model computes, and each is what it says."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -7,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jmi.interp.attribution.attributable import require
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError, HookError, InterventionError
+from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.interp.decompose.decomposition import accumulated_resid, decompose
 from jmi.interp.decompose.direct_logit import direct_logit_attribution
+from jmi.model.architecture import require
 from tests.core.conftest import lively, tiny
 from tests.models.committed import arch_of, each, every_site, listed, load
 from tests.oracles import grid
@@ -31,7 +32,7 @@ def attribute(name: str, dtype: str = "float64", **kwargs: Any) -> tuple[dict[st
     """Parts and total of the logit difference of `TARGETS`."""
     lm = load(name, dtype)
     with jax.enable_x64(dtype == "float64"):
-        given = direct_logit_attribution(lm.arch, lm.params, grid.committed(name).tokens, *TARGETS, **kwargs)
+        given = direct_logit_attribution(lm, grid.committed(name).tokens, *TARGETS, **kwargs)
         return jax.tree.map(np.asarray, (given.parts, given.total()))
 
 
@@ -45,7 +46,9 @@ def logit_difference(name: str) -> np.ndarray:
 def of_tiny(**kwargs: Any) -> Any:
     arch = tiny()
     given = functools.partial(
-        direct_logit_attribution, arch, lively(arch), np.arange(14, dtype=np.int32).reshape(2, 7)
+        direct_logit_attribution,
+        jmi.LanguageModel(arch, lively(arch)),
+        np.arange(14, dtype=np.int32).reshape(2, 7),
     )
     return given(4, **kwargs)
 
@@ -97,7 +100,7 @@ def test_each_part_is_read_by_the_final_norm_and_unembedding(name: str) -> None:
 def test_the_stream_is_the_sum_of_its_parts(name: str) -> None:
     x, lm = every_site(name, "float64"), load(name, "float64")
     with jax.enable_x64(True):
-        parts = decompose(lm.arch, lm.params, grid.committed(name).tokens, by="head", positions=None)
+        parts = decompose(lm, grid.committed(name).tokens, by="head", positions=None)
         total, parts = np.asarray(parts.total()), jax.tree.map(np.asarray, parts.parts)
     assert_agree(total, x["blocks.*.hook_resid_post"][-1])
     assert_agree(parts["mlp_out"], x["blocks.*.hook_mlp_out"])
@@ -108,7 +111,7 @@ def test_the_stream_is_the_sum_of_its_parts(name: str) -> None:
 def test_the_stream_accumulates() -> None:
     lm, tokens = load("gpt2/plain"), grid.committed("gpt2/plain").tokens
     x = every_site("gpt2/plain", "float32")
-    stream = accumulated_resid(lm.arch, lm.params, tokens, positions=[0, -1])
+    stream = accumulated_resid(lm, tokens, positions=[0, -1])
     assert_agree(stream[:-1], x["blocks.*.hook_resid_pre"][:, :, [0, -1]])
     assert_agree(stream[-1], x["blocks.*.hook_resid_post"][-1, :, [0, -1]].swapaxes(0, 1))
 
@@ -118,15 +121,15 @@ def test_a_recurrent_stream_and_its_logits_are_sums_of_parts() -> None:
     arch = jmi_models.Rwkv(7, 3, 24, 2, 12, 40, 31, ranks)
     tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
     with jax.enable_x64(True):
-        params = lively(arch, jnp.float64)
-        parts, given = decompose(arch, params, tokens), direct_logit_attribution(arch, params, tokens, 3)
-        out = jmi.LanguageModel(arch, params).run(tokens, capture=["blocks.-1.hook_resid_post"])
+        lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
+        parts, given = decompose(lm, tokens), direct_logit_attribution(lm, tokens, 3)
+        out = lm.run(tokens, capture=["blocks.-1.hook_resid_post"])
         stream = np.asarray(out.stack("hook_resid_post")[0, :, -1])
         assert_agree(parts.total(), stream)
         assert_agree(given.total(), out.logits[:, -1, 3])
     assert parts.labels()[:3] == ["embed", "0_attn_out", "0_mlp_out"]
-    with pytest.raises(ConfigError, match=r"blocks\.\*\.attn\.hook_z"):
-        decompose(arch, params, tokens, by="head")
+    with pytest.raises(ArgumentError, match=r"blocks\.\*\.attn\.hook_z"):
+        decompose(lm, tokens, by="head")
 
 
 def test_labels_follow_the_order_of_the_stack() -> None:
@@ -148,7 +151,7 @@ def test_labels_follow_the_order_of_the_stack() -> None:
 def test_hooks_change_their_parts_and_are_a_part_where_they_add_to_the_stream() -> None:
     lm = load("gpt2/plain")
     tokens, vector = grid.committed("gpt2/plain").tokens, np.full(lm.arch.d_model, 0.5, np.float32)
-    run = functools.partial(decompose, lm.arch, lm.params, tokens, by="head")
+    run = functools.partial(decompose, lm, tokens, by="head")
     plain = run().parts
     steered = run(hooks={"blocks.0.hook_resid_post": jmi.Add(vector)})
     assert_agree(steered.parts["hooks"], np.tile(vector, (2, 1)), scale=plain["heads"])
@@ -158,7 +161,7 @@ def test_hooks_change_their_parts_and_are_a_part_where_they_add_to_the_stream() 
     removed = run(hooks={"blocks.0.attn.hook_result": jmi.Zero(heads=2)}).parts
     assert_agree(removed["hooks"], -plain["heads"][0, 2])
     hooks = {"blocks.0.hook_resid_mid": jmi.Scale(1.5), "ln_final.hook_scale": jmi.Scale(2.0)}
-    given = direct_logit_attribution(lm.arch, lm.params, tokens, 3, hooks=hooks, by="neuron")
+    given = direct_logit_attribution(lm, tokens, 3, hooks=hooks, by="neuron")
     assert_agree(given.total(), lm.run(tokens, hooks).logits[:, -1, 3])
 
 
@@ -176,8 +179,8 @@ def test_padding_changes_nothing() -> None:
     arch = tiny()
     tokens = np.arange(7, dtype=np.int32)[None]
     padded, mask = np.pad(tokens, ((0, 0), (3, 0))), np.arange(10)[None] >= 3
-    one = direct_logit_attribution(arch, lively(arch), tokens, 4, by="head").stack()
-    other = direct_logit_attribution(arch, lively(arch), padded, 4, by="head", mask=mask).stack()
+    given = functools.partial(direct_logit_attribution, jmi.LanguageModel(arch, lively(arch)))
+    one, other = (given(prompts, 4, by="head").stack() for prompts in (tokens, (padded, mask)))
     assert_agree(other, one)
 
 
@@ -189,7 +192,7 @@ def test_stacked_and_listed_layers_agree_under_jit_and_vmap() -> None:
     @jax.jit
     def given(params: Any, target: Any) -> Any:
         traces.append(target)
-        return direct_logit_attribution(lm.arch, params, tokens, target, by="head")
+        return direct_logit_attribution(dataclasses.replace(lm, params=params), tokens, target, by="head")
 
     stacked, in_list = given(lm.params, jnp.int32(4)), given(listed(lm).params, jnp.int32(4))
     assert_agree(in_list, stacked)
@@ -211,7 +214,9 @@ def jaxprs(tree: Any) -> Any:
 def test_no_vector_of_a_part_is_made_nor_its_product_with_the_vocabulary(by: Any) -> None:
     arch = tiny()
     tokens = jnp.zeros((2, 7), jnp.int32)
-    attribute = lambda p: direct_logit_attribution(arch, p, tokens, 4, by=by, positions=None)
+    attribute = lambda p: direct_logit_attribution(
+        jmi.LanguageModel(arch, p), tokens, 4, by=by, positions=None
+    )
     made = jax.make_jaxpr(attribute)(lively(arch))
     largest = max(v.aval.size for inner in jaxprs(made) for eqn in inner.eqns for v in eqn.outvars)
     # 14 positions: parts of 4 layers x vocabulary of 29, vectors of 4 heads or 24 neurons in 4 layers.
@@ -219,21 +224,21 @@ def test_no_vector_of_a_part_is_made_nor_its_product_with_the_vocabulary(by: Any
 
 
 def test_what_cannot_be_attributed_says_why() -> None:
-    with pytest.raises(ConfigError, match="after each module"):
+    with pytest.raises(ArgumentError, match="after each module"):
         attribute("opt/post_norm", "float32")
-    with pytest.raises(ConfigError, match=r"mlp\.hook_post"):
+    with pytest.raises(ArgumentError, match=r"mlp\.hook_post"):
         attribute("mixtral/full", "float32", by="neuron")
-    with pytest.raises(ConfigError, match="direct_logit_attribution"):
-        decompose(tiny(), lively(tiny()), np.zeros((1, 3), np.int32), by="neuron")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="direct_logit_attribution"):
+        decompose(jmi.LanguageModel(tiny(), lively(tiny())), np.zeros((1, 3), np.int32), by="neuron")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="one of 'layer'"):
         of_tiny(by="token")
-    with pytest.raises(ConfigError, match=r"direction\(\)"):
+    with pytest.raises(ArgumentError, match=r"direction\(\)"):
         require(object(), "direction")
     with pytest.raises(HookError, match="hook_logits"):
         of_tiny(hooks={"hook_logits": jmi.Scale(2.0)})
     with pytest.raises(InterventionError, match="out of range"):
         of_tiny(positions=7)
-    with pytest.raises(ConfigError, match="0 to 28"):
+    with pytest.raises(ArgumentError, match="0 to 28"):
         of_tiny(other=29)
-    with pytest.raises(ConfigError, match=r"\[2\]"):
+    with pytest.raises(ArgumentError, match=r"\[2\]"):
         of_tiny(other=[1, 2, 3])

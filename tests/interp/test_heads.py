@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, ConfigError, HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.interp.decompose.factored import composition_scores
 from jmi.interp.decompose.heads import head_scores, repeated_tokens
 from tests.core.conftest import lively, tiny
@@ -30,9 +30,9 @@ def mean_share(pattern: np.ndarray, tokens: np.ndarray, is_edge: Any) -> np.ndar
 def test_scores_equal_loops_over_edges() -> None:
     # Few different tokens, so that copies are many and overlap.
     arch, tokens = tiny(), np.random.default_rng(0).integers(0, 4, (3, 9)).astype(np.int32)
-    params = lively(arch)
-    scores = head_scores(arch, params, tokens, reach=3)
-    out = jmi.LanguageModel(arch, params).run(tokens, capture=["blocks.*.attn.hook_pattern"])
+    lm = jmi.LanguageModel(arch, lively(arch))
+    scores = head_scores(lm, tokens, reach=3)
+    out = lm.run(tokens, capture=["blocks.*.attn.hook_pattern"])
     pattern = np.asarray(out.stack("attn.hook_pattern"), np.float64)
 
     def check(got: Any, is_edge: Any) -> None:
@@ -58,7 +58,7 @@ def test_repeated_tokens_say_the_same_twice() -> None:
     assert len(np.unique(tokens, axis=0)) == 5
     np.testing.assert_array_equal(tokens, repeated_tokens(3, 5, 7, 8, 2))
     assert repeated_tokens(0, 2, 3, 8).shape == (2, 6)
-    with pytest.raises(ConfigError, match="1 to 7"):
+    with pytest.raises(ArgumentError, match="1 to 7"):
         repeated_tokens(3, 5, 8, 8, 2)
 
 
@@ -68,18 +68,18 @@ def test_scores_of_other_models_and_tokens_retrace_nothing() -> None:
     @jax.jit
     def scores(params: Any, tokens: Any) -> Any:
         traces.append(tokens)
-        return head_scores(arch, params, tokens)
+        return head_scores(jmi.LanguageModel(arch, params), tokens)
 
     params = lively(arch)
     one = scores(params, repeated_tokens(0, 2, 4, 29))
     other = scores(jax.tree.map(lambda w: -w, params), repeated_tokens(1, 2, 4, 29))
     assert len(traces) == 1
     assert not np.allclose(one.induction, other.induction)
-    assert_agree(one.back, head_scores(arch, params, repeated_tokens(0, 2, 4, 29)).back)
+    assert_agree(one.back, head_scores(jmi.LanguageModel(arch, params), repeated_tokens(0, 2, 4, 29)).back)
 
 
 def test_tokens_without_copies_have_no_score_for_them() -> None:
-    scores = head_scores(tiny(), lively(tiny()), np.arange(6, dtype=np.int32)[None])
+    scores = head_scores(jmi.LanguageModel(tiny(), lively(tiny())), np.arange(6, dtype=np.int32)[None])
     assert np.isnan(scores.after_copy).all()
     assert not np.isnan(scores.back).any()
 
@@ -87,11 +87,13 @@ def test_tokens_without_copies_have_no_score_for_them() -> None:
 def test_a_model_without_patterns_and_too_short_a_reach_are_refused() -> None:
     ranks = (("rank_mix", 4), ("rank_decay", 5))
     arch = jmi_models.Rwkv(6, 2, 24, 2, 12, 40, 31, ranks)
-    params = jmi_models.init(arch, 0)
+    lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     with pytest.raises(HookError, match="hook_pattern"):
-        head_scores(arch, params, np.zeros((1, 4), np.int32))
+        head_scores(lm, np.zeros((1, 4), np.int32))
     with pytest.raises(ArgumentError, match="2 or more"):
-        head_scores(arch, params, np.zeros((1, 4), np.int32), reach=1)
+        head_scores(lm, np.zeros((1, 4), np.int32), reach=1)
+    with pytest.raises(ArgumentError, match="without padding"):
+        head_scores(lm, (np.zeros((1, 4), np.int32), np.arange(4)[None] > 0))
 
 
 LENGTH = 20
@@ -102,7 +104,7 @@ def atlas() -> Any:
     """The model, repeated tokens, scores, and the heads ``[n, 2]`` that look two places behind a copy."""
     lm = jmi_models.load("atlas")
     tokens = repeated_tokens(0, 16, LENGTH, lm.arch.d_vocab, bos=0)
-    scores = head_scores(lm.arch, lm.params, tokens)
+    scores = head_scores(lm, tokens)
     return lm, tokens, scores, np.argwhere(scores.after_copy[..., 2] > 0.9)
 
 
@@ -137,7 +139,9 @@ def test_without_the_heads_that_look_behind_a_copy_atlas_continues_no_repetition
 
 def test_heads_that_look_behind_a_copy_compose_with_one_that_looks_two_back(atlas: Any) -> None:
     lm, _, scores, behind = atlas
-    composition = np.asarray(composition_scores(*jmi_models.fold_norm_gains(lm.arch, lm.params), "K"))
+    composition = np.asarray(
+        composition_scores(jmi.LanguageModel(*jmi_models.fold_norm_gains(lm.arch, lm.params)), "K")
+    )
     two_back = scores.back[..., 2] > 0.9
     assert 1 <= two_back.sum() <= 3
     for layer, head in behind:

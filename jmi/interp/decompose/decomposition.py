@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import tree
-from jmi.captures.capture import Capture, Positions
+from jmi.captures.capture import Capture
 from jmi.captures.output import Output
-from jmi.checks import as_array, check_model, choice
+from jmi.captures.reducers import Positions
+from jmi.checks import as_array, choice
 from jmi.engine.forward import precise
 from jmi.engine.layers import over_layers
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, named
-from jmi.lm import LanguageModel
+from jmi.lm import LanguageModel, check_lm
 from jmi.model.architecture import Architecture, Params, require
-from jmi.model.inputs import as_tokens, check_arrays
+from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import table_of
 from jmi.numerics import wide
 from jmi.programs import compiled
@@ -119,43 +120,35 @@ _SPLITS: dict[str, _Split | None] = {
 
 
 def accumulated_resid(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
-    *,
-    positions: Any = -1,
-    hooks: Hooks | None = None,
-    mask: Any = None,
+    lm: LanguageModel, prompts: Any, *, positions: Any = -1, hooks: Hooks | None = None
 ) -> jax.Array:
     """The residual stream entering each layer, and leaving the last: ``[n_layers + 1, b, (p,) d]``.
 
     Arguments as `decompose`.
     """
-    check_model(arch, params)
-    tokens = as_tokens(tokens)
-    points = ["blocks.*.hook_resid_pre", _final(arch)]
-    out = run_at(arch, params, tokens, points, positions, hooks, mask)
-    return squeezed(jnp.concatenate([out.stack("hook_resid_pre"), out[_final(arch)][None]]), positions, -2)
+    final = _final(check_lm(lm).arch)
+    out = run_at(
+        lm, checked(lm.arch, lm.prompts(prompts)), ["blocks.*.hook_resid_pre", final], positions, hooks
+    )
+    return squeezed(jnp.concatenate([out.stack("hook_resid_pre"), out[final][None]]), positions, -2)
 
 
 def decompose(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
+    lm: LanguageModel,
+    prompts: Any,
     *,
     by: Literal["layer", "head"] = "layer",
     positions: Any = -1,
     hooks: Hooks | None = None,
-    mask: Any = None,
 ) -> Decomposition:
     """The final residual stream as the sum of what every part of the model wrote to it.
 
     Args:
-      tokens: int32 ``[b, s]``.
+      prompts: as `LanguageModel.prompts` takes them.
       by: ``layer``, attention and MLP of each layer; ``head``, every head in place of attention.
       positions: one position, a list, or those of each prompt ``[b, p]``, of real tokens where prompts are
         padded; None for all places of the padded axis.
-      hooks, mask: of the run, as `jmi.forward`.
+      hooks: of the run.
 
     Returns:
       `Decomposition` that sums to ``blocks.-1.hook_resid_post``, in at least float32. Parts are as hooks
@@ -164,22 +157,23 @@ def decompose(
 
     Raises:
       ArgumentError: a model that normalises its stream after each module (OPT 350m): the stream is no sum.
-        An architecture that does not say what its heads add. Neurons: all of them would be depth times
-        MLP width vectors; `direct_logit_attribution` has them.
+        An architecture that does not say what its heads add, or whose layers are not alike. Neurons: all of
+        them would be depth times MLP width vectors; `direct_logit_attribution` has them.
 
     Example:
       >>> import jmi_models
       >>> from jmi.interp.decompose.decomposition import decompose
       >>> lm = jmi_models.load("atlas")
-      >>> parts = decompose(lm.arch, lm.params, lm.encode("The capital of France is"), by="head")
+      >>> parts = decompose(lm, "The capital of France is", by="head")
       >>> parts.stack().shape[0] == len(parts.labels())
       True
     """
     if choice("by", by, tuple(_SPLITS)) == "neuron":
         raise ArgumentError('by="neuron": direct_logit_attribution has them; use "layer" or "head" here')
-    tokens = checked(arch, params, tokens, by)
-    out = run_at(arch, params, tokens, points_of(arch, by, hooks), positions, hooks, mask)
-    parts = _stream_parts(arch, by, params, out)
+    check_splits(lm, by)
+    points = points_of(lm.arch, by, hooks)
+    out = run_at(lm, checked(lm.arch, lm.prompts(prompts)), points, positions, hooks)
+    parts = _stream_parts(lm.arch, by, lm.params, out)
     return jax.tree.map(lambda x: squeezed(x, positions, -2), parts)
 
 
@@ -191,12 +185,10 @@ def _stream_parts(arch: Any, by: str, params: Params, out: Output) -> Decomposit
     return parts_of(arch, by, params, out, lambda x: x.astype(wide(x.dtype)), pieces)
 
 
-def checked(arch: Architecture, params: Params, tokens: Any, by: str) -> Any:
-    """``tokens`` as an array; ArgumentError or ArgumentError for what cannot be taken apart."""
-    check_model(arch, params)
+def check_splits(lm: LanguageModel, by: str) -> None:
+    """Raise ArgumentError for what cannot be taken apart."""
+    arch = check_lm(lm).arch
     choice("by", by, tuple(_SPLITS))
-    tokens = as_tokens(tokens)
-    check_arrays(tokens, None, None)
     if "ln_final.hook_scale" not in table_of(arch):
         raise ArgumentError(
             "this model normalises its residual stream after each module: what a module writes is scaled "
@@ -207,7 +199,10 @@ def checked(arch: Architecture, params: Params, tokens: Any, by: str) -> Any:
         if split.source not in table_of(arch):
             raise ArgumentError(f"by={by!r}: this model has no {split.source} to take apart")
         require(arch, split.needs)
-    return tokens
+    for point in points_of(arch, by, None):
+        site = table_of(arch)[point]
+        if site.n_layers not in (None, arch.n_layers):
+            raise ArgumentError(f"{point} is in some layers alone: parts are those of layers that are alike")
 
 
 def points_of(arch: Architecture, by: str, hooks: Hooks | None) -> list[str]:
@@ -221,25 +216,17 @@ def points_of(arch: Architecture, by: str, hooks: Hooks | None) -> list[str]:
 
 
 def run_at(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
-    points: Sequence[str],
-    positions: Any,
-    hooks: Hooks | None,
-    mask: Any,
+    lm: LanguageModel, prompts: Prompts, points: Sequence[str], positions: Any, hooks: Hooks | None
 ) -> Output:
     """A compiled run that keeps ``positions`` of ``points``, whose values have axes ``[b, p, ...]``."""
-    reduce = None if positions is None else Positions(index_of(positions, tokens))
-    return LanguageModel(arch, params).run(
-        tokens, hooks, [Capture(p, reduce=reduce) for p in points], mask=mask
-    )
+    reduce = None if positions is None else Positions(index_of(positions, prompts))
+    return lm.run(prompts, hooks, [Capture(p, reduce=reduce) for p in points])
 
 
-def index_of(positions: Any, tokens: Any) -> Any:
+def index_of(positions: Any, prompts: Prompts) -> Any:
     """Positions as ``[p]`` or ``[b, p]``."""
     if positions is None:
-        return np.arange(tokens.shape[1], dtype=np.int32)
+        return np.arange(prompts.shape[1], dtype=np.int32)
     index = as_array("positions", positions)
     return index if index.ndim else index[None]
 
@@ -274,7 +261,7 @@ def parts_of(
                 parts[name] = read(out.stack(f"hook_{name}"))
         if split is not None:
             denominator = out.captures.get(split.denominator)
-            inner, rest = over_layers(pieces, params["blocks"], out[split.source], denominator)
+            inner, rest = over_layers(arch, pieces, params["blocks"], out[split.source], denominator)
             parts[split.parts] = jnp.moveaxis(inner, 3, 1)
             parts["bias"] = read(jnp.broadcast_to(rest.sum(0), out["hook_embed"].shape))
         if _final(arch) in out.names():

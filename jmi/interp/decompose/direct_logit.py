@@ -19,7 +19,9 @@ from jmi.errors import ArgumentError, HookError
 from jmi.hooks.resolve import Hooks, prepare
 from jmi.interp.decompose import decomposition
 from jmi.interp.decompose.decomposition import Decomposition
+from jmi.lm import LanguageModel
 from jmi.model.architecture import Architecture, Params, require
+from jmi.model.inputs import checked
 from jmi.numerics import wide
 from jmi.programs import compiled
 
@@ -28,16 +30,14 @@ _BEHIND = ("hook_final_norm", "hook_logits")
 
 
 def direct_logit_attribution(
-    arch: Architecture,
-    params: Params,
-    tokens: Any,
+    lm: LanguageModel,
+    prompts: Any,
     target: Any,
     other: Any = None,
     *,
     by: Literal["layer", "head", "neuron"] = "layer",
     positions: Any = -1,
     hooks: Hooks | None = None,
-    mask: Any = None,
 ) -> Decomposition:
     """What every part of the model gives a logit, or the logit of ``target`` minus that of ``other``.
 
@@ -45,10 +45,10 @@ def direct_logit_attribution(
     the vector of any head or neuron.
 
     Args:
+      prompts, positions, hooks: as `decompose`.
       target, other: token ids: one, one for each prompt ``[b]``, or ``[b, p]``.
       by: ``layer``, attention and MLP of each layer; ``head``, every head in place of attention;
         ``neuron``, every neuron in place of the MLP.
-      tokens, positions, hooks, mask: as `decompose`.
 
     Returns:
       `Decomposition` of ``[b]``, or ``[b, p]`` for several positions, in at least float32. It sums to
@@ -62,22 +62,22 @@ def direct_logit_attribution(
       >>> import jmi_models
       >>> from jmi.interp.decompose.direct_logit import direct_logit_attribution
       >>> lm = jmi_models.load("atlas")
-      >>> tokens = lm.encode("The capital of France is")
       >>> paris, rome = lm.token_id("Paris"), lm.token_id("Rome")
-      >>> given = direct_logit_attribution(lm.arch, lm.params, tokens, paris, rome, by="head")
+      >>> given = direct_logit_attribution(lm, "The capital of France is", paris, rome, by="head")
       >>> given.parts["heads"].shape == (lm.arch.n_layers, lm.arch.n_heads, 1)
       True
     """
-    tokens = decomposition.checked(arch, params, tokens, by)
-    behind = [point for point in _BEHIND if point in prepare(arch, hooks, tokens.shape)]
+    decomposition.check_splits(lm, by)
+    arch, prompts = lm.arch, checked(lm.arch, lm.prompts(prompts))
+    behind = [point for point in _BEHIND if point in prepare(arch, hooks, prompts.shape)]
     if behind:
         raise HookError(f"{behind[0]}: acts behind the sum of the parts; drop it, or hook what comes before")
     require(arch, "direction")
-    shape = (tokens.shape[0], decomposition.index_of(positions, tokens).shape[-1])
+    shape = (prompts.shape[0], decomposition.index_of(positions, prompts).shape[-1])
     goals = (_goal(arch, target, shape), None if other is None else _goal(arch, other, shape))
     points = [*decomposition.points_of(arch, by, hooks), _SCALE]
-    out = decomposition.run_at(arch, params, tokens, points, positions, hooks, mask)
-    parts = _logit_parts(arch, by, params, out, *goals)
+    out = decomposition.run_at(lm, prompts, points, positions, hooks)
+    parts = _logit_parts(arch, by, lm.params, out, *goals)
     return jax.tree.map(lambda x: decomposition.squeezed(x, positions, -1), parts)
 
 

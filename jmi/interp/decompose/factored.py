@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi import tree
-from jmi.checks import check_architecture, check_model, check_params, choice, whole_number
+from jmi.checks import choice, whole_number
 from jmi.engine.forward import precise
+from jmi.engine.layers import segments
 from jmi.errors import ArgumentError
-from jmi.lm import LanguageModel
+from jmi.lm import LanguageModel, check_lm
 from jmi.model.architecture import Architecture, Params, require
 from jmi.model.sites import table_of
 from jmi.numerics import wide
@@ -145,7 +146,7 @@ def _wide(x: jax.Array) -> jax.Array:
     return x.astype(wide(x.dtype))
 
 
-def ov_circuits(arch: Architecture, params: Params) -> FactoredMatrix:
+def ov_circuits(lm: LanguageModel) -> FactoredMatrix:
     """``W_V W_O`` of every head, ``[l, h, d, d]``: what it writes of what it attends to.
 
     Query heads that share a value head have its ``W_V`` each.
@@ -157,22 +158,30 @@ def ov_circuits(arch: Architecture, params: Params) -> FactoredMatrix:
       >>> import jmi_models
       >>> from jmi.interp.decompose.factored import ov_circuits
       >>> lm = jmi_models.load("atlas")
-      >>> ov = ov_circuits(lm.arch, lm.params)
+      >>> ov = ov_circuits(lm)
       >>> ov.singular_values().shape == (lm.arch.n_layers, lm.arch.n_heads, lm.arch.d_head)
       True
     """
+    return _ov(check_lm(lm).arch, lm.params)
+
+
+def qk_circuits(lm: LanguageModel) -> FactoredMatrix:
+    """``W_Q W_K^T`` of every head, ``[l, h, d, d]``, query side first; as `ov_circuits`."""
+    return _qk(check_lm(lm).arch, lm.params)
+
+
+def _ov(arch: Architecture, params: Params) -> FactoredMatrix:
     w_o = _weights(arch, params, "W_O")
     return FactoredMatrix(_per_head(_weights(arch, params, "W_V"), w_o.shape[1]), w_o)
 
 
-def qk_circuits(arch: Architecture, params: Params) -> FactoredMatrix:
-    """``W_Q W_K^T`` of every head, ``[l, h, d, d]``, query side first; as `ov_circuits`."""
+def _qk(arch: Architecture, params: Params) -> FactoredMatrix:
     w_q = jnp.moveaxis(_weights(arch, params, "W_Q"), 2, 1)
     return FactoredMatrix(w_q, jnp.swapaxes(_per_head(_weights(arch, params, "W_K"), w_q.shape[1]), -1, -2))
 
 
 @precise()
-def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -> FactoredMatrix:
+def full_ov_circuit(lm: LanguageModel, layer: Any, head: Any) -> FactoredMatrix:
     """``W_E W_V W_O W_U`` of one head, ``[v, v]``: what a token attended to gives the logit of each token.
 
     The embedding is as it enters the stream (``hook_embed``), the unembedding as it reads the final
@@ -185,9 +194,9 @@ def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
       ArgumentError: no such layer or head; a model without attention heads, or that does not say how
         logits read its stream.
     """
-    check_model(arch, params)
+    arch, params = check_lm(lm).arch, lm.params
     reads = require(arch, "direction")
-    embedding = _embedding(arch, params)
+    embedding = _embedding(lm)
     vocabulary = jnp.arange(len(embedding), dtype=jnp.int32)
     unembedding = reads.direction(params, vocabulary)[0].T
     w_v, w_o = (_of_head(arch, params, name, layer, head) for name in ("W_V", "W_O"))
@@ -195,18 +204,18 @@ def full_ov_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -
 
 
 @precise()
-def full_qk_circuit(arch: Architecture, params: Params, layer: Any, head: Any) -> FactoredMatrix:
+def full_qk_circuit(lm: LanguageModel, layer: Any, head: Any) -> FactoredMatrix:
     """``W_E W_Q W_K^T W_E^T`` of one head, ``[v, v]``: the score of each query token for each key token.
 
     Arguments and errors as `full_ov_circuit`.
     """
-    check_model(arch, params)
-    embedding = _embedding(arch, params)
+    arch, params = check_lm(lm).arch, lm.params
+    embedding = _embedding(lm)
     w_q, w_k = (_of_head(arch, params, name, layer, head) for name in ("W_Q", "W_K"))
     return FactoredMatrix(embedding @ w_q, (embedding @ w_k).T)
 
 
-def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K", "V"]) -> jax.Array:
+def composition_scores(lm: LanguageModel, kind: Literal["Q", "K", "V"]) -> jax.Array:
     """How much each head reads of what each head of an earlier layer writes: ``[l, h, p, q]``.
 
     ``|M N| / (|M| |N|)`` in Frobenius norms, from 0 to 1, where ``M = W_V W_O`` of the earlier head and
@@ -216,15 +225,13 @@ def composition_scores(arch: Architecture, params: Params, kind: Literal["Q", "K
     Raises:
       ArgumentError: a model without attention heads.
     """
-    check_architecture(arch)
-    check_params(params)  # of which only the heads are read
     choice("kind", kind, ("Q", "K", "V"))
-    return _compositions(arch, params, kind)
+    return _compositions(check_lm(lm).arch, lm.params, kind)
 
 
 @compiled(static=(0, 2))
 def _compositions(arch: Architecture, params: Params, kind: str) -> jax.Array:
-    writing, qk = ov_circuits(arch, params), qk_circuits(arch, params)
+    writing, qk = _ov(arch, params), _qk(arch, params)
     reading = {"Q": qk, "K": qk.T, "V": writing}[kind]
     with precise():
         # |A B C D| = |(R_A B)(C R_D^T)|, where R_A and R_D are the triangles of A and D^T.
@@ -245,13 +252,17 @@ def _compositions(arch: Architecture, params: Params, kind: str) -> jax.Array:
 
 def _weights(arch: Architecture, params: Params, name: str) -> jax.Array:
     """A weight of attention, ``[l, ...]``, of layers that are stacked or listed."""
-    check_architecture(arch)
-    check_params(params)  # of which only the heads are read
-    blocks = params["blocks"]
-    listed = isinstance(blocks, (list, tuple))
-    if "attn" not in (blocks[0] if listed else blocks):
-        raise ArgumentError(f"{getattr(arch, 'family', 'this model')}: has no attention heads")
-    return jnp.stack([p["attn"][name] for p in blocks]) if listed else blocks["attn"][name]
+    parts = [part.params for part in segments(arch, params["blocks"])]
+    layers = [layer for part in parts for layer in (part if isinstance(part, (list, tuple)) else [part])]
+    if not all("attn" in layer for layer in layers):
+        raise ArgumentError(
+            f"{getattr(arch, 'family', 'this model')}: has no attention heads, or not in every layer"
+        )
+    stacks = [
+        jnp.stack([p["attn"][name] for p in part]) if isinstance(part, (list, tuple)) else part["attn"][name]
+        for part in parts
+    ]
+    return stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks)
 
 
 def _per_head(weight: jax.Array, n_heads: int) -> jax.Array:
@@ -271,9 +282,9 @@ def _of_head(arch: Architecture, params: Params, name: str, layer: Any, head: An
     return _wide(jnp.take(of_layer, head // (n_heads // of_layer.shape[axis]), axis=axis))
 
 
-def _embedding(arch: Architecture, params: Params) -> jax.Array:
+def _embedding(lm: LanguageModel) -> jax.Array:
     """What enters the stream for each token of the vocabulary, ``[v, d]``."""
-    n_tokens = table_of(arch)["hook_logits"].sizes[-1] or 0
+    n_tokens = table_of(lm.arch)["hook_logits"].sizes[-1] or 0
     vocabulary = np.arange(n_tokens, dtype=np.int32)[:, None]
-    out = LanguageModel(arch, params).run(vocabulary, capture=["hook_embed"], stop_at_layer=0)
+    out = lm.run(vocabulary, capture=["hook_embed"], stop_at_layer=0)
     return _wide(out["hook_embed"][:, 0])

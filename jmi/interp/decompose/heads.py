@@ -15,11 +15,10 @@ import numpy as np
 
 from jmi import tree
 from jmi.captures.capture import Capture
-from jmi.checks import check_model, whole_number
+from jmi.checks import whole_number
 from jmi.errors import ArgumentError
-from jmi.lm import LanguageModel
-from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import as_tokens, check_arrays
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import PATTERN, Site
 from jmi.numerics import wide
 from jmi.programs import compiled
@@ -104,30 +103,30 @@ def repeated_tokens(
     return np.concatenate([first, once, once], axis=1).astype(np.int32)
 
 
-def head_scores(arch: Architecture, params: Params, tokens: Any, reach: int = 4) -> HeadScores:
-    """`HeadScores` of every head on ``tokens`` int32 ``[b, s]`` without padding.
+def head_scores(lm: LanguageModel, prompts: Any, *, reach: int = 4) -> HeadScores:
+    """`HeadScores` of every head on ``prompts`` without padding, as `LanguageModel.prompts` takes them.
 
     Args:
       reach: number of offsets, at least 2.
 
     Raises:
-      ArgumentError: ``reach`` below 2.
+      ArgumentError: ``reach`` below 2, or padding.
       HookError: a model without attention patterns.
 
     Example:
       >>> import jmi_models
       >>> from jmi.interp.decompose.heads import head_scores, repeated_tokens
       >>> lm = jmi_models.load("atlas")
-      >>> scores = head_scores(lm.arch, lm.params, repeated_tokens(0, 8, 20, lm.arch.d_vocab, bos=0))
+      >>> scores = head_scores(lm, repeated_tokens(0, 8, 20, lm.arch.d_vocab, bos=0))
       >>> float(scores.previous_token.max()) > 0.9
       True
     """
-    check_model(arch, params)
-    tokens, reach = as_tokens(tokens), whole_number("reach", reach, 2)
-    check_arrays(tokens, None, None)
-    edges, queries = _edges(jnp.asarray(tokens), reach)
+    prompts, reach = checked(check_lm(lm).arch, lm.prompts(prompts)), whole_number("reach", reach, 2)
+    if prompts.mask is not None and not np.asarray(prompts.mask).all():
+        raise ArgumentError("head_scores takes prompts without padding, of one length")
+    edges, queries = _edges(jnp.asarray(prompts.tokens), reach)
     capture = [Capture(PATTERN, reduce=SumOver(edges))]
-    sums = LanguageModel(arch, params).run(tokens, capture=capture, logits_at=-1)[PATTERN]
+    sums = lm.run(Prompts(prompts.tokens, None, prompts.positions), capture=capture, logits_at=-1)[PATTERN]
     # Not left to 0 / 0: XLA makes a boolean over 0 a plain 0.
     scores = jnp.where(queries > 0, sums / jnp.maximum(queries, 1).astype(sums.dtype), jnp.nan)
     return HeadScores(scores[..., :reach], scores[..., reach:-1], scores[..., -1])

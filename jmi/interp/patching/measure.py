@@ -1,6 +1,6 @@
 """Metrics of runs and of the cells of a sweep: one number for each row, ``[b]``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,11 +12,13 @@ from jmi.checks import as_arrays, as_function, several, shown, whole_number
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel
-from jmi.metrics import Metric
 from jmi.model.inputs import Prompts, checked
 from jmi.sweeps.sweep import sweep
 
-Metrics = Metric | Mapping[str, Metric]
+Measure = Callable[[Output], Any]
+"""A metric, or several as one: a pytree whose leaves are ``[b]``."""
+
+Metrics = Measure | Mapping[str, Measure]
 """One metric, or several by name."""
 
 Measured = Any
@@ -30,10 +32,10 @@ def prompts_of(lm: LanguageModel, given: Any) -> Prompts:
     return Prompts(prompts.tokens, prompts.mask if padded else None, prompts.positions)
 
 
-def checked_metric(metric: Any) -> Metric:
+def checked_metric(metric: Any) -> Measure:
     """``metric``, or a dict of them as one, whose arrays are data: other tokens run the same program."""
     if not isinstance(metric, Mapping):
-        found: Metric = as_data(as_function("metric", metric))
+        found: Measure = as_data(as_function("metric", metric))
         return found
     if not metric:
         raise ArgumentError(
@@ -60,7 +62,7 @@ def checked_seeds(seeds: Any) -> np.ndarray:
     return np.asarray(given)
 
 
-def measured(metric: Metric, out: Output) -> Measured:
+def measured(metric: Measure, out: Output) -> Measured:
     """The metric of one run with logits ``[b, vocab]``, checked.
 
     Raises:
@@ -77,7 +79,7 @@ def measured(metric: Metric, out: Output) -> Measured:
 
 
 def swept(
-    lm: LanguageModel, prompts: Prompts, hooks: Hooks, metric: Metric, logits_at: Any, **options: Any
+    lm: LanguageModel, prompts: Prompts, hooks: Hooks, metric: Measure, logits_at: Any, **options: Any
 ) -> Measured:
     """The metric of every cell of `jmi.sweep`, ``[*grid.shape, b]``; ``options`` are its."""
     return sweep(lm, prompts, hooks, metric, logits_at=logits_at, **options)
