@@ -26,11 +26,13 @@ AXES_OF = {
     "rows": ("batch",),
     "positions": ("pos", "query"),
     "heads": ("head", "kv_head"),
-    "units": ("d_model", "d_head", "d_mlp", "expert", "feature", "vocab", "d_value"),
     "queries": ("query",),
     "keys": ("key",),
 }
-"""Selector name -> the site axes it can mean, first match wins."""
+"""Selector name -> the site axes it can mean, first match wins; ``units`` are the entries of the last axis."""
+
+NO_UNITS = ("batch", "pos", "query", "key", "head", "kv_head", "one")
+"""Axes that have no units, though they may come last."""
 
 TOKENS = ("positions", "queries", "keys")
 """Selectors that name tokens."""
@@ -143,8 +145,15 @@ def _check_tokens(name: str, index: np.ndarray, rows: Any, site: Site) -> None:
         )
 
 
+def axis_of(name: str, site: Site) -> int | None:
+    """The axis of a site that a selector means, if it has one."""
+    if name != "units":
+        return site.axis(*AXES_OF[name])
+    return None if site.axes[-1] in NO_UNITS else len(site.axes) - 1
+
+
 def _axis(name: str, site: Site) -> int:
-    axis = site.axis(*AXES_OF[name])
+    axis = axis_of(name, site)
     if axis is None:
         raise InterventionError(
             f"{site.point}: {name}= has no meaning here; its axes are {', '.join(site.axes)}"
