@@ -96,8 +96,15 @@ def listed(params: Any) -> Any:
     blocks = params["blocks"]
     if isinstance(blocks, (list, tuple)):
         return params
-    n_layers = len(jax.tree.leaves(blocks)[0])
-    return {**params, "blocks": [jax.tree.map(lambda w, i=i: w[i], blocks) for i in range(n_layers)]}
+    # Of several kinds of layers there is a stack for each run of like ones.
+    kinds = all(":" in name for name in blocks)
+    stacks = sorted(blocks.items(), key=lambda item: int(item[0].split(":")[0])) if kinds else [("", blocks)]
+    rows = [
+        jax.tree.map(lambda w, i=i: w[i], stack)
+        for _, stack in stacks
+        for i in range(len(jax.tree.leaves(stack)[0]))
+    ]
+    return {**params, "blocks": rows}
 
 
 # One program for each shape: together they would take XLA several times as long to compile.

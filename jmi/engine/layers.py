@@ -5,7 +5,6 @@ ones. A site wanted in every layer leaves the scan as a stacked output; a site w
 a carried buffer of just those rows (a stacked output sliced afterwards would still be allocated whole).
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jmi.engine.tap import LiveTap, has
 from jmi.engine.varying import vary_like
 from jmi.errors import ArgumentError
 from jmi.hooks.layers import arrays_by_layer, of_layer
-from jmi.model.architecture import Params
+from jmi.model.architecture import Params, runs_of, stack_name
 from jmi.model.sites import slots, table_of
 
 Rows = dict[int, Any]
@@ -39,17 +38,10 @@ def segments(arch: Any, blocks: Any) -> list[Segment]:
         _check_depth({len(blocks)}, n_layers)
         return [Segment(span, blocks[span.start : span.stop]) for span in runs_of(arch)]
     spans = runs_of(arch)
-    stacks = [blocks] if len(spans) == 1 else [blocks.get(f"{s.start}:{s.stop}") for s in spans]
+    stacks = [blocks] if len(spans) == 1 else [blocks.get(stack_name(span)) for span in spans]
     for span, stack in zip(spans, stacks, strict=True):
         _check_depth({jnp.shape(w)[0] for w in jax.tree.leaves(stack)}, len(span))
     return [Segment(span, stack) for span, stack in zip(spans, stacks, strict=True)]
-
-
-def runs_of(arch: Any) -> list[range]:
-    """The runs of like layers."""
-    kinds = getattr(arch, "kinds", ("",) * arch.n_layers)
-    ends = [0, *itertools.accumulate(len(list(run)) for _, run in itertools.groupby(kinds))]
-    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def _check_depth(sizes: set[int], n_layers: int) -> None:

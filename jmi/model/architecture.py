@@ -6,6 +6,7 @@ is missing there is one clear error where it is asked for.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -128,6 +129,18 @@ class Checking(Protocol):
     def check(self, prompts: Prompts) -> None:
         """Raise ArgumentError for prompts that cannot be run; arrays may be traced."""
         ...
+
+
+def runs_of(arch: Any) -> list[range]:
+    """The runs of like layers of an architecture."""
+    kinds = getattr(arch, "kinds", ("",) * arch.n_layers)
+    ends = [0, *itertools.accumulate(len(list(run)) for _, run in itertools.groupby(kinds))]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+def stack_name(layers: range) -> str:
+    """Key of the parameters of a run of like layers, where a model has several."""
+    return f"{layers.start}:{layers.stop}"
 
 
 class Attributable(Protocol):

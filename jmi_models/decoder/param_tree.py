@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from jmi.model.architecture import runs_of, stack_name
 from jmi_models.decoder.norms import Norm
 from jmi_models.params import Param
 
@@ -31,27 +32,39 @@ def sizes(arch: "Transformer") -> dict[str, int]:
 
 
 def param_tree(arch: "Transformer") -> dict[str, Any]:
-    """Abstract parameters: `Param` leaves in the structure of the real ones."""
-    make = _Maker(arch)
+    """Abstract parameters: `Param` leaves in the structure of the real ones.
+
+    Layers are one stack, or where some have a mixture and others none, one for each run of like layers.
+    """
+    make = _Maker(arch, arch.n_layers)
+    runs = runs_of(arch)
+    stacks = {stack_name(run): _layers(arch, run) for run in runs}
     tree: dict[str, Any] = {
         "embed": _embed(arch, make),
         "pos_embed": {} if arch.learned_positions is None else {"W_pos": make("n_positions d_model")},
-        "blocks": {
-            **_norms(arch, make),
-            "attn": _attention(arch, make),
-            "mlp": _mlp(arch, make) if arch.experts is None else _mixture(arch, make),
-        },
+        "blocks": stacks if len(runs) > 1 else stacks[stack_name(runs[0])],
         "ln_final": {} if arch.norms == "stream" else make.norm(arch.norm, "d_model"),
         "unembed": _unembed(arch, make),
     }
     return _pruned(tree)
 
 
-class _Maker:
-    """``make("n_layers d_model d_mlp")`` is a parameter with these axes."""
+def _layers(arch: "Transformer", run: range) -> dict[str, Any]:
+    """Parameters of a run of like layers."""
+    make = _Maker(arch, len(run))
+    mixed = arch.kinds[run.start] == "experts"
+    return {
+        **_norms(arch, make),
+        "attn": _attention(arch, make),
+        "mlp": _mixture(arch, make) if mixed else _mlp(arch, make),
+    }
 
-    def __init__(self, arch: "Transformer"):
-        self.sizes = sizes(arch)
+
+class _Maker:
+    """``make("n_layers d_model d_mlp")`` is a parameter with these axes, of so many layers."""
+
+    def __init__(self, arch: "Transformer", n_layers: int):
+        self.sizes = {**sizes(arch), "n_layers": n_layers}
         # GPT-2's rule: the residual stream keeps its scale however many layers write to it.
         self.writing = 0.02 / (2 * arch.n_layers) ** 0.5
 

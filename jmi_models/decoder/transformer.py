@@ -52,6 +52,7 @@ class Transformer:
       qkv_bias, out_bias, mlp_bias, unembed_bias: which projections have biases.
       gated: the MLP multiplies an activated and a linear branch.
       experts: a mixture in place of the MLP.
+      dense_layers: the layers that have an MLP all the same.
       d_embed: width of the embedding where it is projected to that of the model.
       embed_scale, residual_scale, logit_scale: multipliers of the embedding, of what each module
         adds, and of the logits.
@@ -95,6 +96,7 @@ class Transformer:
     unembed_bias: bool = False
     gated: bool = True
     experts: Experts | None = None
+    dense_layers: tuple[int, ...] = ()
     d_embed: int | None = None
     embed_scale: float = 1.0
     residual_scale: float = 1.0
@@ -103,6 +105,12 @@ class Transformer:
     tied: bool = False
     implementation: Literal["auto", "eager", "blockwise"] = "auto"
     query_block: int = 128
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which layers have an MLP, and which a mixture."""
+        mixed = "experts" if self.experts else "mlp"
+        return tuple("mlp" if i in self.dense_layers else mixed for i in range(self.n_layers))
 
     @property
     def rotary(self) -> bool:
@@ -129,7 +137,19 @@ class Transformer:
             "vocab": self.d_vocab,
         }
         has = [point for point in TRANSFORMER_AXES if not self._lacks(point)]
-        return sites_of(has, sizes, self.n_layers)
+        return sites_of(has, sizes, self.n_layers, self._some() if self.dense_layers else None)
+
+    def _some(self) -> dict[str, tuple[int, ...]]:
+        """The layers of points that not every layer has."""
+        mixed = tuple(i for i, kind in enumerate(self.kinds) if kind == "experts")
+        routing = dict.fromkeys(
+            ("blocks.*.mlp.hook_router_logits", "blocks.*.mlp.hook_expert_weights"), mixed
+        )
+        names = ("pre", "pre_linear", "post")
+        return {
+            **routing,
+            **dict.fromkeys((f"blocks.*.mlp.hook_{name}" for name in names), self.dense_layers),
+        }
 
     def _lacks(self, point: str) -> bool:
         name = point.removeprefix("blocks.*.")
@@ -147,9 +167,9 @@ class Transformer:
             "hook_final_norm": self.norms == "stream",
             "mlp.hook_router_logits": self.experts is None,
             "mlp.hook_expert_weights": self.experts is None,
-            "mlp.hook_pre": self.experts is not None,
-            "mlp.hook_pre_linear": self.experts is not None or not self.gated,
-            "mlp.hook_post": self.experts is not None,
+            "mlp.hook_pre": "mlp" not in self.kinds,
+            "mlp.hook_pre_linear": "mlp" not in self.kinds or not self.gated,
+            "mlp.hook_post": "mlp" not in self.kinds,
         }
         return any(
             gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items()
@@ -275,7 +295,7 @@ class Transformer:
 
     def _mlp(self, layer_params: Any, x: jax.Array, tap: Tap) -> jax.Array:
         p, x = layer_params["mlp"], tap("mlp.hook_in", x)
-        if self.experts is not None:
+        if self.experts is not None and "W_router" in p:
             return tap("mlp.hook_out", mixture(self.experts, self.act_fn, p, x, tap))
         linear = rounding.project("bsd,dm->bsm", x, p, "W_in", "b_in")
         if self.gated:

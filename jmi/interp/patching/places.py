@@ -13,7 +13,7 @@ import numpy as np
 from jmi.checks import as_array, choice, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks.layers import At, PerLayer
-from jmi.hooks.selection import AXES_OF
+from jmi.hooks.selection import axis_of
 from jmi.model import padding
 from jmi.model.inputs import Prompts
 from jmi.model.sites import HasSites, Site
@@ -78,7 +78,7 @@ def places_of(
       HookError: a layer that does not exist, or does not have the site.
     """
     has = ["layer"] * (site.layers is not None)
-    has += [axis for axis, name in SELECTORS.items() if site.axis(*AXES_OF[name]) is not None]
+    has += [axis for axis, name in SELECTORS.items() if axis_of(name, site) is not None]
     usual = [axis for axis in ("layer", "position") if axis in has]
     over = usual if over is None else [choice("over", axis, has) for axis in several("over", over, "axes")]
     asked = {*over, *(axis for axis, values in at.items() if values is not None)}
@@ -135,7 +135,7 @@ def _values(arch: HasSites, site: Site, axis: str, given: Any, shape: tuple[int,
     """Values of an axis, ``[n]``, or positions ``[b, n]``."""
     if axis == "layer":
         return _layers(arch, site, given)
-    size = site.shape(*shape)[site.axis(*AXES_OF[SELECTORS[axis]]) or 0]
+    size = site.shape(*shape)[axis_of(SELECTORS[axis], site) or 0]
     given_array = None if given is None else np.asarray(as_array(SELECTORS[axis], given))
     values = np.arange(size) if given_array is None else np.atleast_1d(given_array)
     per_row = values.ndim == 2 and axis == "position" and len(values) == shape[0]
