@@ -25,7 +25,9 @@ class Hybrid:
     """Layers of RWKV-7 and of a transformer on one stream: what each of them says of its own layers."""
 
     decoder: Any = dataclasses.field(default_factory=tiny)
-    rwkv: Any = Rwkv(7, 5, 16, 4, 4, 24, 29, tuple((f"rank_{name}", 3) for name in ("decay", "a", "v", "gate")))
+    rwkv: Any = Rwkv(
+        7, 5, 16, 4, 4, 24, 29, tuple((f"rank_{name}", 3) for name in ("decay", "a", "v", "gate"))
+    )
     kinds: tuple[str, ...] = KINDS
     n_layers: int = len(KINDS)
 

@@ -12,7 +12,7 @@ from jax.extend.core import jaxprs_in_params
 
 import jmi
 import jmi_models
-from jmi.model.architecture import Tap
+from jmi.model.tap import SILENT
 from jmi_models.decoder.rounding import product
 from tests.models.committed import arch_of, each, every_site, load, relative
 from tests.models.once import steps
@@ -106,10 +106,10 @@ def _casts(name: str, dtype: Any) -> set[tuple[str, str]]:
     params = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, dtype), params)
 
     def forward(params: Any, tokens: jax.Array) -> jax.Array:
-        context = arch.context(params, tokens, None, None)
-        x = arch.embed(params, tokens, context, Tap.silent())
+        context = arch.context(params, jmi.Prompts(tokens))
+        x = arch.embed(params, jmi.Prompts(tokens), context, SILENT)
         first = jax.tree.map(lambda w: w[0], params["blocks"])
-        return arch.readout(params, arch.block(first, x, context, 0, Tap.silent()), Tap.silent())
+        return arch.unembed(params, arch.block(first, x, context, 0, SILENT), SILENT)
 
     found = set()
     jaxpr = jax.make_jaxpr(forward)(params, jax.ShapeDtypeStruct((1, 4), jnp.int32))

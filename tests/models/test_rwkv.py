@@ -11,7 +11,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, HookError, InterventionError, JmiError
+from jmi.errors import ArgumentError, HookError, InterventionError, JmiError
 from jmi.lm import LanguageModel
 from jmi_models.rwkv.architecture import Rwkv
 from tests.tolerances import assert_agree
@@ -128,30 +128,33 @@ def test_a_knocked_out_token_is_skipped_by_the_write_alone(version: int) -> None
 def test_the_state_can_be_changed_after_any_token(version: int) -> None:
     """Setting the state after token 3 to that of another prompt is to go on from that prompt's state."""
     other, cut = TOKENS[::-1, :4], 3
-    before = run(version, other, state=start(version))
+    before = run(version, other, memory=True).memory
     states = run(version, other, capture=["blocks.*.rwkv.hook_states"]).stack("rwkv.hook_states")
-    onward = {**run(version, TOKENS[:, :4], state=start(version)).state, "wkv": before.state["wkv"]}
-    want = run(version, TOKENS[:, 4:], state=onward)
+    own = run(version, TOKENS[:, :4], memory=True).memory
+    onward = dataclasses.replace(own, parts={**own.parts, "wkv": before.parts["wkv"]})
+    want = run(version, TOKENS[:, 4:], memory=onward).memory
     hooks = {"blocks.*.rwkv.hook_states": jmi.PerLayer(jmi.Replace(states[:, :, cut, None], positions=cut))}
     got = run(version, hooks=hooks, capture=["blocks.*.rwkv.hook_states", "blocks.*.rwkv.hook_state"])
-    close(got.stack("rwkv.hook_states")[:, :, cut], before.state["wkv"])
+    close(got.stack("rwkv.hook_states")[:, :, cut], before.parts["wkv"])
     # Token 3 itself reads the state of RWKV-7, which changes the layers above: compare the first.
-    close(got.stack("rwkv.hook_state")[0], want.state["wkv"][0])
+    close(got.stack("rwkv.hook_state")[0], want.parts["wkv"][0])
 
 
-def start(version: int) -> Any:
-    with jax.enable_x64(True):
-        return load(version).arch.initial_state(2, "float64")
+def begun_with(parts: Any) -> jmi.Memory:
+    """A memory of no token, as if ``parts`` had been left behind."""
+    return jmi.Memory(jmi.Prompts(np.zeros((2, 0), np.int32)), parts)
 
 
 @each
 @pytest.mark.parametrize("cut", [1, 4])
 def test_a_run_in_pieces_is_the_whole_run(version: int, cut: int) -> None:
-    first = run(version, TOKENS[:, :cut], state=start(version))
-    second = run(version, TOKENS[:, cut:], state=first.state)
-    whole = run(version, state=start(version))
+    first = run(version, TOKENS[:, :cut], memory=True)
+    second = run(version, TOKENS[:, cut:], memory=first.memory)
+    whole = run(version, memory=True)
     close(np.concatenate([first.logits, second.logits], 1), everything(version)["hook_logits"])
-    jax.tree.map(close, second.state, whole.state)
+    jax.tree.map(close, second.memory.parts, whole.memory.parts)
+    nothing = begun_with(jax.tree.map(np.zeros_like, whole.memory.parts))
+    jax.tree.map(close, run(version, memory=nothing).memory.parts, whole.memory.parts)
     close(whole.logits, everything(version)["hook_logits"])
     assert set(whole.captures) == set()
 
@@ -162,12 +165,11 @@ def test_padding_on_either_side_changes_nothing(version: int) -> None:
     spans = ((slice(0, 8), TOKENS[0]), (slice(3, 9), TOKENS[1, :6]))
     for row, (span, ids) in enumerate(spans):
         tokens[row, span], mask[row, span] = ids, True
-    got = run(version, tokens, mask=mask, state=start(version))
+    got = run(version, jmi.Prompts(tokens, mask), memory=True)
     for row, (span, ids) in enumerate(spans):
-        one = jax.tree.map(lambda x: x[:, :1], start(version))
-        want = run(version, ids[None], state=one)
+        want = run(version, ids[None], memory=True)
         close(got.logits[row, span], want.logits[0])
-        jax.tree.map(lambda a, b, row=row: close(a[:, row], b[:, 0]), got.state, want.state)
+        jax.tree.map(lambda a, b, row=row: close(a[:, row], b[:, 0]), got.memory.parts, want.memory.parts)
 
 
 @each
@@ -179,9 +181,11 @@ def test_gradients_of_every_part_are_those_of_finite_differences(version: int) -
 
         @jax.jit
         def loss(params: Any, state: Any) -> Any:
-            return (jmi.forward(lm.arch, params, jnp.asarray(TOKENS), state=state).logits * readout).sum()
+            memory = begun_with(state)
+            return (jmi.forward(lm.arch, params, jnp.asarray(TOKENS), memory=memory).logits * readout).sum()
 
-        states = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape)), start(version))
+        left = run(version, memory=True).memory.parts
+        states = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape)), left)
         point = (lm.params, states)
         grads = jax.grad(loss, argnums=(0, 1))(*point)
         for direction in range(3):
@@ -204,9 +208,9 @@ def test_every_site_but_derived_ones_can_be_changed(version: int) -> None:
                 run(version, hooks={name: jmi.Zero()})
             continue
         hook = jmi.Add(0.5) if name.endswith(("state_in", "shift_in")) else jmi.Scale(0.5)
-        changed = run(version, hooks={name: hook}, state=start(version))
-        left = [changed.logits, *changed.state.values()]
-        kept = [clean, *run(version, state=start(version)).state.values()]
+        changed = run(version, hooks={name: hook}, memory=True)
+        left = [changed.logits, *changed.memory.parts.values()]
+        kept = [clean, *run(version, memory=True).memory.parts.values()]
         assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(left, kept, strict=True)), name
 
 
@@ -237,15 +241,16 @@ def test_generation_is_the_full_forward(version: int) -> None:
     lm = load(version)
     with jax.enable_x64(True):
         found = jmi.generate(lm.arch, lm.params, jnp.asarray(TOKENS), 5, capture=["hook_logits"])
-        again = lm.generate(TOKENS, 5)
-        in_list = dataclasses.replace(lm, params=jmi_models.listed(lm.params)).generate(TOKENS, 5)
-    whole = run(version, np.concatenate([TOKENS, found.tokens], 1), state=start(version))
+        again = lm.generate(TOKENS, 5, memory=True)
+        listed = dataclasses.replace(lm, params=jmi_models.listed(lm.params))
+        in_list = listed.generate(TOKENS, 5, memory=True)
+    whole = run(version, np.concatenate([TOKENS, found.tokens], 1), memory=True)
     close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), whole.logits[:, 8:])
     np.testing.assert_array_equal(found.tokens, whole.logits[:, 7:-1].argmax(-1))
     np.testing.assert_array_equal(found.tokens, again.tokens)
     np.testing.assert_array_equal(found.tokens, in_list.tokens)
-    jax.tree.map(close, found.state, whole.state)
-    jax.tree.map(close, in_list.state, whole.state)
+    jax.tree.map(close, again.memory.parts, whole.memory.parts)
+    jax.tree.map(close, in_list.memory.parts, whole.memory.parts)
 
 
 @each
@@ -255,8 +260,8 @@ def test_generation_follows_from_its_seed_and_goes_on_from_its_state(version: in
         one, two, other = (lm.generate(TOKENS, 6, seed=seed).tokens for seed in (0, 0, 1))
         first = lm.generate(TOKENS, 3)
         read = np.concatenate([TOKENS, first.tokens[:, :-1]], 1)
-        state = run(version, read, state=start(version)).state
-        rest = lm.generate(np.asarray(first.tokens[:, -1:]), 2, state=state)
+        memory = run(version, read, memory=True).memory
+        rest = lm.generate(np.asarray(first.tokens[:, -1:]), 2, memory=memory)
         whole = lm.generate(TOKENS, 5)
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()
@@ -264,26 +269,28 @@ def test_generation_follows_from_its_seed_and_goes_on_from_its_state(version: in
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    bad = {**start(7), "wkv": np.zeros((3, 2, 2, 12, 11))}
+    left = run(7, memory=True).memory
+    bad = dataclasses.replace(left, parts={**left.parts, "wkv": np.zeros((3, 2, 2, 12, 11))})
     for kwargs, message in (
-        ({"positions": np.zeros((2, 8), np.int32)}, "no positions"),
-        ({"state": {"wkv": 0}}, "start with arch.initial_state"),
-        ({"state": bad}, r"these tokens need \(3, 2, 2, 12, 12\)"),
-        ({"state": start(7), "stop_at_layer": 1}, "run through all layers"),
+        ({"tokens": jmi.Prompts(TOKENS, None, np.zeros((2, 8), np.int32))}, "no positions"),
+        ({"memory": {"wkv": 0}}, "give True, or out.memory"),
+        ({"memory": bad}, r"this needs \(3, 2, 2, 12, 12\)"),
+        ({"memory": left, "tokens": TOKENS[:1]}, "2 rows, the prompts have 1"),
+        ({"memory": left, "stop_at_layer": 1}, "run through all layers"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ArgumentError, match=message):
             run(7, **kwargs)
     with pytest.raises(InterventionError, match="out of range"):
         run(7, hooks={"blocks.0.rwkv.hook_write": jmi.Zero(positions=8)})
     with pytest.raises(HookError, match="no such point"):
         run(6, hooks={"blocks.0.rwkv.hook_kk": jmi.Zero()})
     atlas = jmi_models.load("atlas")
-    with pytest.raises(ConfigError, match="carries no state"):
-        atlas.run("Paris is", state={})
+    with pytest.raises(ArgumentError, match=r"with \['keys', 'values'\]"):
+        atlas.run("Paris is", memory=left)
     for arguments, message in (
-        ({"prompt": TOKENS[0]}, r"shape \[batch, pos\]"),
+        ({"prompts": TOKENS[0]}, r"shape \[batch, pos\]"),
         ({"temperature": 0.0}, "temperature=0.0"),
-        ({"n": 0}, "n=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
     ):
         with pytest.raises(JmiError, match=message):
-            load(7, "float32").generate(**{"prompt": TOKENS, "n": 3, **arguments})
+            load(7, "float32").generate(**{"prompts": TOKENS, "max_new_tokens": 3, **arguments})

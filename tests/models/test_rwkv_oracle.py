@@ -51,16 +51,15 @@ def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, fol
         for prompt in PROMPTS:
             want = {key.removeprefix(f"{prompt}/"): z[key] for key in z if key.startswith(f"{prompt}/")}
             resid = ["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]
-            state = lm.arch.initial_state(1, dtype)
-            out = lm.run(want["tokens"].astype(np.int32)[None], capture=resid, state=state)
-            more = lm.run(want["continued_tokens"].astype(np.int32)[None], state=out.state)
+            out = lm.run(want["tokens"].astype(np.int32)[None], capture=resid, memory=True)
+            more = lm.run(want["continued_tokens"].astype(np.int32)[None], memory=out.memory)
             stream = np.concatenate([out.stack("hook_resid_pre")[:1], out.stack("hook_resid_post")])
             found = {
                 "logits": out.logits[0],
                 "resid": np.moveaxis(stream[:, 0], 0, 1),
-                "state": out.state["wkv"][:, 0],
-                "att_shift": out.state["shift"][:, 0],
-                "ffn_shift": out.state["mlp_shift"][:, 0],
+                "state": out.memory.parts["wkv"][:, 0],
+                "att_shift": out.memory.parts["shift"][:, 0],
+                "ffn_shift": out.memory.parts["mlp_shift"][:, 0],
                 "continued_logits": more.logits[0],
             }
             for name, value in found.items():
@@ -156,9 +155,8 @@ def test_published_weights_give_the_recorded_logits_stream_and_state(text: str) 
     lm = tiny("original")
     with np.load(TINY / "reference.npz") as logits, np.load(TINY / "reference_internals.npz") as inside:
         tokens = logits[f"{text}.tokens"].astype(np.int32)[None]
-        state = lm.arch.initial_state(1)
         resid = ["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]
-        out = lm.run(tokens, capture=resid, state=state)
+        out = lm.run(tokens, capture=resid, memory=True)
         for kind in ("blinkdl_f32", "own_f64"):
             assert_agree(out.logits[0], logits[f"{text}.logits_{kind}"].astype(np.float32), "oracle")
         if text != "story":
@@ -168,4 +166,4 @@ def test_published_weights_give_the_recorded_logits_stream_and_state(text: str) 
         assert_agree(np.moveaxis(stream, 0, 1), want.astype(np.float32), "oracle")
         # Recorded value axis first.
         want = inside["story.final_wkv_state_own_f64calc_f32"].swapaxes(-1, -2)
-        assert_agree(out.state["wkv"][:, 0], want.astype(np.float32), "oracle")
+        assert_agree(out.memory.parts["wkv"][:, 0], want.astype(np.float32), "oracle")
