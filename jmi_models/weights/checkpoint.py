@@ -1,31 +1,29 @@
 """A checkpoint to stacked parameters, checked before a single weight is read.
 
 Headers are compared with the parameter tree in both directions and every problem is reported at
-once. Then tensors stream one by one into preallocated stacked arrays on the device, so that the
-peak of host memory is the model plus one tensor. Of several processes each reads only its own bytes.
+once. Then tensors stream one by one into stacked arrays on the host, which a CPU takes over as they are, so
+that the peak of host memory is the model plus one tensor; for another device the host holds the arrays that
+are being filled alone. Of several processes each reads only its own bytes.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jmi.errors import CheckpointError
 from jmi_models.families.family import AnyArch, Family
-from jmi_models.params import Param, flat, nested
-from jmi_models.weights import words
-from jmi_models.weights.layout import Key, disk_shape, from_disk
+from jmi_models.params import flat, nested
+from jmi_models.weights.layout import Key, disk_shape
 from jmi_models.weights.placement import sharding_of
-from jmi_models.weights.shards import read_part, row_of
-from jmi_models.weights.stored import Stored, decode_mxfp4
+from jmi_models.weights.staging import Staged
+from jmi_models.weights.stored import Box, Reading, Stored, decode_mxfp4
 from jmi_models.weights.words import some
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -223,69 +221,42 @@ def _stream(
     mesh: Mesh | None,
     progress: bool,
 ) -> dict[str, Any]:
-    tree, finite = flat(arch.param_tree()), dict[str, bool]()
+    tree, sizes, bad = flat(arch.param_tree()), arch.sizes(), list[str]()
     shardings = {path: sharding_of(param, mesh) for path, param in tree.items()}
-    params: dict[str, Any] = {}
-    several = mesh is not None and jax.process_count() > 1
+    # A parameter is handed over with the last tensor that fills it: a device other than a CPU gets a copy,
+    # and the host holds those under way alone.
+    last = {target.path: name for name, targets in reads.items() for target in targets}
+    staged, params = dict[str, Staged](), dict[str, Any]()
+
+    def stage(path: str) -> Staged:
+        if path not in staged:
+            staged[path] = Staged(tree[path], dtype, shardings[path])
+        return staged[path]
+
     for name, targets in tqdm(
         reads.items(), "loading weights", unit="tensor", disable=not progress, leave=False
     ):
-        # Waiting here keeps one tensor in flight, and its host copy is dropped before it is converted.
-        stored = None if several else jax.block_until_ready(jax.device_put(headers[name].read()))
-        for target in targets:
-            param, sharding = tree[target.path], shardings[target.path]
-            convert, place = _compiled(param, target.key, arch, np.dtype(dtype), sharding, len(target.index))
-            if several:
-                assert sharding is not None
-                value, ok = read_part(
-                    headers[name], param, target.key, arch.sizes(), sharding, target.index, dtype
-                )
-            else:
-                value, ok = convert(stored)
-            finite[name] = bool(ok) and finite.get(name, True)
-            if target.index:
-                whole = params.pop(target.path, None)
-                whole = _empty(param.shape, dtype, sharding) if whole is None else whole
-                value = place(whole, value, np.asarray(target.index, np.int32))
-            params[target.path] = value
-        del stored
-    bad = [name for name, ok in finite.items() if not ok]
+        read = _once(headers[name].read)
+        finite = [stage(target.path).fill(read, target.key, sizes, target.index) for target in targets]
+        if not all(finite):
+            bad.append(name)
+        for path in {target.path for target in targets}:
+            if last[path] == name:
+                params[path] = jax.block_until_ready(staged.pop(path).place())
     if bad:
         raise CheckpointError(f"weights are not finite (NaN or infinite) as {np.dtype(dtype)}: {some(bad)}")
     # A parameter that no layer stores is zero in all of them.
-    params |= {p: _empty(tree[p].shape, dtype, shardings[p]) for p in set(tree) - set(params)}
+    params |= {path: stage(path).place() for path in set(tree) - set(params)}
     return nested({path: params[path] for path in tree})
 
 
-def _empty(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.Array:
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+def _once(read: Reading) -> Reading:
+    """``read`` that gives a box it gave before again: parts of one tensor may need the same."""
+    boxes: dict[str, Any] = {}
 
+    def again(box: Box | None = None) -> Any:
+        if str(box) not in boxes:
+            boxes[str(box)] = read(box)
+        return boxes[str(box)]
 
-@functools.cache
-def _compiled(
-    param: Param, key: Key, arch: AnyArch, dtype: np.dtype, sharding: NamedSharding | None, depth: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """``tensor -> (its part of the parameter, is finite)`` and ``(array, part, index) -> array``.
-
-    Two programs, because one that transposes and writes into the stack is an order of magnitude
-    slower on CPU: the transpose is then fused into a strided loop.
-
-    Args:
-      depth: number of leading axes along which the part is placed.
-    """
-    sizes = arch.sizes()
-    row = None if sharding is None else row_of(sharding, depth)
-
-    def convert(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value = from_disk(value, param, key, sizes).astype(dtype)
-        return value, jnp.isfinite(value).all()
-
-    def place(array: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
-        start = (*index, *[jnp.int32(0)] * value.ndim)
-        return jax.lax.dynamic_update_slice(array, value[(None,) * depth], start)
-
-    # The array is donated: it is filled in place, never held twice.
-    return (
-        jax.jit(convert, out_shardings=(row, None)),
-        jax.jit(place, donate_argnums=0, out_shardings=sharding),
-    )
+    return again

@@ -12,26 +12,12 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from jmi.errors import CheckpointError
+from jmi_models.weights.mapped import NUMPY, mapped, reach
 from jmi_models.weights.pickle_machine import Tensor, described, run
 
-# dtype as safetensors spells it -> as numpy has it.
-_NUMPY = {
-    "BOOL": np.dtype(np.bool_),
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "C64": np.dtype(np.complex64),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
-    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
-    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
-}
 _LARGEST_PICKLE = 16 << 20  # 60 000 tensors; one byte of it can take 70 of memory
 _SHOWN = 8
 
@@ -80,26 +66,14 @@ def read_tensor(tensor: PickledTensor, box: tuple[slice, ...] | None = None) -> 
     Raises:
       CheckpointError: the file is gone or has shrunk, or the tensor is larger than memory.
     """
-    dtype = _NUMPY[tensor.dtype]
-    if 0 in tensor.shape:
-        return np.empty(tensor.shape, dtype)[box or ...].copy()
-    size = _reach(tensor.shape, tensor.strides) * dtype.itemsize
-    strides = [stride * dtype.itemsize for stride in tensor.strides]
     try:
         # Mapped rather than read: one column of a matrix reaches across all of it.
-        mapped = np.memmap(tensor.file, np.uint8, "r", offset=tensor.start, shape=(size,))
-        return np.array(np.ndarray(tensor.shape, dtype, mapped, strides=strides)[box or ...], order="C")
+        view = mapped(tensor.file, tensor.start, tensor.shape, NUMPY[tensor.dtype], tensor.strides)
+        return np.array(view[box or ...], order="C")
     except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{tensor.file.name}: the tensor of {list(tensor.shape)} cannot be read ({error})"
         ) from None
-
-
-def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Elements from the first of a tensor to its last, both included."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 class _Archive:
@@ -166,12 +140,12 @@ class _Archive:
 
 
 def _locate(file: Path, name: str, tensor: Tensor, archive: _Archive) -> PickledTensor:
-    storage, item = tensor.storage, _NUMPY[tensor.dtype].itemsize
+    storage, item = tensor.storage, NUMPY[tensor.dtype].itemsize
     start, size = archive.find(f"data/{storage.key}")
-    said = storage.numel * _NUMPY[storage.dtype].itemsize
+    said = storage.numel * NUMPY[storage.dtype].itemsize
     if size != said:
         raise CheckpointError(f"{name!r}: its storage has {size} bytes, but data.pkl says {said}")
-    if (tensor.offset + _reach(tensor.shape, tensor.strides)) * item > size:
+    if (tensor.offset + reach(tensor.shape, tensor.strides)) * item > size:
         raise CheckpointError(
             f"{name!r}: shape {list(tensor.shape)} with strides {list(tensor.strides)} from {tensor.offset} "
             f"reaches beyond its storage of {size // item} elements"

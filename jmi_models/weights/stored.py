@@ -6,6 +6,7 @@ and without running the pickle's code (`jmi_models.weights.pickled`).
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from jmi.errors import CheckpointError, printable
 from jmi.reading import read_object
 from jmi_models.weights import mxfp4, pickled, words
+from jmi_models.weights.mapped import NUMPY, contiguous, mapped
 from jmi_models.weights.words import some
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
@@ -35,8 +37,8 @@ class Stored:
       file: the file it lies in.
       shape: of the tensor.
       dtype: as safetensors spells it.
-      read: reads it, into memory of the host or, where it is decoded, of the device; or a box of
-        it, given one slice for each axis, and then no more bytes than the box has.
+      read: gives it, as a read-only view of the file or in memory of its own; or a box of it, given one
+        slice for each axis, or for the first ones, and then no more bytes than the box has.
     """
 
     file: Path
@@ -55,7 +57,7 @@ class HasShape(Protocol):
 class Reading(Protocol):
     """Reads a stored tensor, or a box of it."""
 
-    def __call__(self, box: Box | None = None) -> np.ndarray | jax.Array: ...
+    def __call__(self, box: Box | None = None) -> np.ndarray: ...
 
 
 def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:
@@ -143,25 +145,33 @@ def _inside(folder: Path, file: str) -> Path:
 def read_safetensors(file: Path) -> dict[str, Stored]:
     """Every tensor of one file; CheckpointError where it is damaged."""
     try:
-        tensors = safe_open(file, framework="np")
-    except (SafetensorError, OSError) as error:
+        # It checks that the header is well formed, fits the file and leaves no byte out.
+        with safe_open(file, framework="np"), file.open("rb") as raw:
+            size = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(size))
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{words.name(file.name)}: not a readable safetensors file ({printable(error, 500)}); "
             "download it again"
         ) from None
+    header.pop("__metadata__", None)
     found = {}
-    for name in tensors.keys():  # noqa: SIM118, not a dict
-        view = tensors.get_slice(name)
-        read = functools.partial(_read_safetensor, tensors, file, name)
-        found[name] = Stored(file, tuple(view.get_shape()), view.get_dtype(), read)
+    for name, said in header.items():
+        shape, start = tuple(said["shape"]), 8 + size + said["data_offsets"][0]
+        read = functools.partial(_read_safetensor, file, name, start, shape, said["dtype"])
+        found[name] = Stored(file, shape, said["dtype"], read)
     return found
 
 
-def _read_safetensor(tensors: Any, file: Path, name: str, box: Box | None = None) -> np.ndarray:
+def _read_safetensor(
+    file: Path, name: str, start: int, shape: tuple[int, ...], dtype: str, box: Box | None = None
+) -> np.ndarray:
+    where = f"{words.name(file.name)}: {words.name(name)}"
+    if dtype not in NUMPY:
+        raise CheckpointError(f"{where} cannot be read (it is {dtype})")
     try:
-        return tensors.get_tensor(name) if box is None else tensors.get_slice(name)[box]
-    except (SafetensorError, ValueError, OSError) as error:
-        where = f"{words.name(file.name)}: {words.name(name)}"
+        return mapped(file, start, shape, NUMPY[dtype], contiguous(shape))[box or ...]
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{where} cannot be read ({printable(error, 500)})") from None
 
 
@@ -198,13 +208,16 @@ def _mxfp4(name: str, blocks: Stored, scales: Stored) -> Stored:
         raise CheckpointError(
             f"{words.name(name)}: MXFP4 scales {list(scales.shape)} are not those of a matrix"
         )
-    return Stored(
-        blocks.file,
-        (*shape[:-2], shape[-1], shape[-2]),
-        "BF16",
-        # Decoded whole: the blocks of a box do not lie together.
-        lambda box=None: _decoded(blocks.read(), scales.read())[box or ...],
-    )
+    read = functools.partial(_read_mxfp4, blocks, scales)
+    return Stored(blocks.file, (*shape[:-2], shape[-1], shape[-2]), "BF16", read)
+
+
+def _read_mxfp4(blocks: Stored, scales: Stored, box: Box | None = None) -> np.ndarray:
+    # Matrices are decoded whole: the blocks of a part of one do not lie together.
+    matrices, part = ((), ()) if box is None else (box[:-2], box[-2:])
+    inside: tuple[Any, ...] = (..., *part)
+    decoded = _decoded(*(stored.read(matrices) if matrices else stored.read() for stored in (blocks, scales)))
+    return np.asarray(decoded)[inside]
 
 
 @jax.jit
