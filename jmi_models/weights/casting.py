@@ -21,7 +21,7 @@ def cast_into(out: np.ndarray, values: np.ndarray) -> bool:
 
 
 def _by_strips(out: np.ndarray, values: np.ndarray) -> bool:
-    if values.nbytes <= _STRIP or values.ndim == 0:
+    if values.nbytes <= _STRIP or values.size == 1:
         return _strip(out, values)
     if len(values) == 1:
         return _by_strips(out[0], values[0])

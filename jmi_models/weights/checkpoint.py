@@ -20,6 +20,7 @@ from tqdm import tqdm
 from jmi.errors import CheckpointError
 from jmi_models.families.family import AnyArch, Family
 from jmi_models.params import flat, nested
+from jmi_models.weights import words
 from jmi_models.weights.layout import Key, disk_shape
 from jmi_models.weights.placement import sharding_of
 from jmi_models.weights.staging import Staged
