@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jmi.checks import check_architecture, check_params, float_dtype, shown, whole_number
 from jmi.errors import ArgumentError
@@ -73,13 +74,14 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
     params = flat(arch.param_tree())
     keys = jax.random.split(jax.random.key(seed), len(params))
     drawn = zip(params.items(), keys, strict=True)
-    return nested({path: _init(key, param.shape, param.init, dtype) for (path, param), key in drawn})
+    return nested({path: _init(key, param, dtype) for (path, param), key in drawn})
 
 
 def listed(params: Any) -> Any:
-    """``params`` with the layers as a list, each with arrays of its own, instead of stacked ones; a copy.
+    """``params`` with the layers as a list, each with arrays of its own, instead of stacked ones.
 
-    Layers that are listed already stay as they are.
+    Layers that are listed already stay as they are. On one CPU device the layers lie in the stack that they
+    come from, which costs no memory and compiles nothing; elsewhere they are a copy.
 
     The results of a run are the same. A program then grows with the layers, and so does the time to compile
     it, but a CPU reads each weight where it is: out of a stack it is copied first, which costs as much as
@@ -99,22 +101,43 @@ def listed(params: Any) -> Any:
     # Of several kinds of layers there is a stack for each run of like ones.
     kinds = all(":" in name for name in blocks)
     stacks = sorted(blocks.items(), key=lambda item: int(item[0].split(":")[0])) if kinds else [("", blocks)]
-    rows = [
-        jax.tree.map(lambda w, i=i: w[i], stack)
-        for _, stack in stacks
-        for i in range(len(jax.tree.leaves(stack)[0]))
-    ]
-    return {**params, "blocks": rows}
+    return {**params, "blocks": [layer for _, stack in stacks for layer in _layers(stack)]}
+
+
+def _layers(stack: Any) -> list[Any]:
+    """The layers of a stack."""
+    leaves, tree = jax.tree.flatten(stack)
+    return [jax.tree.unflatten(tree, layer) for layer in zip(*map(_rows, leaves), strict=True)]
+
+
+def _rows(stack: Any) -> list[Any]:
+    """The entries along the first axis."""
+    if not _is_on_one_cpu(stack):
+        return [stack[i] for i in range(len(stack))]
+    (device,) = stack.devices()
+    return [jax.device_put(row, device if stack.committed else None) for row in np.asarray(stack)]
+
+
+def _is_on_one_cpu(value: Any) -> bool:
+    """Whether JAX and numpy can share the memory of ``value``; JAX would narrow float64 where it is off."""
+    return (
+        isinstance(value, jax.Array)
+        and not isinstance(value, jax.core.Tracer)
+        and [device.platform for device in value.devices()] == ["cpu"]
+        and jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype
+    )
+
+
+def _init(key: jax.Array, param: Param, dtype: Any) -> jax.Array:
+    if isinstance(param.init, str):
+        return jax.device_put(np.full(param.shape, {"ones": 1, "zeros": 0}[param.init], dtype))
+    return _normal(key, param.shape, dtype, np.float32(param.init))
 
 
 # One program for each shape: together they would take XLA several times as long to compile.
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _init(key: jax.Array, shape: tuple[int, ...], init: float | str, dtype: Any) -> jax.Array:
-    if init == "ones":
-        return jnp.ones(shape, dtype)
-    if init == "zeros":
-        return jnp.zeros(shape, dtype)
-    return (jax.random.normal(key, shape, jnp.float32) * jnp.float32(init)).astype(dtype)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any, deviation: jax.Array) -> jax.Array:
+    return (jax.random.normal(key, shape, jnp.float32) * deviation).astype(dtype)
 
 
 def n_params(arch: HasParams) -> int:

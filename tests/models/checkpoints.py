@@ -1,11 +1,13 @@
-"""What tests of loading share: equal parameters, and the message of a load that must fail."""
+"""What tests of loading share: equal parameters, the message of a load that must fail, what is compiled."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from jax import monitoring
 
 import jmi_models
 from jmi.errors import CheckpointError
@@ -21,3 +23,19 @@ def fails(folder: Path, **kwargs: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
         jmi_models.load(folder, **kwargs)
     return str(caught.value)
+
+
+def compiled(function: Callable[[], Any]) -> list[str]:
+    """Every time that JAX traces, lowers or compiles a program during ``function()``."""
+    seen: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            seen.append(event)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    return seen

@@ -232,7 +232,7 @@ def test_offline_the_network_is_not_used(tmp_path: Path) -> None:
         "import socket\n"
         "def refuse(*_): raise SystemExit('the network was used')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from jmi_models import hub\n"
+        "from jmi_models.weights import hub\n"
         "hub.find('someone/unheard-of')\n"
     )
     env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
