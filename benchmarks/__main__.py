@@ -27,7 +27,7 @@ SUITES = {
     "generation": ("Greedy decoding: GPT-2 small, float32, against peers", generation.generation),
     "recurrent": ("RWKV-7 0.1B, float32, against the rwkv package", lambda n: recurrent.models(n)),
     "recurrence": ("The recurrences: 12 heads of 64, float32", lambda n: recurrent.recurrence(n)),
-    "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading()),
+    "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading(max(1, n // 5))),
 }
 
 

@@ -1,4 +1,4 @@
-"""Loading a folder: seconds and peak memory, each way in a process of its own."""
+"""Loading a folder: seconds and peak memory against numpy, each way in processes of its own."""
 
 import importlib.util
 import json
@@ -55,7 +55,7 @@ peak, stop, base = [0, 0], threading.Event(), resident()
 def watch():
     while not stop.is_set():
         peak[:] = [max(p, now - b) for p, now, b in zip(peak, resident(), base)]
-        time.sleep(0.001)
+        time.sleep(0.005)
 thread = threading.Thread(target=watch); thread.start()
 wall, cpu = time.perf_counter(), time.process_time()
 held = load()
@@ -70,29 +70,42 @@ _WAYS = {
 }
 
 
-def loading() -> list[dict[str, Any]]:
-    """Loading 0.8 GiB of float32 from the page cache; compilation is part of jmi's time.
+def loading(rounds: int) -> list[dict[str, Any]]:
+    """Loading 0.8 GiB of float32 from the page cache, in a fresh process each time, in turn.
 
-    Peaks are above what the process held before: ``anonymous`` is memory of its own, ``resident``
-    counts mapped pages of the file too.
+    Peaks are above what the process held before, per byte of the model: ``anonymous`` is memory of its own,
+    ``resident`` counts mapped pages of the file too. Of the seconds the fastest round counts, of the peaks
+    the highest.
     """
     with tempfile.TemporaryDirectory() as folder:
         jmi_models.save(folder, _ARCH, jmi_models.init(_ARCH, 0), _CONFIG)
         size = (Path(folder) / "model.safetensors").stat().st_size
-        rows = []
-        for way, name in _WAYS.items():
-            if importlib.util.find_spec("jmi_models" if way == "jmi" else way) is None:
-                continue
-            command = [sys.executable, "-c", _CHILD, folder, way]
-            took = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            rows.append(
-                {
-                    "case": name,
-                    "model_mib": size / 2**20,
-                    "wall_s": took["wall"],
-                    "cpu_s": took["cpu"],
-                    "peak_anonymous": took["anonymous"] / size,
-                    "peak_resident": took["resident"] / size,
-                }
-            )
-    return rows
+        ways = [way for way in _WAYS if way != "transformers" or importlib.util.find_spec(way)]
+        took: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way in ways:
+                took[way].append(_child(folder, way))
+    best = {
+        way: {key: min(run[key] for run in runs) for key in ("wall", "cpu")} for way, runs in took.items()
+    }
+    return [
+        {
+            "case": _WAYS[way],
+            "model_mib": size / 2**20,
+            "wall_s": best[way]["wall"],
+            "cpu_s": best[way]["cpu"],
+            "wall_of_numpy": best[way]["wall"] / best["numpy"]["wall"],
+            "cpu_of_numpy": best[way]["cpu"] / best["numpy"]["cpu"],
+            "peak_anonymous": max(run["anonymous"] for run in runs) / size,
+            "peak_resident": max(run["resident"] for run in runs) / size,
+        }
+        for way, runs in took.items()
+    ]
+
+
+def _child(folder: str, way: str) -> dict[str, float]:
+    command = [sys.executable, "-c", _CHILD, folder, way]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
+    return found
