@@ -2,8 +2,8 @@
 
 Headers are compared with the parameter tree in both directions and every problem is reported at
 once. Then tensors stream one by one into stacked arrays on the host, which a CPU takes over as they are, so
-that the peak of host memory is the model plus one tensor; for another device the host holds the arrays that
-are being filled alone. Of several processes each reads only its own bytes.
+that the peak of host memory is the model and a piece of a tensor; for another device the host holds only the
+arrays that are being filled. Of several processes each reads only its own bytes.
 """
 
 import dataclasses
@@ -237,7 +237,7 @@ def _stream(
     for name, targets in tqdm(
         reads.items(), "loading weights", unit="tensor", disable=not progress, leave=False
     ):
-        read = _once(headers[name].read)
+        read = headers[name].read if len(targets) == 1 else _once(headers[name].read)
         finite = [stage(target.path).fill(read, target.key, sizes, target.index) for target in targets]
         if not all(finite):
             bad.append(name)

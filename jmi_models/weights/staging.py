@@ -7,6 +7,7 @@ so that nothing is held twice and nothing is compiled; any other device gets a c
 import math
 import mmap
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,8 +17,8 @@ from jax.sharding import NamedSharding
 from jmi.errors import CheckpointError
 from jmi_models.params import Param
 from jmi_models.weights.casting import cast_into
-from jmi_models.weights.layout import Key, Sizes, from_disk
-from jmi_models.weights.shards import window
+from jmi_models.weights.layout import Key, Sizes, from_disk, groups_of
+from jmi_models.weights.shards import Bounds, window
 from jmi_models.weights.stored import Reading
 
 # Whole pages, because JAX copies arrays that do not begin at a multiple of 64 bytes; made present at once
@@ -25,6 +26,8 @@ from jmi_models.weights.stored import Reading
 _PAGES = {}
 if sys.platform != "win32":
     _PAGES["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+
+_PIECE = 16 << 20  # bytes; of a larger tensor so much is read at a time
 
 Spans = tuple[tuple[int, int], ...]
 """First and last + 1 index along each axis of a parameter."""
@@ -59,11 +62,15 @@ class Staged:
         for spans, part in self.parts.items():
             if all(start <= i < end for i, (start, end) in zip(index, spans, strict=False)):
                 at: tuple[Any, ...] = (*(i - span[0] for i, span in zip(index, spans, strict=False)), ...)
-                box = window(key, sizes, dict(zip(axes, spans[lead:], strict=True)))
-                values = from_disk(read(box.where), self.param, box.key, box.sizes)
-                cut = tuple(slice(*box.rest.get(axis, (None, None))) for axis in axes)
-                finite &= cast_into(part[at], values[cut])
+                bounds = dict(zip(axes, spans[lead:], strict=True))
+                for piece, where in _pieces(part[at], key, bounds):
+                    finite &= self._fill(piece, read, key, sizes, where)
         return finite
+
+    def _fill(self, out: np.ndarray, read: Reading, key: Key, sizes: Sizes, bounds: Bounds) -> bool:
+        box = window(key, sizes, bounds)
+        values = from_disk(read(box.where), self.param, box.key, box.sizes)
+        return cast_into(out, values[tuple(slice(*box.rest.get(axis, (None, None))) for axis in bounds)])
 
     def place(self) -> jax.Array:
         """The parameter on its devices. What was filled in must not be changed any more."""
@@ -76,6 +83,19 @@ class Staged:
 
     def _spans(self, place: Any) -> Spans:
         return tuple(s.indices(size)[:2] for s, size in zip(place or (), self.param.shape, strict=True))
+
+
+def _pieces(out: np.ndarray, key: Key, bounds: Bounds) -> Iterator[tuple[np.ndarray, Bounds]]:
+    """``out`` and its ``bounds`` cut along the first stored axis: little of a file is mapped at once."""
+    axis = next((group[0] for group, _ in groups_of(key.layout) if group), None)
+    if axis is None or out.nbytes <= _PIECE:
+        yield out, bounds
+        return
+    low, high = bounds[axis]
+    step, before = max(1, (high - low) * _PIECE // out.nbytes), (slice(None),) * list(bounds).index(axis)
+    for start in range(low, high, step):
+        end = min(start + step, high)
+        yield out[(*before, slice(start - low, end - low))], {**bounds, axis: (start, end)}
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Peak host memory of loading, measured: the model, and little more than one tensor."""
+"""Peak host memory of loading, measured: the model, and a piece of one tensor."""
 
 import os
 import subprocess
@@ -15,12 +15,13 @@ CONFIG = {
     **llama_grid.GRID["multi_query_tied"],
     "hidden_size": 512,
     "intermediate_size": 1536,
-    "num_hidden_layers": 16,
+    "num_hidden_layers": 14,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
-    "vocab_size": 8000,
+    "vocab_size": 24000,
 }
-SLACK = 8e6  # what Python and numpy take meanwhile; half of the largest tensor
+PIECE = 16 << 20
+SLACK = 8e6  # what Python and numpy take meanwhile; a sixth of the largest tensor
 
 MEASURE = """
 import sys, threading, time
@@ -59,7 +60,7 @@ print(anonymous - before[0], resident - before[1], held()[0] - before[0], size, 
 @pytest.mark.parametrize(
     ("stored", "wanted"), [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")]
 )
-def test_loading_needs_the_model_and_one_tensor(tmp_path: Path, stored: str, wanted: str) -> None:
+def test_loading_needs_the_model_and_a_piece_of_a_tensor(tmp_path: Path, stored: str, wanted: str) -> None:
     rng, weights = np.random.default_rng(0), {}
     for name, shape in llama_grid.shapes(CONFIG).items():
         weights[name] = rng.standard_normal(shape, np.float32).astype(stored)
@@ -77,9 +78,11 @@ def test_loading_needs_the_model_and_one_tensor(tmp_path: Path, stored: str, wan
     )
     anonymous, resident, after, model, programs = map(int, result.stdout.split())
     assert programs == 0
+    if stored == "float32":
+        assert largest > PIECE + 2 * SLACK
     assert model > 100e6
     assert after >= 0.95 * model  # else nothing was measured
     assert anonymous <= model + SLACK, (anonymous, model)  # tensors are mapped, and copied in strips
-    assert resident <= model + largest + SLACK, (resident, model, largest)
+    assert resident <= model + PIECE + SLACK, (resident, model)
     if stored == wanted == "float32":
         assert resident <= 1.15 * model, (resident, model)

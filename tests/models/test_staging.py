@@ -11,9 +11,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jmi_models
 from jmi.errors import CheckpointError
 from jmi_models.params import Param
+from jmi_models.weights import staging
 from jmi_models.weights.layout import Key
 from jmi_models.weights.staging import Staged
 from tests.models.checkpoints import assert_same, compiled
+from tests.models.committed import load
 from tests.oracles import grid
 
 SIZES = {"n_layers": 2, "d_model": 8, "d_mlp": 64}
@@ -98,3 +100,16 @@ def test_a_mesh_needs_no_program_either(name: str, tmp_path: Path) -> None:
     placed = []
     assert compiled(lambda: placed.append(jmi_models.load(folder, mesh=mesh(2, 2)))) == []
     assert_same(placed[0].params, jmi_models.load(folder).params)
+
+
+@pytest.mark.parametrize("name", grid.COMMITTED)
+@pytest.mark.parametrize("piece", [1, 1000])
+def test_tensors_read_in_pieces_are_the_same(
+    name: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = grid.committed(name)
+    folder = grid.write_folder(tmp_path, held.config, held.tensors)
+    monkeypatch.setattr(staging, "_PIECE", piece)
+    got = [jmi_models.load(folder).params, jmi_models.load(folder, mesh=mesh(2, 2)).params]
+    for params in got:
+        assert_same(params, load(name).params)
