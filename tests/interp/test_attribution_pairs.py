@@ -14,7 +14,7 @@ import jmi_models
 from jmi.errors import ArgumentError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
-from jmi.interp.attribution.lined_up import lined_up
+from jmi.interp.attribution.repadded import repadded
 from jmi.metrics import LogitDiff, LogProb
 from tests.core.conftest import lively, tiny
 from tests.interp.test_attribution import case, complete, metric
@@ -110,7 +110,7 @@ def test_positions_move_with_their_tokens() -> None:
     tokens, mask = padded(one.source, (2, 0), 6)
     positions = np.where(mask, np.arange(6) + 10, 0).astype(np.int32)
     base = jmi.Prompts(*padded(one.base, (1, 2), 8))
-    moved = lined_up(jmi.Prompts(tokens, mask, positions), base)
+    moved = repadded(jmi.Prompts(tokens, mask, positions), base)
     for row, (start, n) in enumerate(zip((1, 2), LENGTHS, strict=True)):
         here, there = np.s_[row, start : start + n], np.s_[row, (2, 0)[row] : (2, 0)[row] + n]
         np.testing.assert_array_equal(moved.tokens[here], tokens[there])

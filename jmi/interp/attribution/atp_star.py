@@ -25,6 +25,7 @@ from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.nodes import Pair, then
 from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
+from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.sites import PATTERN, Site, layer_name, slots, table_of
@@ -48,7 +49,7 @@ def atp_star(
     sites: str | Sequence[str],
     *,
     metric: Metric | Mapping[str, Metric],
-    into: str = "corrupted",
+    into: Into = "corrupted",
     qk_fix: bool = True,
     grad_drop: bool = True,
     keep: Sequence[str] = NODES,

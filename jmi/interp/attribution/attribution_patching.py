@@ -21,6 +21,7 @@ from jmi.hooks.interventions import Replace
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.nodes import Pair
 from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
+from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.sites import table_of
@@ -37,7 +38,7 @@ def attribution_patching(
     sites: str | Sequence[str],
     *,
     metric: Metric | Mapping[str, Metric],
-    into: str = "corrupted",
+    into: Into = "corrupted",
     keep: Sequence[str] = NODES,
     steps: int | None = None,
     hooks: Hooks | None = None,
@@ -113,7 +114,7 @@ def integrated_gradients(
     *,
     metric: Metric | Mapping[str, Metric],
     steps: int,
-    into: str = "corrupted",
+    into: Into = "corrupted",
     keep: Sequence[str] = NODES,
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),

@@ -24,6 +24,7 @@ from jmi.engine.varying import vary_like
 from jmi.gradients import real
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.scores import NodeScores
+from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.inputs import Prompts
@@ -89,7 +90,7 @@ class Pair:
     hooks: dict[str, Any]
     reducers: list[Any]
     logits_at: Any
-    into: str = struct.field(pytree_node=False)
+    into: Into = struct.field(pytree_node=False)
     names: tuple[str, ...] = struct.field(pytree_node=False)
     kept: frozenset[str] = struct.field(pytree_node=False)
     seen: tuple[Any, ...] = struct.field(pytree_node=False)

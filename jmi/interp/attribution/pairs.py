@@ -1,7 +1,7 @@
 """The arguments of an attribution, checked, as a `Pair`; and its scores, found to be numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,14 @@ from jmi.engine.run import check_logits_at
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.interp.attribution.finite import check_scores
-from jmi.interp.attribution.lined_up import lined_up
 from jmi.interp.attribution.nodes import Pair
+from jmi.interp.attribution.repadded import repadded
+from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
 from jmi.model.inputs import checked
 from jmi.model.sites import AXES, layer_name
-
-INTO = ("clean", "corrupted")
-"""The run that is changed."""
 
 NODES = ("batch", "pos", "head")
 """Axes that tell nodes apart unless ``keep`` says otherwise."""
@@ -38,7 +36,7 @@ def pair_of(
     sites: str | Sequence[str],
     *,
     metric: Metric | Mapping[str, Metric],
-    into: str,
+    into: Into,
     keep: Sequence[str],
     hooks: Hooks | None,
     capture: Sequence[str | Capture],
@@ -47,11 +45,12 @@ def pair_of(
     """The arguments of an attribution, checked."""
     arch = check_lm(lm).arch
     both = {
-        name: checked(arch, lm.prompts(given)) for name, given in zip(INTO, (clean, corrupted), strict=True)
+        name: checked(arch, lm.prompts(given))
+        for name, given in zip(get_args(Into), (clean, corrupted), strict=True)
     }
-    base = both.pop(choice("into", into, INTO))
+    base = both.pop(choice("into", into, get_args(Into)))
     (source,) = both.values()
-    source = lined_up(source, base)
+    source = repadded(source, base)
     measure = _metrics(arch, metric)
     layout, prepared = plan_points(arch, sites, base.shape), prepare(arch, hooks, base.shape, base.mask)
     names = [
@@ -86,7 +85,7 @@ def pair_of(
 def checked_scores(pair: Pair, scores: Any) -> Any:
     """``scores`` as they are; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
     run = lambda prompts: lambda: pair.measured(prompts, pair.hooks)  # noqa: E731
-    (other,) = (name for name in INTO if name != pair.into)
+    (other,) = (name for name in get_args(Into) if name != pair.into)
     runs = {pair.into: run(pair.base), other: run(pair.source)}
     check_scores(jax.tree.leaves(scores), runs, pair.metric)
     return scores

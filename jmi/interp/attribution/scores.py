@@ -8,6 +8,7 @@ from flax import struct
 
 from jmi import tree
 from jmi.captures.output import Output
+from jmi.interp.patching.patch import Into
 
 
 @tree.dataclass
@@ -21,7 +22,7 @@ class NodeScores(Output):
       into: the run that is changed, "clean" or "corrupted". Static.
     """
 
-    into: str = struct.field(pytree_node=False, kw_only=True)
+    into: Into = struct.field(pytree_node=False, kw_only=True)
 
     def __repr__(self) -> str:
         shapes = [f"{label} {list(np.shape(x))}" for label, x in self.captures.items()]

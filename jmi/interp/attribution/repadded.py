@@ -10,7 +10,7 @@ from jmi.model.inputs import Prompts, is_known
 from jmi.model.padding import numbers, places, take
 
 
-def lined_up(source: Prompts, base: Prompts) -> Prompts:
+def repadded(source: Prompts, base: Prompts) -> Prompts:
     """``source`` padded as ``base`` is, so that tokens of one number stand at one place.
 
     Raises:
