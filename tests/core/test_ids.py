@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jmi
-import jmi.interp
 import jmi_models
 from jmi import metrics
 from jmi.errors import ArgumentError
@@ -24,6 +23,7 @@ from jmi.interp.edges.eap import eap
 from jmi.interp.edges.faithfulness import faithfulness
 from jmi.interp.edges.graph import edge_graph
 from jmi.interp.edges.written import written
+from jmi.interp.patching.knockout import knockout
 from jmi.interp.patching.patch import patch
 from jmi.interp.patching.path_patching import path_patch
 from tests.models import committed
@@ -43,7 +43,7 @@ def swept(lm, tokens, measure=MEASURE):
 
 
 def circuits(lm):
-    return np.zeros((1, *edge_graph(lm.arch).exists.shape), bool)
+    return np.zeros((1, *edge_graph(lm).exists.shape), bool)
 
 
 RUNS = {
@@ -53,21 +53,21 @@ RUNS = {
     "lm.generate": lambda lm, x: lm.generate(x, 2),
     "sweep": swept,
     "gradients": lambda lm, x: jmi.value_and_grad_at(lm, x, MEASURE, SITE),
-    "written": lambda lm, x: written(lm.arch, lm.params, x),
-    "eap, clean": lambda lm, x: eap(lm.arch, lm.params, x, GOOD, MEASURE),
-    "eap, corrupted": lambda lm, x: eap(lm.arch, lm.params, GOOD, x, MEASURE),
-    "faithfulness, clean": lambda lm, x: faithfulness(lm.arch, lm.params, x, GOOD, MEASURE, circuits(lm)),
-    "faithfulness, corrupted": lambda lm, x: faithfulness(lm.arch, lm.params, GOOD, x, MEASURE, circuits(lm)),
-    "attribution, base": lambda lm, x: attribution_patching(lm.arch, lm.params, x, GOOD, SITE, MEASURE),
-    "attribution, source": lambda lm, x: attribution_patching(lm.arch, lm.params, GOOD, x, SITE, MEASURE),
-    "integrated": lambda lm, x: integrated_gradients(lm.arch, lm.params, GOOD, x, SITE, MEASURE, steps=2),
-    "atp*": lambda lm, x: atp_star(lm.arch, lm.params, GOOD, x, SITE, MEASURE),
-    "patch, base": lambda lm, x: patch(lm, x, GOOD, "hook_mlp_out", AS),
-    "decompose": lambda lm, x: decompose(lm.arch, lm.params, x),
-    "accumulated": lambda lm, x: accumulated_resid(lm.arch, lm.params, x),
-    "direct logits": lambda lm, x: direct_logit_attribution(lm.arch, lm.params, x, 3),
-    "heads": lambda lm, x: head_scores(lm.arch, lm.params, x),
-    "knockout": lambda lm, x: jmi.interp.knockout(lm, x[:1]),
+    "written": lambda lm, x: written(lm, x),
+    "eap, clean": lambda lm, x: eap(lm, x, GOOD, metric=MEASURE),
+    "eap, corrupted": lambda lm, x: eap(lm, GOOD, x, metric=MEASURE),
+    "faithfulness, clean": lambda lm, x: faithfulness(lm, x, GOOD, circuits(lm), metric=MEASURE),
+    "faithfulness, corrupted": lambda lm, x: faithfulness(lm, GOOD, x, circuits(lm), metric=MEASURE),
+    "attribution, clean": lambda lm, x: attribution_patching(lm, x, GOOD, SITE, metric=MEASURE),
+    "attribution, corrupted": lambda lm, x: attribution_patching(lm, GOOD, x, SITE, metric=MEASURE),
+    "integrated": lambda lm, x: integrated_gradients(lm, GOOD, x, SITE, metric=MEASURE, steps=2),
+    "atp*": lambda lm, x: atp_star(lm, GOOD, x, SITE, metric=MEASURE),
+    "patch, corrupted": lambda lm, x: patch(lm, GOOD, x, "hook_mlp_out", metric=AS),
+    "decompose": lambda lm, x: decompose(lm, x),
+    "accumulated": lambda lm, x: accumulated_resid(lm, x),
+    "direct logits": lambda lm, x: direct_logit_attribution(lm, x, 3),
+    "heads": lambda lm, x: head_scores(lm, x),
+    "knockout": lambda lm, x: knockout(lm, x[:1]),
 }
 
 
@@ -111,17 +111,17 @@ def test_prompts_that_are_too_long_are_refused_before_anything_is_run(run, unrea
 
 def test_a_source_and_a_circuit_read_tokens_only(lm):
     tokens, _ = spoiled(0)
-    graph = np.zeros(edge_graph(lm.arch).exists.shape, bool)
-    circuit = circuit_model(lm.arch, lm.params, graph, written(lm.arch, lm.params, GOOD))
+    graph = np.zeros(edge_graph(lm).exists.shape, bool)
+    circuit = circuit_model(lm, graph, written(lm, GOOD))
     for run in (
-        lambda: patch(lm, GOOD, tokens, "hook_mlp_out", AS),
-        lambda: path_patch(lm, GOOD, tokens, AS),
-        lambda: jmi.forward(*circuit, tokens),
+        lambda: patch(lm, tokens, GOOD, "hook_mlp_out", metric=AS),
+        lambda: path_patch(lm, tokens, GOOD, metric=AS),
+        lambda: circuit.run(tokens),
     ):
         with pytest.raises(ArgumentError, match="token ids must be"):
             run()
     with pytest.raises(ArgumentError, match="has 65 tokens"):
-        jmi.forward(*circuit, np.zeros((2, CONTEXT + 1), np.int32))
+        circuit.run(np.zeros((2, CONTEXT + 1), np.int32))
 
 
 def models(lm):
@@ -187,10 +187,10 @@ KINDS = {
 BAD = [-1, -VOCABULARY, VOCABULARY, VOCABULARY + 1, 2**31, 2**32 + 3]
 READ = {
     "sweep": lambda lm, measure: swept(lm, GOOD, measure),
-    "eap": lambda lm, measure: eap(lm.arch, lm.params, GOOD, GOOD, measure),
-    "faithfulness": lambda lm, measure: faithfulness(lm.arch, lm.params, GOOD, GOOD, measure, circuits(lm)),
-    "attribution": lambda lm, measure: attribution_patching(lm.arch, lm.params, GOOD, GOOD, SITE, measure),
-    "atp*": lambda lm, measure: atp_star(lm.arch, lm.params, GOOD, GOOD, SITE, measure),
+    "eap": lambda lm, measure: eap(lm, GOOD, GOOD, metric=measure),
+    "faithfulness": lambda lm, measure: faithfulness(lm, GOOD, GOOD, circuits(lm), metric=measure),
+    "attribution": lambda lm, measure: attribution_patching(lm, GOOD, GOOD, SITE, metric=measure),
+    "atp*": lambda lm, measure: atp_star(lm, GOOD, GOOD, SITE, metric=measure),
 }
 
 
@@ -209,7 +209,7 @@ def test_a_metric_of_a_run_refuses_what_is_no_token_and_traced_it_gives_nan(kind
         with pytest.raises(ArgumentError, match=f"found {bad}$"):
             KINDS[kind](bad)(out)
     with pytest.raises(ArgumentError, match="must be 0 to 28"):
-        patch(lm, GOOD, GOOD[::-1], "hook_mlp_out", {"bad": KINDS[kind](VOCABULARY)})
+        patch(lm, GOOD, GOOD[::-1], "hook_mlp_out", metric={"bad": KINDS[kind](VOCABULARY)})
 
     def measured(token, logits):
         metric = jax.tree.map(lambda x: token if np.ndim(x) == 0 and x == 7 else x, KINDS[kind](7))
