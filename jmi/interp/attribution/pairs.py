@@ -21,7 +21,7 @@ from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
 from jmi.model.inputs import checked
-from jmi.model.sites import AXES, layer_name
+from jmi.model.sites import AXES, layer_name, table_of
 
 NODES = ("batch", "pos", "head")
 """Axes that tell nodes apart unless ``keep`` says otherwise."""
@@ -76,7 +76,7 @@ def pair_of(
         logits_at,
         into=into,
         names=tuple(names),
-        kept=_kept(keep),
+        kept=_kept(arch, keep),
         seen=tuple((c.name, c.when, c.label) for c in seen),
         classes=tree.classes((prepared, reducers, measure)),
     )
@@ -103,7 +103,8 @@ def _metrics(arch: Architecture, metric: Any) -> Any:
     return data if isinstance(metric, Mapping) else data[""]
 
 
-def _kept(keep: Any) -> frozenset[str]:
-    known = sorted({axis for axes in AXES.values() for axis in axes})
+def _kept(arch: Architecture, keep: Any) -> frozenset[str]:
+    own = [site.axes for site in table_of(arch).values()]
+    known = sorted({axis for axes in (*AXES.values(), *own) for axis in axes})
     given = [choice("keep", axis, known) for axis in several("keep", keep, "axes")]
     return frozenset(axis for name in given for axis in _MEANS.get(name, (name,)))
