@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import jmi
 from jmi import metrics
 from tests.models import test_rwkv as rwkv
 from tests.models.committed import load
@@ -65,7 +66,7 @@ def real(x: Any, mask: Any, axis: int) -> Any:
 
 
 def last(lm: Any, tokens: Any, mask: Any, hooks: Any = None) -> Any:
-    return metrics.final_logits(lm.run(tokens, hooks, mask=mask))
+    return metrics.final_logits(lm.run(jmi.Prompts(tokens, mask), hooks))
 
 
 GOALS = {"diff": metrics.LogitDiff(3, 4), "rank": metrics.Rank(5)}

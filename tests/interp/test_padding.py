@@ -1,5 +1,6 @@
 """Techniques on padded prompts: what each row gives alone, whichever side the padding is on."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 import jmi
 import jmi_models
 from jmi import metrics
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.hooks.noise import Noise
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching
@@ -42,11 +43,13 @@ def test_decomposition(name: str) -> None:
     for spot in (1, -1, [0, -2], [[1, 2], [4, 5]]):
 
         def experiment(lm: Any, rows: Any, tokens: Any, mask: Any, spot: Any = spot) -> Any:
-            run = {"positions": of_row(rows[0], spot) if len(rows) == 1 else spot, "mask": mask}
-            by = {"by": "head", **run}
-            streams = accumulated_resid(lm.arch, lm.params, tokens, **run)
-            parts = decompose(lm.arch, lm.params, tokens, **by).stack()
-            given = direct_logit_attribution(lm.arch, lm.params, tokens, 3, 4, **by).stack()
+            prompts, run = (
+                jmi.Prompts(tokens, mask),
+                {"positions": of_row(rows[0], spot) if len(rows) == 1 else spot},
+            )
+            streams = accumulated_resid(lm, prompts, **run)
+            parts = decompose(lm, prompts, by="head", **run).stack()
+            given = direct_logit_attribution(lm, prompts, 3, 4, by="head", **run).stack()
             return [np.moveaxis(np.asarray(x), 1, 0) for x in (streams, parts, given)]
 
         alike(name, experiment)
@@ -76,14 +79,12 @@ def test_patching(name: str, using: str) -> None:
         def experiment(lm: Any, rows: Any, tokens: Any, mask: Any, spot: Any = spot) -> Any:
             spot = of_row(rows[0], spot) if len(rows) == 1 else spot
             other = None if using == "zero" else pair(tokens, rows)
+            options = {"metric": GOALS, "using": using, "at": {"position": spot}, "into": "clean"}
             if using == "overall mean":  # the same for every row
-                other, theirs = CLEAN, None
-            else:
-                theirs = mask if other is not None else None
-            options = {"mask": mask, "source_mask": theirs, "using": using, "positions": spot}
-            if using == "overall mean" and other.shape[1] != tokens.shape[1]:
-                options["source_mask"] = np.ones_like(other, bool)
-            return patched(patch(lm, tokens, other, site, GOALS, progress=False, **options))
+                other = jmi.Prompts(CLEAN)
+            elif other is not None:
+                other = jmi.Prompts(other, mask)
+            return patched(patch(lm, jmi.Prompts(tokens, mask), other, site, progress=False, **options))
 
         alike(name, experiment)
 
@@ -91,8 +92,8 @@ def test_patching(name: str, using: str) -> None:
 @each(("gpt2/plain", "rwkv7"))
 def test_patching_visits_every_token_that_a_row_has(name: str) -> None:
     def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
-        other = pair(tokens, rows)
-        found = patch(lm, tokens, other, "hook_resid_pre", GOALS, mask=mask, source_mask=mask, progress=False)
+        prompts = (jmi.Prompts(x, mask) for x in (pair(tokens, rows), tokens))
+        found = patch(lm, *prompts, "hook_resid_pre", metric=GOALS, progress=False)
         effect = np.moveaxis(found.effect["diff"], -1, 0)
         whole = np.full((*effect.shape[:-1], 6), np.nan)
         whole[..., : effect.shape[-1]] = effect
@@ -109,11 +110,14 @@ def test_what_is_patched_in_may_be_padded_otherwise(name: str, theirs: str) -> N
             other, seen = pair(tokens, rows), None
         else:
             other, seen = batch(theirs, SOURCE)
-        run = {"mask": mask, "source_mask": seen, "positions": [1, -1], "progress": False}
-        found = [patch(lm, tokens, other, "hook_mlp_out", GOALS, **run)]
+        prompts = jmi.Prompts(other, seen), jmi.Prompts(tokens, mask)
+        run: Any = {"metric": GOALS, "progress": False}
+        found = []
+        for site, over in (("hook_mlp_out", None), ("attn.hook_pattern", ["layer", "head"])):
+            if over is None or name != "rwkv7":
+                found.append(patch(lm, *prompts, site, over=over, at={"position": [1, -1]}, **run))
         if name != "rwkv7":
-            found.append(patch(lm, tokens, other, "attn.hook_pattern", GOALS, over=["layer", "head"], **run))
-            found.append(path_patch(lm, tokens, other, GOALS, **run))
+            found.append(path_patch(lm, *prompts, positions=[1, -1], **run))
         return [patched(x) for x in found]
 
     alike(name, experiment)
@@ -127,9 +131,8 @@ def test_noised_subjects(name: str) -> None:
         found = []
         for side in OFFSETS:
             tokens, mask = batch(side)
-            trace = causal_trace(
-                lm, tokens, [[1, 2], [3, 4]], GOALS, seeds=[1], mask=mask, positions=[0, -1], progress=False
-            )
+            options: Any = {"metric": GOALS, "at": {"position": [0, -1]}, "progress": False}
+            trace = causal_trace(lm, (tokens, mask), [[1, 2], [3, 4]], seeds=[1], **options)
             noise = last(lm, tokens, mask, {"blocks.1.hook_resid_pre": Noise(1.0, positions=-2)})
             found.append([*patched(trace), noise])
     for got in found[1:]:
@@ -176,11 +179,10 @@ def test_texts_padded_on_either_side_give_the_same() -> None:
     goal, found = metrics.LogitDiff(lm.token_id("Paris"), lm.token_id("Rome")), []
     for side in ("left", "right"):
         given = lm.encode_batch(texts, side)
-        parts = direct_logit_attribution(lm.arch, lm.params, given.tokens, 5, 6, mask=given.mask)
-        put = patch(
-            lm, given.tokens, None, "hook_mlp_out", {"d": goal}, using="mean", mask=given.mask, progress=False
-        )
-        found.append((parts.total(), goal(lm.run(given.tokens, mask=given.mask)), put.patched["d"]))
+        prompts = jmi.Prompts(given.tokens, given.mask)
+        parts = direct_logit_attribution(lm, prompts, 5, 6)
+        put = patch(lm, prompts, None, "hook_mlp_out", metric=goal, using="mean", progress=False)
+        found.append((parts.total(), goal(lm.run(prompts)), put.patched))
     assert np.isnan(found[0][2]).any()
     assert not np.isnan(found[0][2]).all()
     for one, other in zip(*found, strict=True):
@@ -189,11 +191,10 @@ def test_texts_padded_on_either_side_give_the_same() -> None:
 
 def test_padded_prompts_are_aligned_by_their_tokens() -> None:
     pairs = jmi.align.align_tokens(
-        [[0, 7, 1, 2, 9], [7, 1, 3, 9, 0]],
+        ([[0, 7, 1, 2, 9], [7, 1, 3, 9, 0]], np.array([[False, *[True] * 4], [*[True] * 4, False]])),
         [[7, 1, 5, 9], [7, 1, 4, 9]],
-        mask=[[False, True, True, True, True], [True, True, True, True, False]],
     )
-    assert pairs.base.tolist() == pairs.source.tolist() == [0, 1, -1]
+    assert pairs.clean.tolist() == pairs.corrupted.tolist() == [0, 1, -1]
     lm = model("gpt2/plain")
     base, source = CLEAN.copy(), CLEAN.copy()
     base[:, 1], source[:, 2] = 8, 9
@@ -201,35 +202,28 @@ def test_padded_prompts_are_aligned_by_their_tokens() -> None:
         alone = []
         for row, n in enumerate(LENGTHS):
             one, other = base[[row], :n], np.delete(source[[row], :n], 1, axis=1)
-            alone.append(
-                patch(lm, one, other, "hook_mlp_out", GOALS, positions=jmi.align.align_tokens(one, other))
-            )
+            at = {"position": jmi.align.align_tokens(one, other)}
+            alone.append(patch(lm, one, other, "hook_mlp_out", metric=GOALS, into="clean", at=at))
         tokens, mask = batch("left", base)
         other, theirs = batch("right", np.delete(np.concatenate([source, source], 1), 1, axis=1))
         theirs[np.arange(2), np.array(LENGTHS) - 1] = False
-        given = jmi.align.align_tokens(tokens, other, mask, theirs)
-        found = patch(
-            lm,
-            tokens,
-            other,
-            "hook_mlp_out",
-            GOALS,
-            positions=given,
-            mask=mask,
-            source_mask=theirs,
-            progress=False,
+        prompts = (tokens, mask), (other, theirs)
+        given = jmi.align.align_tokens(*prompts)
+        run = functools.partial(
+            patch, lm, *prompts, "hook_mlp_out", metric=GOALS, into="clean", progress=False
         )
+        found = run(at={"position": given})
         unlike = np.array(LENGTHS) - 1
-        with pytest.raises(ConfigError, match=f"base has 4 positions and source {unlike[0]} in row 0"):
-            patch(lm, tokens, other, "hook_mlp_out", GOALS, mask=mask, source_mask=theirs)
-    assert given.base.tolist() == [0, -1]
+        with pytest.raises(ArgumentError, match=f"has 4 positions and the other {unlike[0]} in row 0"):
+            run()
+    assert given.clean.tolist() == [0, -1]
     for row, one in enumerate(alone):
         spots = [
             list(
                 jmi.align.align_tokens(
                     base[[row], : LENGTHS[row]], np.delete(source[[row], : LENGTHS[row]], 1, axis=1)
-                ).base
+                ).clean
             ).index(p % LENGTHS[row])
-            for p in given.base
+            for p in given.clean
         ]
         close(found.patched["diff"][:, :, row], one.patched["diff"][:, spots, 0])
