@@ -156,7 +156,7 @@ def summary(
     """Mean, interval and p-value of every cell, and how it compares with a placebo.
 
     Args:
-      values: effects ``[..., n]``, such as ``result.effect["logit_diff"]`` of `jmi.interp.patching.patch`.
+      values: effects ``[..., n]``, such as ``result.effect`` of `jmi.interp.patching.patch`.
       placebo: effects ``[seeds, ..., n]`` of the same cells and examples under a placebo; the mean
         over its seeds is taken for each example.
       level, resamples, seed: as `bootstrap`.

@@ -74,7 +74,7 @@ def _raises(*_):
     [
         lambda lm: lm.run(PROMPT, {POINT: _raises}),
         lambda lm: lm.run(PROMPT, capture=[jmi.Capture(POINT, reduce=_raises)]),
-        lambda lm: interp.patch(lm, PROMPT, None, "hook_mlp_out", {"own": _raises}, using="zero"),
+        lambda lm: interp.patch(lm, PROMPT, None, "hook_mlp_out", metric=_raises, using="zero"),
         lambda lm: jmi.value_and_grad_at(lm.arch, lm.params, tokens(), _raises, [POINT]),
     ],
     ids=["hook", "reducer", "metric", "readout"],
@@ -92,11 +92,6 @@ def test_what_returns_no_array_is_said_to(given):
     if given != 3:
         with pytest.raises(jmi.InterventionError, match="reducer returned"):
             lm.run(PROMPT, capture=[jmi.Capture(POINT, reduce=lambda value, site: given)])
-
-
-def test_a_metric_alone_is_told_that_it_needs_a_name():
-    with pytest.raises(jmi.ArgumentError, match="give a dict of metrics"):
-        interp.patch(model(), PROMPT, "The capital of Spain is", "hook_mlp_out", DIFF)
 
 
 def test_text_to_what_takes_tokens_is_told_how_to_make_them():

@@ -106,14 +106,14 @@ def part_calls() -> list[Call]:
         Call(
             "align_tokens",
             align.align_tokens,
-            {"base": [7, 1, 2, 9], "source": [7, 5, 9]},
-            {"base": "values", "source": "values"},
+            {"clean": [7, 1, 2, 9], "corrupted": [7, 5, 9]},
+            {"clean": "values", "corrupted": "values"},
         ),
         Call(
             "align_spans",
             align.align_spans,
-            {"base": {"s": (1, 4)}, "source": {"s": (2, 4)}, "anchor": "last"},
-            {"base": "spans", "source": "spans", "anchor": "choice"},
+            {"clean": {"s": (1, 4)}, "corrupted": {"s": (2, 4)}, "anchor": "last"},
+            {"clean": "spans", "corrupted": "spans", "anchor": "choice"},
         ),
         Call(
             "find_span",

@@ -1,6 +1,7 @@
 """Good calls: techniques."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,22 @@ def technique_calls() -> list[Call]:
     pair = {**own, "base": here, "source": there, "metric": DIFF}
     pair_kinds = {"base": "tokens", "source": "tokens", "metric": "metric"}
     patched = {
-        "base": here,
-        "source": there,
+        "clean": here,
+        "corrupted": there,
         "site": "hook_resid_pre",
-        "metrics": {"diff": DIFF},
-        "layers": [2],
-        "positions": [1, 4],
+        "metric": {"diff": DIFF},
+        "layer": [2],
+        "position": [1, 4],
         "progress": False,
     }
     of_lm = lambda function: functools.partial(function, lm)
+
+    def at(function: Any) -> Any:
+        """A technique whose ``at`` is made of layer and position."""
+        return lambda layer, position, **rest: function(
+            lm, **{"at": {"layer": layer, "position": position}, **rest}
+        )
+
     attributed = {
         "sites": "sites",
         "keep": "axes to keep",
@@ -38,48 +46,52 @@ def technique_calls() -> list[Call]:
     return [
         Call(
             "patch",
-            of_lm(interp.patch),
+            at(interp.patch),
             {**patched, "window": 1},
             {
-                "base": "prompt",
-                "source": "prompt",
+                "clean": "prompt",
+                "corrupted": "prompt",
                 "site": "site",
-                "metrics": "metrics",
+                "metric": "metrics",
+                "into": "choice?",
                 "over": "axes?",
+                "at": "places?",
                 "using": "choice",
-                "layers": "indices?",
-                "positions": "indices?",
-                "window": "count",
+                "layer": "indices?",
+                "position": "indices?",
+                "window": "count or pair",
                 "hooks": "hooks",
-                "centred": "flag",
                 "logits_at": "index?",
             },
         ),
         Call(
             "patch, seeds",
-            of_lm(interp.patch),
+            at(interp.patch),
             {**patched, "using": "random", "seeds": [3]},
             {"seeds": "seeds"},
         ),
         Call(
             "causal_trace",
-            of_lm(interp.causal_trace),
+            at(interp.causal_trace),
             {
-                "prompt": here,
+                "prompts": here,
                 "subject": [4],
-                "metrics": {"diff": DIFF},
+                "metric": {"diff": DIFF},
                 "scale": 0.1,
                 "seeds": [1],
-                "layers": [2],
-                "positions": [4],
+                "layer": [2],
+                "position": [4],
                 "progress": False,
             },
             {
-                "prompt": "prompt",
+                "prompts": "prompt",
                 "subject": "indices",
-                "metrics": "metrics?",
+                "metric": "metrics?",
+                "site": "site",
+                "window": "count",
                 "seeds": "seeds",
                 "scale": "positive?",
+                "at": "places?",
             },
         ),
         Call(
@@ -99,11 +111,18 @@ def technique_calls() -> list[Call]:
         Call(
             "path_patch",
             of_lm(interp.path_patch),
-            {"base": here, "source": there, "metrics": {"diff": DIFF}, "senders": "mlps", "progress": False},
             {
-                "base": "prompt",
-                "source": "prompt",
-                "metrics": "metrics",
+                "clean": here,
+                "corrupted": there,
+                "metric": {"diff": DIFF},
+                "senders": "mlps",
+                "progress": False,
+            },
+            {
+                "clean": "prompt",
+                "corrupted": "prompt",
+                "metric": "metrics",
+                "into": "choice",
                 "senders": "choice",
                 "receivers": "choice?",
                 "through_mlps": "flag",
@@ -113,8 +132,8 @@ def technique_calls() -> list[Call]:
         Call(
             "head_scores",
             interp.head_scores,
-            {**own, "tokens": np.tile(here, 2), "reach": 2},
-            {**MODEL, "tokens": "tokens", "reach": "count"},
+            {"lm": lm, "prompts": np.tile(here, 2), "reach": 2},
+            {"lm": "model", "prompts": "prompt", "reach": "count"},
         ),
         Call(
             "repeated_tokens",
@@ -125,29 +144,22 @@ def technique_calls() -> list[Call]:
         Call(
             "decompose",
             interp.decompose,
-            {**own, "tokens": here, "positions": -1, "by": "layer"},
-            {
-                **MODEL,
-                "tokens": "tokens",
-                "by": "choice",
-                "positions": "index?",
-                "hooks": "hooks",
-                "mask": "mask",
-            },
+            {"lm": lm, "prompts": here, "positions": -1, "by": "layer"},
+            {"lm": "model", "prompts": "prompt", "by": "choice", "positions": "index?", "hooks": "hooks"},
         ),
         Call(
             "accumulated_resid",
             interp.accumulated_resid,
-            {**own, "tokens": here},
-            {"tokens": "tokens", "positions": "index?"},
+            {"lm": lm, "prompts": here},
+            {"lm": "model", "prompts": "prompt", "positions": "index?"},
         ),
         Call(
             "direct_logit_attribution",
             interp.direct_logit_attribution,
-            {**own, "tokens": here, "target": PARIS, "other": MADRID},
+            {"lm": lm, "prompts": here, "target": PARIS, "other": MADRID},
             {
-                **MODEL,
-                "tokens": "tokens",
+                "lm": "model",
+                "prompts": "prompt",
                 "target": "token",
                 "other": "token?",
                 "by": "choice",
@@ -229,10 +241,13 @@ def technique_calls() -> list[Call]:
         Call(
             "full_ov_circuit",
             lambda **k: interp.full_ov_circuit(**k).A,
-            {**own, "layer": 1, "head": 2},
-            {**MODEL, "layer": "index", "head": "index"},
+            {"lm": lm, "layer": 1, "head": 2},
+            {"lm": "model", "layer": "index", "head": "index"},
         ),
         Call(
-            "composition_scores", interp.composition_scores, {**own, "kind": "Q"}, {**MODEL, "kind": "choice"}
+            "composition_scores",
+            interp.composition_scores,
+            {"lm": lm, "kind": "Q"},
+            {"lm": "model", "kind": "choice"},
         ),
     ]

@@ -173,7 +173,6 @@ KINDS: Mapping[str, Kind] = {
     "metrics": Kind(
         wrong={
             "a class for an instance": {"diff": jmi.metrics.LogitDiff},
-            "one alone": jmi.metrics.Prob(3),
             "a list": [jmi.metrics.Prob(3)],
             "words for tokens": {"prob": jmi.metrics.Prob("Paris")},
             "nothing returned": {"none": nothing},
@@ -199,6 +198,20 @@ KINDS: Mapping[str, Kind] = {
     ),
     "positions of tokens": Kind(fine=("None",), wrong={"another shape": np.arange(3)}, same=AS_ARRAYS),
     "count": Kind(wrong={"none": 0, "as text": "3", "in a list": [2]}, same=SCALARS),
+    "count or pair": Kind(
+        wrong={"none": 0, "as text": "3", "three": (1, 2, 3), "a fraction in it": (1, 0.5)}, same=SCALARS
+    ),
+    "places": Kind(
+        wrong={
+            "no axis": {"heads": 1},
+            "another axis of the model": {"head": 1},
+            "out of range": {"position": 99},
+            "no such layer": {"layer": 99},
+            "fractions": {"position": [0.5]},
+            "as texts": {"layer": ["0"]},
+            "a number": 3,
+        }
+    ),
     "count from 0": Kind(wrong={"as text": "3", "too many": 10**6}, same=SCALARS),
     "seed": Kind(wrong={"as text": "3", "in a list": [2]}, same=SCALARS),
     "seeds": Kind(wrong={"one alone": 3, "fractions": [0.5], "as texts": ["0"]}, same=AS_ARRAYS),
@@ -252,6 +265,7 @@ KINDS: Mapping[str, Kind] = {
         same=AS_ARRAYS,
     ),
     "weights": Kind(wrong={"of another model": {"blocks": {}}}),
+    "model": Kind(wrong={"its name": "atlas", "its class": jmi.LanguageModel, "its parts": ({}, {})}),
     "architecture": Kind(wrong={"its name": "atlas", "its class": jmi_models.Transformer}),
     "graph": Kind(),
     "scores": Kind(wrong={"the values alone": np.zeros((31, 79))}),

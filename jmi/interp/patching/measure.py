@@ -51,7 +51,14 @@ class _Several:
     metrics: dict[str, Any]
 
     def __call__(self, out: Output) -> dict[str, jax.Array]:
-        return {name: metric(out) for name, metric in self.metrics.items()}
+        return {name: _numbers(f"metric {name!r}", metric(out)) for name, metric in self.metrics.items()}
+
+
+def _numbers(what: str, result: Any) -> Any:
+    """What a metric returned, found to hold arrays."""
+    if not jax.tree.leaves(as_arrays(what, result)):
+        raise ArgumentError(f"{what} returned {shown(result)}; return one number per row, [batch]")
+    return result
 
 
 def checked_seeds(seeds: Any) -> np.ndarray:
@@ -68,7 +75,7 @@ def measured(metric: Measure, out: Output) -> Measured:
     Raises:
       ArgumentError: a metric without one number per row, or one that is NaN: it names no such token.
     """
-    values = jax.tree.map(np.asarray, as_arrays("the metric", metric(out)))
+    values = jax.tree.map(np.asarray, _numbers("the metric", metric(out)))
     for path, value in jax.tree_util.tree_leaves_with_path(values):
         name = f"the metric{jax.tree_util.keystr(path)}"
         if value.shape != out.logits.shape[:1]:
