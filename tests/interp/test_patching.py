@@ -20,6 +20,7 @@ from jmi.interp.patching.patch import PatchResult, patch
 from jmi.interp.patching.replacements import Drawn
 from jmi.sweeps.work import _program
 from tests.core.conftest import lively, tiny
+from tests.core.test_rewire import Transcoder, weights
 from tests.models.committed import load
 from tests.models.test_rwkv import load as rwkv
 from tests.oracles import grid
@@ -192,6 +193,33 @@ def test_a_point_outside_the_blocks_has_no_layers() -> None:
         "layer"
         not in patch(lm, CLEAN, CORRUPTED, "hook_embed", metric=MEASURES, at={"position": [[1], [2]]}).axes
     )
+
+
+def test_a_point_that_some_layers_have_is_patched_in_these() -> None:
+    host, site = small(), "blocks.*.mlp.hook_features"
+    module, ends = Transcoder(weights(2)), ("blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out")
+    lm = jmi.rewire(host, {tuple(end.format(i) for end in ends): module for i in (0, 2)})
+    put = captured(lm, CLEAN, site)
+    run = functools.partial(patch, lm, CLEAN, CORRUPTED, "mlp.hook_features", metric=MEASURES["diff"])
+
+    def by_hooks(values: np.ndarray, rows: Any, **where: Any) -> np.ndarray:
+        hooks = {f"blocks.{2 * row}.mlp.hook_features": jmi.Patch(values[row], **where) for row in rows}
+        return diff(np.asarray(lm.run(CORRUPTED, hooks).logits[:, -1]))
+
+    found = run(over=("layer", "unit"), at={"unit": [1, 4]})
+    assert found.axes["layer"].tolist() == [0, 2]
+    for row, (i, unit) in ((0, (0, 1)), (1, (1, 4))):
+        same(found.patched[row, i], by_hooks(put, [row], units=unit))
+    together = run(over=("position",), at={"layer": [2, 0]}, window=3)
+    same(together.patched[3], by_hooks(put, [0, 1], positions=3))
+    window = run(over=("layer",), window=3)
+    same(window.patched[0], by_hooks(put, [0, 1]))
+    same(window.patched[1], by_hooks(put, [1]))
+    mean = np.broadcast_to(put.mean((1, 2), keepdims=True), put.shape)
+    same(run(over=("layer",), using="overall mean").patched[1], by_hooks(mean, [1]))
+    assert run(over=("layer",), using="random", seeds=[1, 2]).patched.shape == (2, 2, 2)
+    with pytest.raises(HookError, match=r"is in layers \[0, 2\] alone"):
+        run(at={"layer": [1]})
 
 
 def test_noising_denoising_and_recovery() -> None:
