@@ -163,11 +163,10 @@ def test_attribution(name: str) -> None:
 @each(("gpt2/plain", "mistral/window"))
 def test_edges(name: str) -> None:
     def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
-        given = (lm.arch, lm.params, tokens, pair(tokens, rows))
-        goal = GOALS["diff"]
-        found = [eap(*given, goal, mask=mask, per_example=True).values]
+        clean, corrupted = (jmi.Prompts(x, mask) for x in (tokens, pair(tokens, rows)))
+        found = [eap(lm, clean, corrupted, metric=GOALS["diff"], per_example=True).values]
         kept = np.random.default_rng(0).random((1, *found[-1].shape[1:])) < 0.5
-        found.append(faithfulness(*given, goal, kept, mask=mask).metrics.T)
+        found.append(faithfulness(lm, clean, corrupted, kept, metric=GOALS["diff"]).metrics.T)
         return found
 
     alike(name, experiment)
