@@ -176,9 +176,14 @@ def _take(values: jax.Array, token: jax.Array | int) -> jax.Array:
     """The value of ``token``. One that is not there is an error, or where it is traced NaN, gradients too."""
     size, index = values.shape[-1], jnp.asarray(whole_array("token", token))
     check_ids("token ids", token, size)
-    if index.ndim > values.ndim - 1:
-        raise ArgumentError(f"token={shown(token)}: give one id, or {list(values.shape[:-1])} of them")
-    index = jnp.broadcast_to(index, values.shape[:-1])
+    rows = values.shape[:-1]
+    try:
+        fits = jnp.broadcast_shapes(index.shape, rows) == rows
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ArgumentError(f"token={shown(token)}: give one id, or {list(rows)} of them")
+    index = jnp.broadcast_to(index, rows)
     known = (index >= 0) & (index < size)
     taken = jnp.take_along_axis(values, jnp.where(known, index, 0)[..., None], axis=-1)[..., 0]
     return taken * jnp.where(known, 1, jnp.nan).astype(values.dtype)
