@@ -549,6 +549,8 @@ def test_seeds_are_an_axis_of_one_sweep() -> None:
         for i, seed in enumerate((3, 8)):
             same(every.patched["diff"][i], run(clean=clean, using=using, seeds=[seed]).patched["diff"][0])
         assert np.abs(every.patched["diff"][0] - every.patched["diff"][1]).max() > 1e-6
+        by_position = functools.partial(run, clean=clean, using=using, seeds=[3, 8], over=("position",))
+        same(by_position().patched["diff"], by_position(share=False).patched["diff"])
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -585,7 +587,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ArgumentError, match="use one of 'source'"):
         run("hook_resid_pre", using="noise")
     with pytest.raises(ArgumentError, match="two rows"):
-        patch(lm, CORRUPTED[:1], None, "hook_resid_pre", metric=MEASURES, using="resample")
+        patch(lm, CORRUPTED[:1], None, "hook_resid_pre", metric=metrics.Prob(3), using="resample")
+    with pytest.raises(ArgumentError, match=r"token=.* give one id, or \[2\] of them"):
+        run("hook_resid_pre", metric=metrics.Prob([1, 2, 3]))
     with pytest.raises(ArgumentError, match="give one for each"):
         patch(lm, np.concatenate([CLEAN] * 2)[:3], CORRUPTED, "hook_resid_pre", metric=MEASURES)
     with pytest.raises(ArgumentError, match="one vector per position"):
@@ -596,6 +600,8 @@ def test_what_does_not_fit_is_refused() -> None:
         patch(lm, CLEAN, None, "hook_resid_pre", metric=MEASURES, using="mean", into="corrupted")
     with pytest.raises(ArgumentError, match="at='heads': use one of"):
         run("attn.hook_z", at={"heads": 1})
+    with pytest.raises(ArgumentError, match=r"positions: no such argument; .*at={'position': -1}"):
+        run("attn.hook_z", positions=-1)
     with pytest.raises(ArgumentError, match="give a dict of axes"):
         run("attn.hook_z", at=[1])
     with pytest.raises(ArgumentError, match="give a LanguageModel"):

@@ -17,7 +17,15 @@ from jmi.captures.capture import Capture
 from jmi.checks import real_number, text, whole_array, whole_number
 from jmi.hooks.interventions import Patch
 from jmi.hooks.noise import Noise
-from jmi.interp.patching.measure import Metrics, checked_metric, checked_seeds, measured, prompts_of, swept
+from jmi.interp.patching.measure import (
+    Metrics,
+    checked_metric,
+    checked_options,
+    checked_seeds,
+    measured,
+    prompts_of,
+    swept,
+)
 from jmi.interp.patching.patch import PatchResult, point_of
 from jmi.interp.patching.places import checked_at, lined_up, placed, places_of
 from jmi.interp.patching.replacements import replacement
@@ -84,7 +92,7 @@ def causal_trace(
     prompts = prompts_of(check_lm(lm), prompts)
     point, chosen = point_of(lm, text("site", site), checked_at(at))
     tried, subject = checked_seeds(seeds), np.asarray(whole_array("subject", subject))
-    window = whole_number("window", window)
+    window, options = whole_number("window", window), checked_options(options)
     around = (window // 2, (window + 1) // 2 - 1)
     places = places_of(lm.arch, point, prompts, None, chosen, window=around, seeds=tried)
 

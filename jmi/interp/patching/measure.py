@@ -21,6 +21,8 @@ Measure = Callable[[Output], Any]
 Metrics = Measure | Mapping[str, Measure]
 """One metric, or several by name."""
 
+_OPTIONS = ("logits_at", "share", "memory", "mesh", "output", "progress")
+
 Measured = Any
 """What a metric returned, in numpy; of several metrics a dict."""
 
@@ -59,6 +61,17 @@ def _numbers(what: str, result: Any) -> Any:
     if not jax.tree.leaves(as_arrays(what, result)):
         raise ArgumentError(f"{what} returned {shown(result)}; return one number per row, [batch]")
     return result
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` of `jmi.sweep`, before anything is run; ArgumentError for one that it does not have."""
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise ArgumentError(
+            f"{', '.join(unknown)}: no such argument; options are {', '.join(_OPTIONS)}; choose places "
+            "with at={'position': -1}"
+        )
+    return dict(options)
 
 
 def checked_seeds(seeds: Any) -> np.ndarray:

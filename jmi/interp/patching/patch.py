@@ -24,6 +24,7 @@ from jmi.interp.patching.measure import (
     Measured,
     Metrics,
     checked_metric,
+    checked_options,
     checked_seeds,
     measured,
     prompts_of,
@@ -151,7 +152,7 @@ def patch(
     """
     check_lm(lm)
     point, chosen = point_of(lm, text("site", site), checked_at(at))
-    metric = checked_metric(metric)
+    metric, options = checked_metric(metric), checked_options(options)
     into, base, source = _sides(lm, clean, corrupted, into, choice("using", using, get_args(Kind)))
     pairs = None
     if isinstance(chosen.get("position"), Alignment):
