@@ -111,7 +111,7 @@ def test_what_is_patched_in_may_be_padded_otherwise(name: str, theirs: str) -> N
         else:
             other, seen = batch(theirs, SOURCE)
         prompts = jmi.Prompts(other, seen), jmi.Prompts(tokens, mask)
-        run: Any = {"metric": GOALS, "progress": False}
+        run: Any = {"metric": GOALS, "progress": False, "share": False}
         found = []
         for site, over in (("hook_mlp_out", None), ("attn.hook_pattern", ["layer", "head"])):
             if over is None or name != "rwkv7":
