@@ -14,9 +14,10 @@ from jmi.errors import ArgumentError, HookError, InterventionError, OutputError
 from jmi.sweeps import chunks as sweep_plan
 from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
-from jmi.sweeps.cells import cells_of
+from jmi.sweeps.cells import cells_of, grid_of
 from jmi.sweeps.chunks import groups_of
 from jmi.sweeps.grid import Swept
+from jmi.sweeps.sharing import Part
 from jmi_models.decoder.experts import Experts
 from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
@@ -41,17 +42,18 @@ def model():
     with jax.enable_x64(True):
         arch = tiny()
         tokens = jnp.asarray(RNG.integers(0, 29, (2, LENGTH)), jnp.int32)
-        yield arch, lively(arch, jnp.float64), tokens
+        yield jmi.LanguageModel(arch, lively(arch, jnp.float64)), tokens
 
 
 def everything(out):
     return {"logits": out.logits, **out.captures}
 
 
-def loop(arch, params, tokens, cells, readout=everything, **kwargs):
+def loop(lm, prompts, cells, metric=everything, **kwargs):
     """One run after another."""
-    run = jax.jit(lambda hooks: readout(jmi.forward(arch, params, tokens, hooks=hooks, **kwargs)))
-    results = [run(jmi.prepare(arch, hooks, tokens.shape)) for hooks in cells]
+    prompts = lm.prompts(prompts)
+    run = jax.jit(lambda hooks: metric(jmi.forward(lm.arch, lm.params, prompts, hooks, **kwargs)))
+    results = [run(jmi.prepare(lm.arch, hooks, prompts.shape, prompts.mask)) for hooks in cells]
     return jax.tree.map(lambda *x: np.stack(x), *results)
 
 
@@ -66,7 +68,7 @@ def columns(*values):
     return [grid.take("cell", column) for column in values]
 
 
-def grid_of(values):
+def of_cells(values):
     (swept,) = columns(values)
     return swept
 
@@ -114,25 +116,26 @@ def hooks_of(kind):
 
 @pytest.mark.parametrize("kind", SWEPT)
 def test_what_cells_share_changes_nothing(model, kind):
-    arch, params, tokens = model
+    lm, tokens = model
     swept, cells = hooks_of(kind)
-    want = loop(arch, params, tokens, cells, capture=CAPTURES)
+    want = loop(lm, tokens, cells, capture=CAPTURES)
     assert_cells_differ(want["logits"])
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES), want)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES, share=False), want)
-    last = jmi.sweep(jmi.LanguageModel(*model), swept, lambda out: out.logits, logits_at=[-1, 6])
+    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES), want)
+    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES, share=False), want)
+    last = jmi.sweep(*model, swept, lambda out: out.logits, logits_at=[-1, 6])
     picked = np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1)
     assert_equal(last, picked)
     for few in (CAPTURES[:4], [CAPTURES[0], CAPTURES[2]]):
-        captured = jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=few, logits_at=[-1, 6])
+        captured = jmi.sweep(*model, swept, everything, capture=few, logits_at=[-1, 6])
         assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
 
 
 def test_the_cells_above_do_share(model):
-    arch, _, tokens = model
+    lm, tokens = model
     for kind in SWEPT:
-        cells = cells_of(arch, hooks_of(kind)[0], tokens.shape)
-        groups = groups_of(cells, tokens.shape, LENGTH - 1, share=True)
+        hooks = hooks_of(kind)[0]
+        cells = cells_of(lm.arch, hooks, grid_of(hooks), tokens.shape)
+        groups = groups_of(cells, np.zeros(len(cells), int), tokens.shape, LENGTH - 1, share=True)
         assert {g.first for g in groups} == {0, 3, 6, 9}
         assert {g.layer for g in groups} == ({0, 1} if kind == "elsewhere" else {0, 2, 3})
         assert not any(g.narrow for g in groups)
@@ -150,7 +153,7 @@ def test_the_cells_above_do_share(model):
     ],
 )
 def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(model, options, narrow):
-    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, **options)
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, **options)
     chunks, programs = work.compiled(2**30)
     assert {c.narrow for c in chunks if c.layer < 3} == {narrow}
     assert not any(c.narrow for c in chunks if c.layer == 3)
@@ -158,10 +161,8 @@ def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(m
 
 
 def test_no_other_position_is_computed_in_that_layer(model):
-    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, logits_at=-1)
-    wide, narrow = (
-        work._compile(sweep_plan.Kind(0, False, flag), 4).lowered.as_text() for flag in (False, True)
-    )
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, logits_at=-1)
+    wide, narrow = (work._compile(Part(0, False, flag), 4).lowered.as_text() for flag in (False, True))
     all_positions, one = f"tensor<4x2x{LENGTH}x24xf64>", "tensor<4x2x1x24xf64>"
     assert narrow.count(all_positions) == wide.count(all_positions) > 0
     assert one in narrow
@@ -170,25 +171,24 @@ def test_no_other_position_is_computed_in_that_layer(model):
 
 @pytest.mark.parametrize("what", ["mask", "base", "experts", "models", "mesh", "embedding"])
 def test_the_last_layer_of_one_position_is_that_of_all(model, what):
-    arch, params, tokens = model
+    lm, tokens = model
     options = {}
     site = "hook_embed" if what == "embedding" else "blocks.*.hook_resid_mid"
     layers, factors, positions = columns([0, 1, 2], [0.5, 2.0, 3.0], [1, 4, 7])
     edit = jmi.Scale(factors, positions=positions)
     swept = {site: edit if what == "embedding" else jmi.At(layers, edit)}
     if what == "mask":
-        options["mask"] = np.arange(LENGTH) >= np.array([[0], [2]])
+        tokens = jmi.Prompts(tokens, np.arange(LENGTH) >= np.array([[0], [2]]))
     elif what == "base":
         options["base"] = {"blocks.1.hook_mlp_out": jmi.Scale(1.5)}
     elif what == "experts":
-        arch = dataclasses.replace(arch, mlp_bias=False, experts=Experts(4, 2, 24, True))
-        params = lively(arch, jnp.float64)
+        arch = dataclasses.replace(lm.arch, mlp_bias=False, experts=Experts(4, 2, 24, True))
+        lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
     elif what == "models":
-        options["models"] = True
-        params = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), params)
+        lm = jmi.Models(lm, jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), lm.params))
     elif what == "mesh":
         options["mesh"] = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
-    run = functools.partial(jmi.sweep, arch, params, tokens, swept, lambda out: out.logits, **options)
+    run = functools.partial(jmi.sweep, lm, tokens, swept, lambda out: out.logits, **options)
     got = run(logits_at=[-1, 8])
     assert_cells_differ(got if what != "models" else got[0])
     whole = run(share=False)
@@ -199,46 +199,46 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
 MASKS = RNG.random((5, 4)) < 0.5
 FORMS = {
     **{kind: hooks_of(kind)[0] for kind in SWEPT},
-    "mask of layers": {"blocks.*.hook_mlp_out": jmi.At(grid_of(MASKS), jmi.Scale(2))},
-    "several layers": {"blocks.*.hook_mlp_out": jmi.At(grid_of([[0, -1], [1, 1], [2, 3]]), jmi.Scale(0.5))},
+    "mask of layers": {"blocks.*.hook_mlp_out": jmi.At(of_cells(MASKS), jmi.Scale(2))},
+    "several layers": {"blocks.*.hook_mlp_out": jmi.At(of_cells([[0, -1], [1, 1], [2, 3]]), jmi.Scale(0.5))},
     "mask of positions": {
-        "blocks.1.hook_mlp_out": jmi.Zero(positions=grid_of(np.tri(LENGTH, dtype=bool)[::-1]))
+        "blocks.1.hook_mlp_out": jmi.Zero(positions=of_cells(np.tri(LENGTH, dtype=bool)[::-1]))
     },
     "positions by row": {
-        "blocks.1.hook_mlp_out": jmi.Zero(positions=grid_of(RNG.integers(1, LENGTH, (6, 2, 3))))
+        "blocks.1.hook_mlp_out": jmi.Zero(positions=of_cells(RNG.integers(1, LENGTH, (6, 2, 3))))
     },
     "positions by layer": {
         "blocks.*.hook_mlp_out": jmi.PerLayer(
-            jmi.Scale(np.ones(4), positions=grid_of(LAYERS[:, None] + np.arange(4)))
+            jmi.Scale(np.ones(4), positions=of_cells(LAYERS[:, None] + np.arange(4)))
         )
     },
     "pairs": {
-        "blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=grid_of(RNG.integers(2, LENGTH, (6, 3, 2))))
+        "blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=of_cells(RNG.integers(2, LENGTH, (6, 3, 2))))
     },
-    "several points": {"blocks.*.hook_*_out": jmi.At([1, 2, 3], jmi.Scale(grid_of(np.arange(3))))},
-    "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(grid_of(jnp.arange(3)))},
-    "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(grid_of(jnp.arange(3)), jmi.Zero())},
+    "several points": {"blocks.*.hook_*_out": jmi.At([1, 2, 3], jmi.Scale(of_cells(np.arange(3))))},
+    "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(of_cells(jnp.arange(3)))},
+    "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(of_cells(jnp.arange(3)), jmi.Zero())},
     "embedding": {
         "hook_embed": jmi.Add(*columns(RNG.normal(size=(3, 16)), np.arange(3)), positions=4),
     },
     "as many layers and positions as cells": {
-        "blocks.*.hook_mlp_out": jmi.At([0, 2, 3], jmi.Scale(grid_of([1.0, 2.0, 3.0]), positions=[1, 4, 7]))
+        "blocks.*.hook_mlp_out": jmi.At([0, 2, 3], jmi.Scale(of_cells([1.0, 2.0, 3.0]), positions=[1, 4, 7]))
     },
     "a function": {
-        "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, grid_of(np.ones(3)))
+        "blocks.0.hook_mlp_out": jax.tree_util.Partial(lambda x, value, site: value * x, of_cells(np.ones(3)))
     },
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_cells_are_what_each_of_them_prepares(model, form):
-    arch, _, tokens = model
+    lm, tokens = model
     given = FORMS[form]
     leaves, tree = jax.tree.flatten(given)
-    cells = cells_of(arch, given, tokens.shape)
+    cells = cells_of(lm.arch, given, grid_of(given), tokens.shape)
     for i in range(len(cells)):
         each = [x.values[i] if isinstance(x, Swept) else x for x in leaves]
-        want = jmi.prepare(arch, jax.tree.unflatten(tree, each), tokens.shape)
+        want = jmi.prepare(lm.arch, jax.tree.unflatten(tree, each), tokens.shape)
         got = cells.structure.hooks(cells.layers[i], cells.shared, [x[i] for x in cells.swept])
         assert jax.tree.structure(got) == jax.tree.structure(want)
         jax.tree.map(np.testing.assert_array_equal, got, want)
@@ -259,7 +259,7 @@ def test_every_kind_of_attention_can_start_at_a_position(name):
             {f"blocks.{i}.hook_resid_pre": jmi.Scale(2.0, positions=p)}
             for i, p in ((0, 3), (1, -1), (1, 6), (0, 1))
         ]
-        want = loop(lm.arch, lm.params, tokens, cells)
+        want = loop(lm, tokens, cells)
         assert_cells_differ(want)
         assert_equal(jmi.sweep(lm, tokens, swept, everything), want)
         for at in (-1, [2, 5][: len(tokens)]):
@@ -273,40 +273,33 @@ def test_a_recurrent_model_starts_at_a_layer(version):
     ranks = {6: ("rank_mix", "rank_decay"), 7: ("rank_decay", "rank_a", "rank_v", "rank_gate")}[version]
     arch = Rwkv(version, 3, 24, 2, 12, 40, 31, tuple((rank, 4) for rank in ranks))
     with jax.enable_x64(True):
-        params, tokens = lively(arch, jnp.float64), jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
+        lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
+        tokens = jnp.arange(10, dtype=jnp.int32).reshape(2, 5)
         layers, positions = columns([0, 1, 2, 1], [0, 1, 2, 3])
         swept = {"blocks.*.rwkv.hook_write": jmi.At(layers, jmi.Zero(positions=positions))}
         cells = [
             {f"blocks.{i}.rwkv.hook_write": jmi.Zero(positions=p)}
             for i, p in ((0, 0), (1, 1), (2, 2), (1, 3))
         ]
-        want = loop(arch, params, tokens, cells, capture=["blocks.*.rwkv.hook_state"])
+        capture = ["blocks.*.rwkv.hook_state"]
+        want = loop(lm, tokens, cells, capture=capture)
         assert_cells_differ(want["logits"])
-        assert_equal(
-            jmi.sweep(
-                jmi.LanguageModel(arch, params),
-                tokens,
-                swept,
-                everything,
-                capture=["blocks.*.rwkv.hook_state"],
-            ),
-            want,
-        )
+        assert_equal(jmi.sweep(lm, tokens, swept, everything, capture=capture), want)
 
 
-def test_cells_may_edit_the_embedding_or_only_the_readout(model):
-    arch, params, tokens = model
+def test_cells_may_edit_the_embedding_or_only_the_unembedding(model):
+    lm, tokens = model
     for site in ("hook_embed", "hook_final_norm", "hook_logits"):
         factors, positions = columns([0.5, 2.0, 3.0], [1, 2, -1])
         swept = {site: jmi.Scale(factors, positions=positions)}
         cells = [{site: jmi.Scale(f, positions=p)} for f, p in ((0.5, 1), (2.0, 2), (3.0, -1))]
         capture = ["blocks.*.hook_resid_post", "hook_embed"]
-        want = loop(arch, params, tokens, cells, capture=capture)
-        assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
+        want = loop(lm, tokens, cells, capture=capture)
+        assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
 
 
 def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
-    arch, params, tokens = model
+    lm, tokens = model
     base = {
         "hook_embed": jmi.Add(SOURCE[0, 0, 0], positions=2),
         "blocks.*.hook_resid_mid": jmi.Scale(1.1, positions=5),
@@ -323,12 +316,12 @@ def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
         }
         for layer, position in ((1, 4), (3, 9))
     ]
-    want = loop(arch, params, tokens, cells, capture=CAPTURES)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, base=base, capture=CAPTURES), want)
+    want = loop(lm, tokens, cells, capture=CAPTURES)
+    assert_equal(jmi.sweep(*model, swept, everything, base=base, capture=CAPTURES), want)
 
 
 def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
-    arch, params, tokens = model
+    lm, tokens = model
 
     @jmi.tree.dataclass
     class MeanSoFar:
@@ -344,29 +337,27 @@ def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
 
     swept = {"blocks.2.hook_resid_pre": MeanSoFar(*columns([0.5, 1.0], [4, 9]))}
     cells = [{"blocks.2.hook_resid_pre": MeanSoFar(f, p)} for f, p in ((0.5, 4), (1.0, 9))]
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(arch, params, tokens, cells))
+    assert_equal(jmi.sweep(*model, swept, everything), loop(lm, tokens, cells))
 
 
 def test_a_reducer_sees_every_position(model):
-    arch, params, tokens = model
+    lm, tokens = model
     capture = [jmi.Capture("blocks.*.hook_resid_post", reduce=jmi.Select(position=2), label="second")]
     swept, cells = hooks_of("add")
-    want = loop(arch, params, tokens, cells, capture=capture)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
+    want = loop(lm, tokens, cells, capture=capture)
+    assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
 
 
 def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
-    arch, params, tokens = model
+    lm, tokens = model
     for layers in ([0, 2, 3], [1]):
-        swept = {"blocks.*.hook_mlp_out": jmi.At(grid_of(layers), jmi.Zero())}
+        swept = {"blocks.*.hook_mlp_out": jmi.At(of_cells(layers), jmi.Zero())}
         cells = [{f"blocks.{layer}.hook_mlp_out": jmi.Zero()} for layer in layers]
-        assert_equal(
-            jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(arch, params, tokens, cells)
-        )
+        assert_equal(jmi.sweep(*model, swept, everything), loop(lm, tokens, cells))
 
 
-def test_the_arrays_of_a_readout_are_data(model):
-    arch, params, tokens = model
+def test_the_arrays_of_a_metric_are_data(model):
+    lm, tokens = model
     traces = []
 
     def read(index, out):
@@ -374,68 +365,62 @@ def test_the_arrays_of_a_readout_are_data(model):
         return out.logits[:, -1, index]
 
     swept, cells = hooks_of("add")
-    want = loop(arch, params, tokens, cells, lambda out: out.logits[:, -1])
+    want = loop(lm, tokens, cells, lambda out: out.logits[:, -1])
     counts = []
     for index in (3, 11):
-        got = jmi.sweep(jmi.LanguageModel(*model), swept, jax.tree_util.Partial(read, jnp.int32(index)))
+        got = jmi.sweep(*model, swept, jax.tree_util.Partial(read, jnp.int32(index)))
         assert_equal(got, want[..., index])
         counts.append(len(traces))
     assert counts[0] == counts[1], "another index is no other program"
 
 
 def test_padded_prompts(model):
-    arch, params, tokens = model
+    lm, tokens = model
     mask = np.ones((2, LENGTH), bool)
     mask[1, :3] = False
     swept, cells = hooks_of("add")
     read = lambda out: out.logits[:, -1]
-    want = loop(arch, params, tokens, cells, read, mask=mask)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), jmi.Prompts(swept, mask), read), want)
+    want = loop(lm, (tokens, mask), cells, read)
+    assert_equal(jmi.sweep(lm, (tokens, mask), swept, read), want)
 
 
 def test_models_are_an_axis(model):
-    arch, _, tokens = model
-    many = [lively(arch, jnp.float64), jax.tree.map(lambda x: x * 0.9, lively(arch, jnp.float64))]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *many)
+    lm, tokens = model
+    other = jmi.LanguageModel(lm.arch, jax.tree.map(lambda x: x * 0.9, lm.params))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params)
     swept, cells = hooks_of("patch")
-    want = np.stack([loop(arch, params, tokens, cells, lambda out: out.logits) for params in many])
-    assert_equal(
-        jmi.sweep(
-            jmi.LanguageModel(jmi.Models(jmi.LanguageModel(arch, params), stacked), tokens),
-            swept,
-            lambda out: out.logits,
-        ),
-        want,
-    )
+    want = np.stack([loop(each, tokens, cells, lambda out: out.logits) for each in (lm, other)])
+    assert_equal(jmi.sweep(jmi.Models(lm, stacked), tokens, swept, lambda out: out.logits), want)
 
 
 def test_listed_layers(model):
-    arch, params, tokens = model
-    listed = {**params, "blocks": [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(4)]}
+    lm, tokens = model
+    blocks = [jax.tree.map(lambda w, i=i: w[i], lm.params["blocks"]) for i in range(4)]
+    listed = jmi.LanguageModel(lm.arch, {**lm.params, "blocks": blocks})
     swept, cells = hooks_of("patch")
-    want = loop(arch, params, tokens, cells)
-    assert_equal(jmi.sweep(jmi.LanguageModel(arch, listed), tokens, swept, everything), want)
+    want = loop(lm, tokens, cells)
+    assert_equal(jmi.sweep(listed, tokens, swept, everything), want)
 
 
 @pytest.mark.parametrize("n_layers", [1, 4])
 def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
     with jax.enable_x64(True):
         arch = tiny(n_layers)
-        params, tokens = lively(arch, jnp.float64), jnp.asarray(RNG.integers(0, 29, (2, LENGTH)), jnp.int32)
+        lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
+        listed = jmi.LanguageModel(arch, jmi_models.listed(lm.params))
+        tokens = jnp.asarray(RNG.integers(0, 29, (2, LENGTH)), jnp.int32)
         read = lambda out: out.logits
         for site, layers in (("hook_embed", None), ("blocks.*.hook_mlp_out", [0, n_layers // 2])):
             factors, positions, where = columns([0.5, 2.0], [1, 7], layers or [0, 0])
             edit = jmi.Scale(factors, positions=positions)
             swept = {site: edit if layers is None else jmi.At(where, edit)}
-            whole = jmi.sweep(jmi.LanguageModel(arch, params), tokens, swept, read, share=False)
-            got = jmi.sweep(
-                jmi.LanguageModel(arch, jmi_models.listed(params)), tokens, swept, read, logits_at=-1
-            )
+            whole = jmi.sweep(lm, tokens, swept, read, share=False)
+            got = jmi.sweep(listed, tokens, swept, read, logits_at=-1)
             assert_equal(got, whole[:, :, -1])
 
 
 def test_another_sweep_of_the_same_structure_compiles_nothing(model):
-    arch, params, tokens = model
+    lm, tokens = model
     traces = []
 
     def read(out):
@@ -445,32 +430,32 @@ def test_another_sweep_of_the_same_structure_compiles_nothing(model):
     def sweep(*values, tokens):
         layers, positions, factor = columns(*values)
         swept = {"blocks.*.hook_mlp_out": jmi.At(layers, jmi.Scale(factor, positions=positions))}
-        return jmi.sweep(jmi.LanguageModel(arch, params), tokens, swept, read)
+        return jmi.sweep(lm, tokens, swept, read)
 
-    one = sweep(jmi.LanguageModel([0, 1, 2, 3], [1, 4, 7, 10]), [2.0, 3.0, 4.0, 5.0], tokens=tokens)
+    one = sweep([0, 1, 2, 3], [1, 4, 7, 10], [2.0, 3.0, 4.0, 5.0], tokens=tokens)
     first = len(traces)
-    two = sweep(jmi.LanguageModel([3, 1, 0, 2], [10, 7, 4, 1]), [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
+    two = sweep([3, 1, 0, 2], [10, 7, 4, 1], [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
     assert len(traces) == first
     assert not np.array_equal(one, two)
 
 
 def test_small_memory_means_small_chunks_and_the_same_results(model):
     vectors = RNG.normal(size=(37, 16))
-    swept = {"blocks.1.hook_resid_pre": jmi.Add(grid_of(vectors))}
+    swept = {"blocks.1.hook_resid_pre": jmi.Add(of_cells(vectors))}
     read = lambda out: out.logits
-    whole = jmi.plan(jmi.LanguageModel(*model), swept, read)
+    whole = jmi.plan(*model, swept, read)
     assert [p.chunks for p in whole.programs] == [1]
     assert whole.cells == 37
     budget = whole.programs[0].bytes // 4
-    cut = jmi.plan(jmi.LanguageModel(*model), swept, read, memory=budget)
+    cut = jmi.plan(*model, swept, read, memory=budget)
     assert cut.programs[0].bytes <= budget
     assert cut.programs[0].chunks > 3
     assert_equal(
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=budget),
-        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+        jmi.sweep(*model, swept, read, memory=budget),
+        jmi.sweep(*model, swept, read),
     )
     with pytest.raises(ArgumentError, match="raise memory="):
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=1000)
+        jmi.sweep(*model, swept, read, memory=1000)
 
 
 def test_cells_spread_over_devices_without_a_word_between_them(model):
@@ -478,10 +463,10 @@ def test_cells_spread_over_devices_without_a_word_between_them(model):
     mesh = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
     read = lambda out: out.logits[:, -1]
     assert_equal(
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, mesh=mesh),
-        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+        jmi.sweep(*model, swept, read, mesh=mesh),
+        jmi.sweep(*model, swept, read),
     )
-    work = sweep_work.prepare(jmi.LanguageModel(*model), swept, read, mesh=mesh)
+    work = sweep_work.prepare(*model, swept, read, mesh=mesh)
     texts = [compiled.program.as_text() for compiled in work.compiled(2**30)[1].values()]
     assert texts
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
@@ -489,14 +474,14 @@ def test_cells_spread_over_devices_without_a_word_between_them(model):
 
 
 def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp_path, monkeypatch):
-    arch, params, tokens = model
+    lm, tokens = model
     swept, _ = hooks_of("patch")
     read = lambda out: {
         "last": out.logits[:, -1],
         "best": out.logits.argmax(-1),
         "short": out.logits[:, -1].astype(jnp.bfloat16),
     }
-    want = jmi.sweep(jmi.LanguageModel(*model), swept, read)
+    want = jmi.sweep(*model, swept, read)
     folder = tmp_path / "sweep"
     written = []
     original = sweep_store.Store.write
@@ -509,27 +494,24 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
 
     monkeypatch.setattr(sweep_store.Store, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
+        jmi.sweep(*model, swept, read, output=folder)
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert len(done) == 5
     (folder / ".000007.npz.tmp").write_bytes(b"half a file")
 
     monkeypatch.setattr(sweep_store.Store, "write", original)
-    got = jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
+    got = jmi.sweep(*model, swept, read, output=folder)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert len(list(folder.glob("[0-9]*.npz"))) == 12
     assert {name: (folder / name).stat().st_mtime_ns for name in done} == done, "finished chunks stay"
 
-    changed = {
-        "tokens": (arch, params, tokens[:, ::-1]),
-        "params": (arch, jax.tree.map(lambda x: x * 2, params), tokens),
-    }
-    for other in changed.values():
+    doubled = jmi.LanguageModel(lm.arch, jax.tree.map(lambda x: x * 2, lm.params))
+    for other in ((lm, tokens[:, ::-1]), (doubled, tokens)):
         with pytest.raises(OutputError, match="another sweep"):
-            jmi.sweep(jmi.LanguageModel(*other), swept, read, output=folder)
+            jmi.sweep(*other, swept, read, output=folder)
     with pytest.raises(OutputError, match="another sweep"):
         jmi.sweep(
-            jmi.LanguageModel(*model),
+            *model,
             swept,
             lambda out: {**read(out), "last": out.logits[:, -2]},
             output=folder,
@@ -541,7 +523,7 @@ def test_a_folder_that_is_not_a_sweep_is_left_alone(model, tmp_path):
     swept, _ = hooks_of("add")
     for where, words in ((tmp_path, "holds no sweep"), (tmp_path / "a" / "b", "create the folder")):
         with pytest.raises(OutputError, match=words):
-            jmi.sweep(jmi.LanguageModel(*model), swept, everything, output=where)
+            jmi.sweep(*model, swept, everything, output=where)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -554,7 +536,7 @@ tokens = lm.encode("The capital of France is")
 grid = jmi.Grid(layer=range(3), head=range(4))
 hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
 read = lambda out: out.logits[0]
-logits = jmi.sweep(lm.arch, lm.params, tokens, hooks, read, logits_at=-1, output=args[0] + "/out")
+logits = jmi.sweep(lm, tokens, hooks, read, logits_at=-1, output=args[0] + "/out")
 np.save(f"{args[0]}/{process}.npy", logits)
 """
 
@@ -592,46 +574,47 @@ class Picky:
     [
         ({"blocks.*.hook_mlp_out": jmi.At(0, jmi.Zero(positions=1))}, HookError, "the same in every cell"),
         (
-            {"blocks.*.hook_mlp_out": jmi.At(grid_of([0, 1]), jmi.Scale(grid_of([1.0, 2.0])))},
+            {"blocks.*.hook_mlp_out": jmi.At(of_cells([0, 1]), jmi.Scale(of_cells([1.0, 2.0])))},
             HookError,
             "2 grids",
         ),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0, grid_of([1, 2])])}, HookError, "inside a list"),
-        ({"blocks.*.hook_mlp_out": jmi.At(grid_of([0, 4]), jmi.Zero())}, HookError, "layers 0 to 3"),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=grid_of([0, 40]))}, InterventionError, "out of range"),
-        ({"blocks.0.hook_mlp_outt": jmi.Zero(positions=grid_of([0, 1]))}, HookError, "Nearest"),
-        ({"hook_logits": jmi.Zero(positions=grid_of([0, 1]))}, HookError, "logits_at"),
-        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=grid_of([0.0, 1.0]))}, InterventionError, "integers"),
-        ({"blocks.*.hook_mlp_out": jmi.At(grid_of([0.0, 1.0]), jmi.Zero())}, HookError, "indices or a mask"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=[0, of_cells([1, 2])])}, HookError, "inside a list"),
+        ({"blocks.*.hook_mlp_out": jmi.At(of_cells([0, 4]), jmi.Zero())}, HookError, "layers 0 to 3"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=of_cells([0, 40]))}, InterventionError, "out of range"),
+        ({"blocks.0.hook_mlp_outt": jmi.Zero(positions=of_cells([0, 1]))}, HookError, "Nearest"),
+        ({"hook_logits": jmi.Zero(positions=of_cells([0, 1]))}, HookError, "logits_at"),
+        ({"blocks.0.hook_mlp_out": jmi.Zero(positions=of_cells([0.0, 1.0]))}, InterventionError, "integers"),
+        ({"blocks.*.hook_mlp_out": jmi.At(of_cells([0.0, 1.0]), jmi.Zero())}, HookError, "indices or a mask"),
         (
-            {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Zero(positions=grid_of([[0] * 4, [0, -12, 0, 0]])))},
+            {"blocks.*.hook_mlp_out": jmi.PerLayer(jmi.Zero(positions=of_cells([[0] * 4, [0, -12, 0, 0]])))},
             InterventionError,
             "out of range",
         ),
         (
-            {"hook_embed": jmi.Project(grid_of(np.eye(16)[:2] * [[1], [0]]))},
+            {"hook_embed": jmi.Project(of_cells(np.eye(16)[:2] * [[1], [0]]))},
             InterventionError,
             "zero or not finite",
         ),
-        ({"hook_embed": Picky(grid_of([1, 13, 2]))}, InterventionError, "13"),
+        ({"hook_embed": Picky(of_cells([1, 13, 2]))}, InterventionError, "13"),
     ],
 )
 def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch, hooks, error, words):
-    arch, params, tokens = model
+    lm, tokens = model
     monkeypatch.setattr(sweep_work, "run_base", None)
     with pytest.raises(error, match=words):
-        jmi.sweep(jmi.LanguageModel(arch, params), tokens, hooks, everything, logits_at=-1)
+        jmi.sweep(lm, tokens, hooks, everything, logits_at=-1)
 
 
 def test_a_mesh_of_another_shape_is_refused(model):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with pytest.raises(ArgumentError, match="'cells'"):
-        jmi.sweep(jmi.LanguageModel(*model), hooks_of("add")[0], everything, mesh=mesh)
+        jmi.sweep(*model, hooks_of("add")[0], everything, mesh=mesh)
 
 
 def test_static_parts_are_hashable_values(model):
-    arch, _, tokens = model
-    one, two = (cells_of(arch, hooks_of("add")[0], tokens.shape).structure for _ in range(2))
+    lm, tokens = model
+    hooks = [hooks_of("add")[0] for _ in range(2)]
+    one, two = (cells_of(lm.arch, h, grid_of(h), tokens.shape).structure for h in hooks)
     assert hash(one) == hash(two)
     assert one == two
-    assert one != dataclasses.replace(one, kinds=0)
+    assert one != dataclasses.replace(one, whole=dataclasses.replace(one.whole, classes=()))
