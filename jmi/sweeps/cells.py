@@ -73,7 +73,7 @@ class Cells:
       shared: arrays that all cells share.
       swept: the other arrays, ``[cells, ...]``.
       first_layer: per cell, the first layer that differs from the base run; -1 when what enters the
-        first layer does, ``n_layers`` when only the readout does.
+        first layer does, ``n_layers`` when only the unembedding does.
       first_position: per cell, the first position at which anything differs.
     """
 

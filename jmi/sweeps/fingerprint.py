@@ -56,7 +56,7 @@ def fingerprint(
         *(os.environ.get(name, "") for name in _SETTINGS),
     )
     return {
-        "programs (model, hooks, readout, base, captures)": _hash(map(_text, programs)),
+        "programs (model, hooks, metric, base, captures)": _hash(map(_text, programs)),
         "weights": _hash(_bytes(jax.device_get(_checksums(params)))),
         "inputs (tokens, arrays, mask, positions, memory=)": _hash(_bytes(inputs)),
         "machine (versions of jax, device, XLA_FLAGS)": _hash(part.encode() for part in machine),
@@ -76,7 +76,7 @@ def _text(program: jax.stages.Lowered) -> bytes:
     text = program.as_text()
     if _UNSEEN.search(text):
         raise ArgumentError(
-            "output= cannot keep a sweep whose readout, hooks, base or reducers call Python while they run "
+            "output= cannot keep a sweep whose metric, hooks, base or reducers call Python while they run "
             "(jax.pure_callback, io_callback, jax.debug, custom_partitioning): its program does not tell "
             "what they compute. Leave the callback out, or output="
         )

@@ -22,6 +22,7 @@ LENGTH = 6
 D = 16
 VOCAB = 29
 ARCH = tiny(2)
+TOKENS = jnp.asarray([[1, 2, 3, 4, 5, 6]], jnp.int32)
 EMBED, OUT = "hook_embed", "blocks.*.hook_mlp_out"
 
 
@@ -30,6 +31,11 @@ _WEIGHTS = jax.tree.map(np.asarray, lively(ARCH))
 
 def weights():
     return jax.tree.map(jnp.array, _WEIGHTS)
+
+
+def model(params=None, arch=ARCH):
+    """A model of these weights, or of the usual ones."""
+    return jmi.LanguageModel(arch, weights() if params is None else params)
 
 
 def array(i, *shape):
@@ -47,22 +53,22 @@ def last(out):
 
 
 def reading(of):
-    """A readout that puts ``of(i)`` behind the logits."""
+    """A metric that puts ``of(i)`` behind the logits."""
 
     def variant(i):
         function = of(i)
-        return {"readout": lambda out: function(out.logits)}
+        return {"metric": lambda out: function(out.logits)}
 
     return variant
 
 
 def matrix_behind(wrap):
-    """A readout with a matrix that ``wrap`` hides."""
+    """A metric with a matrix that ``wrap`` hides."""
     return reading(lambda i: wrap(array(i, VOCAB, 3)))
 
 
 def constant(one, other):
-    """A readout with an array that is ``one`` or ``other``."""
+    """A metric with an array that is ``one`` or ``other``."""
     inner = lambda array: jax.jit(lambda y: (y.max() * jnp.asarray(array).astype(y.dtype)).sum())
     return reading(lambda i: lambda x: x + inner(bits(i, one, other))(x))
 
@@ -136,10 +142,15 @@ def capturing(name, reduce):
         function = reduce(i)
         return {
             "capture": [jmi.Capture(name, reduce=function, label="seen")],
-            "readout": lambda out: out.captures["seen"],
+            "metric": lambda out: out.captures["seen"],
         }
 
     return variant
+
+
+def layered(i):
+    """Vectors of each layer, of which the last layer's differ."""
+    return np.stack([array(0, 3, D), array(i, 3, D)])
 
 
 def jitted_reducer(i):
@@ -166,6 +177,16 @@ def embedded(hook):
     return {"hooks": {EMBED: hook}}
 
 
+def based(hook, values, point=EMBED):
+    """A base with ``hook`` of ``values(i)``, one for each of two cells."""
+
+    def variant(i):
+        factors, *of_base = cells([0.5, 2.0], values(i))
+        return {"hooks": {OUT: jmi.At([1], jmi.Scale(factors))}, "base": {point: hook(of_base)}}
+
+    return variant
+
+
 def changed(change):
     """Weights of which one tensor is changed in the second sweep."""
 
@@ -174,7 +195,7 @@ def changed(change):
         w = np.array(params["embed"]["W_E"])
         if i:
             change(w)
-        return {"params": {**params, "embed": {"W_E": jnp.asarray(w)}}}
+        return {"lm": model({**params, "embed": {"W_E": jnp.asarray(w)}})}
 
     return variant
 
@@ -235,7 +256,13 @@ VARIANTS = {
     "the order of hooks": within(lambda i: [jmi.Scale(2.0), jmi.Add(array(0, D))][:: 1 - 2 * i]),
     "any base": lambda i: {"base": bits(i, None, {EMBED: jmi.Scale(0.5)})},
     "the point of a base": lambda i: {"base": {bits(i, OUT, "blocks.*.hook_attn_out"): jmi.Scale(0.5)}},
-    # The readout.
+    "values of the base": based(lambda values: jmi.Add(*values), lambda i: array(i, 2, D)),
+    "a seed of each": based(lambda seeds: jmi.Noise(0.5, seed=seeds[0]), lambda i: [0, 1 + i]),
+    "which cell has which seed": based(lambda seeds: jmi.Noise(0.5, seed=seeds[0]), lambda i: [i, 1 - i]),
+    "a seed of each, or of all": based(lambda seeds: jmi.Noise(0.5, seed=seeds[0]), lambda i: [0, i]),
+    "a position of the base": based(lambda at: jmi.Scale(0.5, positions=at[0]), lambda i: [1, 2 + i]),
+    "a layer of the base": based(lambda at: jmi.At(at[0], jmi.Scale(0.5)), lambda i: [0, i], OUT),
+    # The metric.
     "a matrix": matrix_behind(lambda w: lambda x: x @ w),
     "a matrix on the device": matrix_behind(lambda w: (lambda v: lambda x: x @ v)(jnp.asarray(w))),
     "in jit": matrix_behind(lambda w: jax.jit(lambda x: x @ w)),
@@ -267,7 +294,7 @@ VARIANTS = {
     "in vmap": matrix_behind(lambda w: jax.vmap(jax.jit(lambda x: x @ w))),
     "in map": matrix_behind(lambda w: lambda x: jax.lax.map(lambda row: row @ w, x)),
     "in grad of jit": matrix_behind(lambda w: jax.grad(lambda x: jax.jit(lambda y: jnp.sin(y @ w).sum())(x))),
-    "in a Partial": lambda i: {"readout": jax.tree_util.Partial(lambda w, out: out.logits * w, array(i))},
+    "in a Partial": lambda i: {"metric": jax.tree_util.Partial(lambda w, out: out.logits * w, array(i))},
     "a static argument": reading(lambda i: lambda x: jax.jit(lambda y, n: y * n, static_argnums=1)(x, 2 + i)),
     "a default": reading(lambda i: lambda x, n=2 + i: x * n),
     "the last bit of one number of many": constant(*nudged()),
@@ -282,16 +309,19 @@ VARIANTS = {
     # Captures.
     "what is captured": lambda i: {
         "capture": [bits(i, "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")],
-        "readout": lambda out: out.captures["blocks.*.hook_mlp_out"],
+        "metric": lambda out: out.captures["blocks.*.hook_mlp_out"],
     },
     "when it is captured": lambda i: {
         "capture": [jmi.Capture(OUT, when=bits(i, "before", "after"), label="seen")],
-        "readout": lambda out: out.captures["seen"],
+        "metric": lambda out: out.captures["seen"],
     },
     "a reducer in the layers": capturing(OUT, jitted_reducer),
     "a reducer at the embedding": capturing(EMBED, jitted_reducer),
-    "an array of a reducer": capturing(EMBED, lambda i: jmi.captures.Dot(array(i, D))),
+    "an array of a reducer": capturing(EMBED, lambda i: jmi.Dot(array(i, D))),
     "an index of a reducer": capturing(EMBED, lambda i: jmi.Select(position=i)),
+    "a number of a reducer": capturing(OUT, lambda i: jmi.Top(2 + i)),
+    "what a reducer keeps of two things": capturing(OUT, lambda i: lambda x, site: jmi.Top(2)(x, site)[i]),
+    "a layer's array of a reducer": capturing(OUT, lambda i: jmi.PerLayer(jmi.Dot(layered(i)))),
     # The cells.
     "values": lambda i: hooks(factor=[0.5, 2.0 + i]),
     "the order of cells": lambda i: hooks(factor=[[0.5, 2.0], [2.0, 0.5]][i]),
@@ -309,26 +339,29 @@ VARIANTS = {
     ),
     "how many": lambda i: hooks(layers=[0, 1, 1][: 2 + i], factor=[0.5, 2.0, 3.0][: 2 + i]),
     # The run.
-    "tokens": lambda i: {"tokens": jnp.asarray([[1, 2, 3, 4, 5, 6 + i]], jnp.int32)},
-    "a mask": lambda i: {"mask": bits(i, KNOWN, np.arange(LENGTH)[None] > 0)},
-    "any mask": lambda i: {"mask": bits(i, None, KNOWN)},
-    "the positions of tokens": lambda i: {"positions": np.arange(LENGTH)[None] + i},
+    "tokens": lambda i: {"prompts": TOKENS.at[0, 5].add(i)},
+    "a mask": lambda i: {"prompts": (TOKENS, bits(i, KNOWN, np.arange(LENGTH)[None] > 0))},
+    "any mask": lambda i: {"prompts": jmi.Prompts(TOKENS, bits(i, None, KNOWN))},
+    "the positions of tokens": lambda i: {
+        "prompts": jmi.Prompts(TOKENS, positions=np.arange(LENGTH)[None] + i)
+    },
     "whose logits": lambda i: {"logits_at": -1 - i},
     "sharing": lambda i: {"share": bool(i)},
     "how cells are divided": lambda i: {**hooks(factor=np.arange(4.0)), "memory": 2 + 2 * i},
     "several models": lambda i: {
-        "models": True,
-        "params": jax.tree.map(lambda x: jnp.stack([x, x * (2 + i)]), weights()),
+        "lm": jmi.Models(model(), jax.tree.map(lambda x: jnp.stack([x, x * (2 + i)]), weights()))
     },
     "a mesh": lambda i: {
         "mesh": bits(i, None, jax.make_mesh((1,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,)))
     },
     # The model.
     "the architecture": lambda i: {
-        "arch": dataclasses.replace(ARCH, norm=dataclasses.replace(ARCH.norm, eps=bits(i, 1e-5, 1e-6)))
+        "lm": model(
+            arch=dataclasses.replace(ARCH, norm=dataclasses.replace(ARCH.norm, eps=bits(i, 1e-5, 1e-6)))
+        )
     },
     "its precision": lambda i: {
-        "params": jax.tree.map(lambda x: x.astype(bits(i, jnp.bfloat16, jnp.float32)), weights())
+        "lm": model(jax.tree.map(lambda x: x.astype(bits(i, jnp.bfloat16, jnp.float32)), weights()))
     },
     "one bit of a weight": changed(one_bit),
     "the signs of two weights": changed(two_signs),
@@ -341,11 +374,11 @@ VARIANTS = {
     ),
     "64 bits": lambda i: {
         "context": jax.enable_x64(bool(i)),
-        "readout": lambda out: out.logits * jnp.asarray(0.1),
+        "metric": lambda out: out.logits * jnp.asarray(0.1),
     },
     "the generator of random numbers": lambda i: {
         "context": jax.default_prng_impl(bits(i, "threefry2x32", "rbg")),
-        "readout": lambda out: out.logits + jax.random.normal(jax.random.key(0), (1, VOCAB)),
+        "metric": lambda out: out.logits + jax.random.normal(jax.random.key(0), (1, VOCAB)),
     },
     "options of the compiler": environment("XLA_FLAGS", "", "--xla_cpu_enable_fast_math=true"),
 }
@@ -362,8 +395,8 @@ class _Unrun:
 
     trace = staticmethod(sweep_work.run_base.trace)
 
-    def __call__(self, fixed, params, data):
-        shapes = self.trace(fixed, params, data).out_info
+    def __call__(self, models, run, params):
+        shapes = self.trace(models, run, params).out_info
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
@@ -381,10 +414,9 @@ def uncompiled():
 def usual(given):
     """All arguments of a sweep, ``given`` among them; ``context`` is what it is made in."""
     return {
-        "arch": ARCH,
-        "params": weights(),
-        "tokens": jnp.asarray([[1, 2, 3, 4, 5, 6]], jnp.int32),
-        "readout": last,
+        "lm": model(),
+        "prompts": TOKENS,
+        "metric": last,
         "logits_at": -1,
         "memory": 100,
         "context": contextlib.nullcontext(),

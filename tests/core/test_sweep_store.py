@@ -135,12 +135,12 @@ def called(how):
 
 
 @pytest.mark.parametrize("how", ["pure_callback", "io_callback", "debug"])
-@pytest.mark.parametrize("where", ["readout", "base", "reducer", "cells"])
+@pytest.mark.parametrize("where", ["metric", "base", "reducer", "cells"])
 def test_what_calls_python_cannot_be_kept(how, where):
     call = called(how)
     hook = lambda value, site: call(value)
     given = {
-        "readout": {"readout": lambda out: call(out.logits)},
+        "metric": {"metric": lambda out: call(out.logits)},
         "base": {"base": {EMBED: hook}},
         "reducer": {"capture": [jmi.Capture(EMBED, reduce=hook, label="seen")]},
         "cells": {
@@ -183,7 +183,7 @@ def sweep_of(factors, **more):
     """A sweep of so many cells, which a folder makes a kept one."""
     arguments = experiments.usual(experiments.hooks(factor=factors))
     del arguments["context"], arguments["memory"]
-    return jmi.sweep(**{**arguments, "readout": read, "progress": False, **more})
+    return jmi.sweep(**{**arguments, "metric": read, "progress": False, **more})
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_pieces_that_were_swapped_or_are_of_another_kind_are_computed_again(swee
 
 
 def test_a_piece_of_another_sweep_is_not_taken(sweep, folder, tmp_path):
-    sweep[0](output=tmp_path / "other", tokens=jnp.asarray([[6, 5, 4, 3, 2, 1]], jnp.int32))
+    sweep[0](output=tmp_path / "other", prompts=experiments.TOKENS[:, ::-1])
     shutil.copy(tmp_path / "other" / "000001.npz", folder / "000001.npz")
     with pytest.warns(UserWarning, match="000001.npz"):
         assert_same(sweep[0](output=folder), sweep[1])
@@ -312,9 +312,9 @@ def test_another_sweep_is_refused_with_what_differs(sweep, folder):
     with pytest.raises(OutputError, match="another sweep, with other programs"):
         sweep[0](output=folder, base={EMBED: jmi.Project(np.ones(16), keep=True)})
     with pytest.raises(OutputError, match=r"other inputs[^;]*:"):
-        sweep[0](output=folder, tokens=jnp.asarray([[6, 5, 4, 3, 2, 1]], jnp.int32))
+        sweep[0](output=folder, prompts=experiments.TOKENS[:, ::-1])
     with pytest.raises(OutputError, match=r"other weights:"):
-        sweep[0](output=folder, params=jax.tree.map(lambda x: -x, experiments.weights()))
+        sweep[0](output=folder, lm=experiments.model(jax.tree.map(lambda x: -x, experiments.weights())))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
