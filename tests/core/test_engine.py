@@ -297,7 +297,7 @@ def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
     ],
 )
 def test_arrays_that_do_not_fit_the_tokens_are_refused(tokens, lm, given):
-    with pytest.raises(ArgumentError, match="mask=|positions="):
+    with pytest.raises(ArgumentError, match=r"mask=|positions="):
         lm.run(jmi.Prompts(tokens, **given))
 
 

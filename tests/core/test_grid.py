@@ -69,7 +69,7 @@ def test_a_value_of_a_grid_does_not_become_an_array_that_has_forgotten_its_cells
         lost(jmi.Grid(layer=[0, 1])["layer"])
 
 
-def test_it_means_nothing_outside_a_sweep():
+def test_it_means_nothing_outside_a_sweep_nor_beside_another_grid():
     lm = jmi_models.load("atlas")
     grid = jmi.Grid(layer=[0, 1])
     for hook in (
@@ -79,11 +79,11 @@ def test_it_means_nothing_outside_a_sweep():
     ):
         with pytest.raises(HookError, match="only"):
             lm.run("The capital", {"blocks.*.hook_mlp_out": hook})
-    with pytest.raises(HookError, match="only"):
+    with pytest.raises(HookError, match="2 grids"):
         jmi.sweep(
             lm,
-            lm.encode("The capital"),
+            "The capital",
             {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())},
             lambda out: out.logits,
-            base={"hook_embed": jmi.Scale(grid["layer"])},
+            base={"hook_embed": jmi.Scale(jmi.Grid(layer=[0, 1])["layer"])},
         )
