@@ -1,5 +1,8 @@
 """Two tiny decoders with random weights, one with grouped heads and biases."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +61,33 @@ def tokens():
 @pytest.fixture(scope="session")
 def lm(arch, params):
     return jmi.LanguageModel(arch, params, name="tiny")
+
+
+class Programs:
+    """How often layers were traced, and how many programs were compiled, since it was last asked."""
+
+    def __init__(self) -> None:
+        self.traced = self.compiled = 0
+
+    def __call__(self) -> tuple[int, int]:
+        found = self.traced, self.compiled
+        self.traced = self.compiled = 0
+        return found
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+    counts, arch = Programs(), type(tiny())
+    block = arch.block
+
+    def counted(self: Any, *args: Any) -> Any:
+        counts.traced += 1
+        return block(self, *args)
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        counts.compiled += event == "/jax/core/compile/backend_compile_duration"
+
+    monkeypatch.setattr(arch, "block", counted)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield counts
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -533,10 +533,11 @@ import numpy as np
 import jmi, jmi_models
 lm = jmi_models.load("atlas")
 tokens = lm.encode("The capital of France is")
-grid = jmi.Grid(layer=range(3), head=range(4))
+grid = jmi.Grid(layer=range(3), seed=[3, 8], head=range(4))
 hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
+base = {"hook_embed": jmi.Noise(0.1, seed=grid["seed"])}
 read = lambda out: out.logits[0]
-logits = jmi.sweep(lm, tokens, hooks, read, logits_at=-1, output=args[0] + "/out")
+logits = jmi.sweep(lm, tokens, hooks, read, base=base, logits_at=-1, output=args[0] + "/out")
 np.save(f"{args[0]}/{process}.npy", logits)
 """
 
@@ -545,14 +546,15 @@ def test_two_processes_share_the_cells(tmp_path):
     run_two(TWO, tmp_path)
     lm = jmi_models.load("atlas")
     tokens = lm.encode("The capital of France is")
-    grid = jmi.Grid(layer=range(3), head=range(4))
+    grid = jmi.Grid(layer=range(3), seed=[3, 8], head=range(4))
     hooks = {"blocks.*.attn.hook_z": jmi.At(grid["layer"], jmi.Zero(heads=grid["head"]))}
-    want = jmi.sweep(lm, tokens, hooks, lambda out: out.logits[0], logits_at=-1)
-    assert want.shape[:2] == grid.shape
+    base = {"hook_embed": jmi.Noise(0.1, seed=grid["seed"])}
+    want = jmi.sweep(lm, tokens, hooks, lambda out: out.logits[0], base=base, logits_at=-1)
+    assert want.shape[:3] == grid.shape
     one, two = (np.load(tmp_path / f"{i}.npy") for i in (0, 1))
     np.testing.assert_array_equal(one, two)
     assert_equal(one, want)
-    assert len(list((tmp_path / "out").glob("*.npz"))) == 3
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 6
 
 
 @jmi.tree.dataclass
