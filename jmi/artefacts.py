@@ -14,16 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
+import jmi
 from jmi.errors import ArgumentError, OutputError
 
 if sys.platform != "win32":
     import fcntl
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("jmi", "jax", "jaxlib", "numpy", "tokenizers", "safetensors")
+_PACKAGES = ("jax", "jaxlib", "numpy", "tokenizers", "safetensors")
 
 
 @contextlib.contextmanager
@@ -153,9 +151,11 @@ def _mode(target: Path) -> int:
 
 def environment() -> dict[str, Any]:
     """Versions and device a result was made with."""
+    import jax
+
     device = jax.devices()[0]
     return {
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {"jmi": jmi.__version__, **{name: _version(name) for name in _PACKAGES}},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": {"kind": device.device_kind, "backend": jax.default_backend(), "count": jax.device_count()},
@@ -189,12 +189,9 @@ def _version(name: str) -> str | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return _plain(
-            np.asarray(value).astype(float).tolist()
-            if value.dtype == "bfloat16"
-            else np.asarray(value).tolist()
-        )
+    if hasattr(value, "dtype") and hasattr(value, "__array__"):  # of JAX or numpy, neither imported for this
+        array = value.__array__()
+        return _plain((array.astype(float) if array.dtype == "bfloat16" else array).tolist())
     if isinstance(value, (list, tuple, range)):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):

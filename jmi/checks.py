@@ -132,7 +132,7 @@ def float_dtype(dtype: Any) -> Any:
         found = None if dtype is None else jnp.dtype(dtype)
     except (TypeError, ValueError):
         found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating) or found.itemsize == 1:
+    if found is None or not jnp.issubdtype(found, jnp.floating) or found.itemsize not in (2, 4, 8):
         raise ArgumentError(f"dtype={shown(dtype)}: use float32, bfloat16, float16 or float64")
     if jax.dtypes.canonicalize_dtype(found) != found:
         raise ArgumentError("dtype=float64 needs jax.config.update('jax_enable_x64', True) first")

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Capture, Plan, as_list, plan
@@ -63,10 +62,10 @@ class Generation:
 
     prompt: Run
     token: Run
-    names: tuple[str, ...] = struct.field(pytree_node=False)
-    layers: tuple[tuple[int, ...] | None, ...] = struct.field(pytree_node=False)
-    count: int = struct.field(pytree_node=False)
-    keeps: bool = struct.field(pytree_node=False)
+    names: tuple[str, ...] = tree.static()
+    layers: tuple[tuple[int, ...] | None, ...] = tree.static()
+    count: int = tree.static()
+    keeps: bool = tree.static()
 
     def captured(self, rows: tuple[Any, ...]) -> dict[str, Any]:
         """What was captured of one token, under the names that were asked for."""

@@ -10,7 +10,6 @@ import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
 
 from jmi.checks import real_number, whole_number
 from jmi.errors import ArgumentError
@@ -83,6 +82,8 @@ def bootstrap(values: Any, *, level: float = 0.95, resamples: int = 2000, seed: 
 
 def _bca(values: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
     """Bounds ``[2, cells]`` of the mean of ``values`` ``[cells, n]``, resampled by ``weights`` ``[n, r]``."""
+    from scipy import special
+
     n, mean = values.shape[1], values.mean(-1, keepdims=True)
     means = np.sort(values @ weights, axis=-1)
     # Of a tie, half lies below.
@@ -184,6 +185,8 @@ def summary(
 
 def _adjusted(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg over all cells that have a p-value."""
+    from scipy import stats  # takes longer to import than JAX
+
     q, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
         q[known] = stats.false_discovery_control(p[known])

@@ -10,16 +10,20 @@ import inspect
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
-from flax import struct
 
 T = TypeVar("T", bound=type)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
-def dataclass(cls: T) -> T:
-    """A frozen dataclass that is a pytree; fields made with ``pytree_node=False`` are static.
+def static(**options: Any) -> Any:
+    """A field of such a class that is part of its structure, not of its data: ``static(default=False)``."""
+    return dataclasses.field(metadata={"pytree_node": False}, **options)
 
-    Make your own interventions, reducers and metrics with this decorator.
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def dataclass(cls: T) -> T:
+    """A frozen dataclass that is a pytree; fields made with `static` are part of its structure.
+
+    Make your own interventions, reducers, metrics and modules with this decorator.
 
     Example:
       >>> import jax, jmi
@@ -33,13 +37,11 @@ def dataclass(cls: T) -> T:
     """
     # The class itself, not its name: a notebook redefines a class under the same name.
     cls.__annotations__ = {**inspect.get_annotations(cls), "_class": Any}
-    cls._class = struct.field(pytree_node=False, default=cls, kw_only=True, repr=False)  # type: ignore[attr-defined]
-    return struct.dataclass(cls)
-
-
-def static(**options: Any) -> Any:
-    """A field of such a class that is part of its structure, not of its data: ``static(default=False)``."""
-    return struct.field(pytree_node=False, **options)
+    cls._class = static(default=cls, kw_only=True, repr=False)  # type: ignore[attr-defined]
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    data = [f.name for f in dataclasses.fields(made) if f.metadata.get("pytree_node", True)]
+    structure = [f.name for f in dataclasses.fields(made) if f.name not in data]
+    return jax.tree_util.register_dataclass(made, data, structure)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Plan
@@ -56,8 +55,8 @@ class Output:
     carry: Any = None
     memory: Any = None
     mask: Any = None
-    kept: tuple[Kept, ...] = struct.field(pytree_node=False, default=())
-    n_layers: int = struct.field(pytree_node=False, default=0)
+    kept: tuple[Kept, ...] = tree.static(default=())
+    n_layers: int = tree.static(default=0)
 
     def __getitem__(self, name: str) -> Any:
         """Captured value of a name (``blocks.5.attn.hook_pattern``), or all of a label or pattern."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.checks import as_array, whole_number
@@ -128,7 +127,7 @@ class Top:
       8
     """
 
-    k: int = struct.field(pytree_node=False)
+    k: int = tree.static()
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise ArgumentError for a number that the axis does not have."""

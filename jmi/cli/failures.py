@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 
-import jax
 import typer
 
 from jmi.errors import JmiError, printable
@@ -58,7 +57,8 @@ def ended(error: BaseException) -> int:
 
 
 def _out_of_device_memory(error: BaseException) -> bool:
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    # By name: a command that fails before it needs JAX need not import it.
+    return type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _drop_output() -> None:

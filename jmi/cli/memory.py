@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import jax
-import psutil
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -23,6 +20,9 @@ class Memory:
 
 def measure() -> Memory:
     """Memory in use now."""
+    import jax
+    import psutil
+
     stats = jax.devices()[0].memory_stats() or {}
     host = psutil.Process().memory_info().rss
     return Memory(host, stats.get("bytes_in_use"), stats.get("peak_bytes_in_use"))

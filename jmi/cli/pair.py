@@ -1,60 +1,17 @@
-"""A clean and a corrupted prompt, as ``jmi patch`` and ``jmi attribute`` take them."""
+"""A clean and a corrupted prompt, and what a model makes of them."""
 
 import dataclasses
-import enum
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
 
 from jmi import metrics
 from jmi.captures.output import Output
+from jmi.cli.options import described
+from jmi.cli.prompts import CLEAN, CORRUPTED, Direction, Metric, SmoothMetric
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_logits
 from jmi.model.inputs import check_tokens
-
-CLEAN = "When John and Mary went to the shop, John gave the book to"
-CORRUPTED = "When John and Mary went to the shop, Mary gave the book to"
-
-
-class Metric(enum.StrEnum):
-    """What is followed at the last token."""
-
-    LOGIT_DIFF = "logit-diff"
-    PROB = "prob"
-    RANK = "rank"
-    KL = "kl"
-
-
-class SmoothMetric(enum.StrEnum):
-    """Those of `Metric` with a gradient to follow: a rank has none, and KL none where it is zero."""
-
-    LOGIT_DIFF = "logit-diff"
-    PROB = "prob"
-
-
-class Direction(enum.StrEnum):
-    """Which run is patched."""
-
-    DENOISING = "denoising"
-    NOISING = "noising"
-
-
-Clean = Annotated[
-    str | None, typer.Argument(help="Prompt on which the model does the task.", show_default=CLEAN)
-]
-Corrupted = Annotated[
-    str | None, typer.Argument(help="Prompt like it with another answer.", show_default=CORRUPTED)
-]
-Answer = Annotated[
-    str | None, typer.Option(help="Right answer, one token.", show_default="the prediction on CLEAN")
-]
-Wrong = Annotated[
-    str | None, typer.Option(help="Wrong answer, one token.", show_default="the prediction on CORRUPTED")
-]
-Towards = Annotated[
-    Direction, typer.Option(help="denoising: CLEAN into CORRUPTED; noising: CORRUPTED into CLEAN.")
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +105,16 @@ class Pair:
             )
         return base, source
 
-    def record(self) -> dict[str, Any]:
-        """Prompts and answers as plain data."""
+    def record(self, values: tuple[float, float]) -> dict[str, Any]:
+        """Model, prompts, answers and the metric of both runs as plain data."""
         named = zip(("base", "source"), self.prompts.texts, self.prompts.tokens, strict=True)
         answers = (("answer", self.right), ("wrong", self.wrong))
         return {
+            "model": described(self.lm),
             **{name: {"text": text, "token_ids": tokens[0]} for name, text, tokens in named},
             **{name: {"token_id": t, "token": self.lm.token_string(t)} for name, t in answers},
+            "base_value": values[0],
+            "source_value": values[1],
         }
 
 

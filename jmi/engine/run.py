@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Capture, Group, Plan, plan
@@ -66,7 +65,7 @@ class Run:
     memory: dict[str, Any] | None = None
     first: Any = 0
     context: Any = None
-    static: Static = struct.field(pytree_node=False, kw_only=True)
+    static: Static = tree.static(kw_only=True)
 
     @property
     def own(self) -> Prompts:

@@ -3,12 +3,12 @@
 An edge goes from a query position (the token that looks) to a key position (the token looked at).
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.checks import as_array, shown
@@ -35,12 +35,12 @@ class Edges:
     """
 
     acts_on: ClassVar[str]
-    queries: Any = struct.field(default=None, kw_only=True)
-    keys: Any = struct.field(default=None, kw_only=True)
-    heads: Any = struct.field(default=None, kw_only=True)
-    rows: Any = struct.field(default=None, kw_only=True)
-    edges: Any = struct.field(default=None, kw_only=True)
-    mask: Any = struct.field(default=None, kw_only=True)
+    queries: Any = dataclasses.field(default=None, kw_only=True)
+    keys: Any = dataclasses.field(default=None, kw_only=True)
+    heads: Any = dataclasses.field(default=None, kw_only=True)
+    rows: Any = dataclasses.field(default=None, kw_only=True)
+    edges: Any = dataclasses.field(default=None, kw_only=True)
+    mask: Any = dataclasses.field(default=None, kw_only=True)
 
     def _selectors(self) -> dict[str, Any]:
         return {"rows": self.rows, "heads": self.heads, "queries": self.queries, "keys": self.keys}

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.checks import as_array, real_array, shown
@@ -69,7 +68,7 @@ def _nearest(given: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...]
 
 def payload(**kwargs: Any) -> Any:
     """Field of real numbers: a Python int there is data of the same kind as a float."""
-    return struct.field(metadata={"payload": True}, **kwargs)
+    return dataclasses.field(metadata={"payload": True}, **kwargs)
 
 
 @tree.dataclass
@@ -144,7 +143,7 @@ class Zero(Selective):
         keys, and what is outside of their window. Static.
     """
 
-    masked: bool = struct.field(pytree_node=False, default=False, kw_only=True)
+    masked: bool = tree.static(default=False, kw_only=True)
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError for selectors that do not fit, and for a mask where there is none."""

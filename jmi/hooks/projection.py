@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.checks import flag, real_array
@@ -26,7 +25,7 @@ class Project(Selective):
     """
 
     directions: Any
-    keep: bool = struct.field(pytree_node=False, default=False)
+    keep: bool = tree.static(default=False)
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
         """Raise InterventionError for selectors or directions that do not fit, and for zero ones."""

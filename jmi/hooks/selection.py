@@ -9,12 +9,12 @@ In a padded batch an index of a position, query or key names a real token of eac
 to padding is never edited, whatever is selected.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.checks import as_array, shown
@@ -172,10 +172,10 @@ class Selective:
       units: entries of the last axis: neurons, residual dimensions, experts.
     """
 
-    rows: Any = struct.field(default=None, kw_only=True)
-    positions: Any = struct.field(default=None, kw_only=True)
-    heads: Any = struct.field(default=None, kw_only=True)
-    units: Any = struct.field(default=None, kw_only=True)
+    rows: Any = dataclasses.field(default=None, kw_only=True)
+    positions: Any = dataclasses.field(default=None, kw_only=True)
+    heads: Any = dataclasses.field(default=None, kw_only=True)
+    units: Any = dataclasses.field(default=None, kw_only=True)
 
     def _selectors(self) -> dict[str, Any]:
         return {"rows": self.rows, "positions": self.positions, "heads": self.heads, "units": self.units}

@@ -1,4 +1,5 @@
 """Text to tokens and back, through a Hugging Face ``tokenizer.json`` or a vocabulary of RWKV."""
 
-from jmi.tokenizers.folder import VOCABULARIES
-from jmi.tokenizers.tokenizer import Batch, Encoding, Tokenizer
+from jmi import lazy
+
+lazy.attach(__name__)

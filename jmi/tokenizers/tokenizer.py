@@ -4,17 +4,17 @@ import dataclasses
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+import jmi.tokenizers as parts  # each of them imported when a tokenizer is read
 from jmi.artefacts import replacing, write_json
 from jmi.checks import shown
 from jmi.errors import TokenizerError, printable
-from jmi.tokenizers import limits
-from jmi.tokenizers.folder import VOCABULARIES, Backend, read
-from jmi.tokenizers.spaces import prefixes
-from jmi.tokenizers.world import World
+
+if TYPE_CHECKING:
+    from jmi.tokenizers.folder import Backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Tokenizer:
       special: names such as ``bos_token`` -> id.
     """
 
-    def __init__(self, backend: Backend, special: dict[str, int]):
+    def __init__(self, backend: "Backend", special: dict[str, int]):
         self._backend = backend
-        self._growth = 1 if isinstance(backend, World) else limits.growth(backend)
+        self._growth = 1 if isinstance(backend, parts.world.World) else parts.limits.growth(backend)
         self.special = special
         self.pad_id = special.get("pad_token", special.get("eos_token", 0))
 
@@ -75,20 +75,20 @@ class Tokenizer:
         Raises:
           TokenizerError: files are there but not valid, or of a kind that jmi does not read.
         """
-        found = read(folder)
+        found = parts.folder.read(folder)
         return None if found is None else cls(*found)
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` with the special tokens; or a vocabulary."""
-        if isinstance(self._backend, World):
-            with replacing(folder / VOCABULARIES.replace("*", "")) as temporary:
+        if isinstance(self._backend, parts.world.World):
+            with replacing(folder / parts.VOCABULARIES.replace("*", "")) as temporary:
                 self._backend.save(temporary)
             return
         with replacing(folder / "tokenizer.json") as temporary:
             self._backend.save(str(temporary))
         # The class that takes the file as it is; and for models whose class does not, what it would change.
         config: dict[str, Any] = {"tokenizer_class": "TokenizersBackend"}
-        config["add_prefix_space"] = prefixes(self._backend)
+        config["add_prefix_space"] = parts.spaces.prefixes(self._backend)
         config["split_special_tokens"] = self._backend.encode_special_tokens
         names = {name: self._backend.id_to_token(index) for name, index in self.special.items()}
         write_json(folder / "tokenizer_config.json", config | names)
@@ -138,22 +138,22 @@ class Tokenizer:
         """
         row = _row(ids)
         length = sum(len(self._piece(index)) for index in row)
-        if length * self._growth > limits.MOST_BYTES:
+        if length * self._growth > parts.limits.MOST_BYTES:
             raise TokenizerError(f"{len(row):,} ids are too many to decode at once; decode them in parts")
-        with limits.refusing("these ids cannot be decoded"):
+        with parts.limits.refusing("these ids cannot be decoded"):
             return str(self._backend.decode(row, skip_special_tokens=not special_tokens))
 
     def has(self, index: int) -> bool:
         """Whether there is a token of this id; models often have more rows than that."""
         index = _whole(index)
-        return 0 <= index <= limits.LARGEST_ID and self._backend.id_to_token(index) is not None
+        return 0 <= index <= parts.limits.LARGEST_ID and self._backend.id_to_token(index) is not None
 
     def token_string(self, index: int) -> str:
         """One token as text, a leading space kept (unlike ``decode``, which may strip it)."""
         piece = self._piece(_whole(index))
         text = self.decode([index])
         # How these vocabularies write a space; one of RWKV's shows its tokens as they are.
-        marked = piece.startswith(("Ġ", "▁")) and not isinstance(self._backend, World)
+        marked = piece.startswith(("Ġ", "▁")) and not isinstance(self._backend, parts.world.World)
         return f" {text}" if marked and not text.startswith(" ") else text
 
     def token_id(self, word: str) -> int:
@@ -178,13 +178,13 @@ class Tokenizer:
     def _encoded(self, text: str, special_tokens: bool) -> Any:
         if not isinstance(text, str):
             raise TokenizerError(f"only a text can be encoded, not {type(text).__name__}; give a str")
-        most = limits.MOST_BYTES // self._growth
+        most = parts.limits.MOST_BYTES // self._growth
         if len(text) > most or len(text.encode(errors="replace")) > most:
             raise TokenizerError(
                 f"a text of {len(text):,} characters is too long, this tokenizer takes at most "
                 f"{most:,} bytes; encode it in parts"
             )
-        with limits.refusing("this text cannot be encoded"):
+        with parts.limits.refusing("this text cannot be encoded"):
             return self._backend.encode(text, add_special_tokens=special_tokens)
 
     def _piece(self, index: int) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jmi import tree
 from jmi.model.inputs import Prompts
@@ -38,7 +37,7 @@ class Context:
     tables: tuple[jax.Array, jax.Array] | None = None
     first: Any = 0
     only: jax.Array | None = None
-    length: int | None = struct.field(pytree_node=False, default=None)
+    length: int | None = tree.static(default=None)
 
     def wanted(self, x: jax.Array) -> jax.Array:
         """Of ``x`` ``[1 or b, s, ...]``, made of the tokens that are run, what belongs to wanted outputs."""

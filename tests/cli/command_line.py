@@ -6,11 +6,22 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from unittest import mock
 
+import jmi as package
 from jmi.cli import main
 
-JMI = [sys.executable, "-W", "error", "-c", "from jmi.cli import main; main()"]
+# Another process may write what this one reads of the programs kept on disk: JAX says so and compiles.
+WARNINGS = ["-W", "error", "-W", "default:Error reading persistent compilation cache entry"]
+JMI = [sys.executable, *WARNINGS, "-c", "from jmi.cli import main; main()"]
+_PROGRAMS = tempfile.TemporaryDirectory()
+ENVIRONMENT = {
+    "JAX_COMPILATION_CACHE_DIR": _PROGRAMS.name,
+    **os.environ,
+    "COLUMNS": "200",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +40,17 @@ def typed(*arguments, **environment):
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1", **environment},
+        env={**ENVIRONMENT, **environment},
     )
 
 
 def jmi(*arguments):
-    """The same without the seconds in which a process imports jax."""
+    """The same without the seconds in which a process imports jax; no folder for programs is set for good."""
     out, errors = io.StringIO(), io.StringIO()
     argv = mock.patch.object(sys, "argv", ["jmi", *map(str, arguments)])
     wide = mock.patch.dict(os.environ, {"COLUMNS": "200"})
-    with argv, wide, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    unkept = mock.patch.object(package, "cache_programs", return_value=None)
+    with argv, wide, unkept, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             main()
             code = 0

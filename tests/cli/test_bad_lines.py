@@ -65,13 +65,14 @@ def sites(rng: random.Random) -> str:
 
 
 def dtypes(rng: random.Random) -> str:
-    names = ["int8", "nonsense", "", "float32 ", "complex64", "O", "V4", "float64", "f4,f4", "\x1b"]
+    names = ["int8", "nonsense", "", "float32 ", "complex64", "O", "V4", "float128", "f4,f4", "\x1b"]
     return rng.choice(names)
 
 
 MISTAKES: dict[str, list[Callable[[random.Random], Options]]] = {
     "knockout": [
-        lambda rng: ["--prompt", prompts(rng)],
+        lambda rng: [prompts(rng)],
+        lambda rng: [PAIR[0], rng.choice(PAIR)],
         lambda rng: ["--layer", too_far(rng, 6)],
         lambda rng: ["--head", too_far(rng, 4)],
         lambda rng: ["--key", too_far(rng, 7)],
@@ -111,8 +112,10 @@ MISTAKES: dict[str, list[Callable[[random.Random], Options]]] = {
     "sites": [
         lambda rng: ["--batch", too_few(rng)],
         lambda rng: ["--pos", rng.choice([too_few(rng), str(10**25)])],
+        lambda rng: ["--output", paths(rng)],
     ],
-    "inspect": [lambda rng: ["--output", paths(rng)]],
+    "inspect": [lambda rng: ["--output", paths(rng)], lambda rng: ["--plot", "new.png"]],
+    "download": [lambda rng: ["--output", paths(rng)], lambda rng: ["atlas", "--revision", "main"]],
 }
 OF_THREE = [
     lambda rng: ["--output", paths(rng)],
@@ -143,7 +146,7 @@ def line(rng: random.Random) -> Options:
     with_files = command in ("knockout", "patch", "attribute")
     if rng.random() < 0.15:
         model = models(rng)
-        return [command, "--model", model] if command in ("patch", "attribute") else [command, model]
+        return [command, "--model", model] if with_files else [command, model]
     common = OF_ALL if rng.random() < 0.1 else OF_THREE if rng.random() < 0.3 and with_files else []
     mistake = rng.choice(common or MISTAKES[command])(rng)
     harmless = rng.choice([[], ["--top", "3"], ["--output", "good.json"], ["--dtype", "float32"]])

@@ -1,9 +1,12 @@
 """The commands as a person types them: output, files, exit codes, and no traceback."""
 
 import json
+import shutil
 
 import pytest
+from huggingface_hub import constants
 
+from jmi_models.embedded import MODELS
 from tests.cli.command_line import jmi, typed
 
 
@@ -75,7 +78,8 @@ def test_sites_lists_every_point():
 def test_help_explains_every_option():
     shown = jmi("knockout", "--help").stdout
     for option in (
-        "--prompt",
+        "PROMPT",
+        "--model",
         "--layer",
         "--query",
         "--key",
@@ -92,14 +96,17 @@ def test_help_explains_every_option():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["./nowhere"], "no such folder"),
-        (["--prompt", ""], "empty"),
-        (["--prompt", "word " * 300], "context"),
+        (["--model", "./nowhere"], "no such folder"),
+        ([""], "empty"),
+        (["word " * 300], "context"),
+        (["one", "two"], "two"),
         (["--target", "Llanfairpwllgwyngyll"], "not one token"),
         (["--layer", "99"], "layers 0 to"),
         (["--dtype", "int8"], "float32"),
         (["--dtype", "nonsense"], "use float32"),
         (["--revision", "main"], "revision"),
+        (["--all-cached", "--revision", "main"], "leave it out"),
+        (["--all-cached", "--model", "gpt2"], "leave it out"),
         (["--plot", "result.txt"], ".png"),
         (["--output", "missing/result.json"], "does not exist"),
         (["--top", "0"], "top"),
@@ -115,13 +122,34 @@ def test_bad_input_is_one_clear_error_and_exit_code_2(arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("no/such-model", "switched off"), ("--all-cached", "no supported model")]
+    ("arguments", "words"),
+    [(["--model", "no/such-model"], "switched off"), (["--all-cached"], "no supported model")],
 )
-def test_what_is_not_in_the_cache_is_one_clear_error(tmp_path, argument, words):
-    done = typed("knockout", argument, HF_HOME=str(tmp_path))
+def test_what_is_not_in_the_cache_is_one_clear_error(tmp_path, arguments, words):
+    done = typed("knockout", *arguments, HF_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_cached_model_is_run_and_one_that_fails_is_named(tmp_path, monkeypatch):
+    for name in ("broken", "whole"):
+        snapshot = tmp_path / f"models--someone--{name}" / "snapshots" / ("a" * 40)
+        shutil.copytree(MODELS["atlas"], snapshot)
+    weights = tmp_path / "models--someone--broken" / "snapshots" / ("a" * 40) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    done = jmi("knockout", "--all-cached", "--output", tmp_path / "x.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: someone/broken: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout.startswith("someone/whole ")
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert record["schema_version"] == 1
+    (result,) = record["results"]
+    assert result["model"]["name"] == "someone/whole"
+    assert result["kl_divergence"] > 1
 
 
 def test_an_error_leaves_no_file_behind(tmp_path):

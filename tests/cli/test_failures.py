@@ -10,7 +10,7 @@ import jax
 import pytest
 
 import jmi_models
-from tests.cli.command_line import JMI, jmi, typed
+from tests.cli.command_line import ENVIRONMENT, JMI, jmi, typed
 
 
 def failing(monkeypatch, action, *arguments):
@@ -59,7 +59,11 @@ def test_a_debug_variable_adds_the_traceback(monkeypatch):
 def test_a_reader_that_leaves_is_no_error_and_files_are_written_all_the_same(tmp_path):
     file = tmp_path / "x.json"
     with subprocess.Popen(
-        [*JMI, "knockout", "--output", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*JMI, "knockout", "--output", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
     ) as process:
         process.stdout.close()
         errors = process.stderr.read()
@@ -75,7 +79,7 @@ def test_an_output_that_is_full_is_one_error():
 
 
 def test_a_terminal_that_lacks_letters_shows_them_escaped():
-    done = typed("knockout", "--prompt", "café 猫", "--top", 1, PYTHONIOENCODING="ascii")
+    done = typed("knockout", "café 猫", "--top", 1, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert r"'caf\xe9 \u732b'" in done.stdout
 
@@ -109,11 +113,12 @@ def test_tokens_and_names_are_shown_and_not_obeyed(monkeypatch, tmp_path):
     monkeypatch.setattr(jmi_models, "load", lambda *_, **__: named)
     pair = ("The capital of France is", "The capital of Germany is")
     for command in (
-        ("knockout", "--prompt", pair[0] + hostile, "--plot", tmp_path / "a.png"),
+        ("knockout", pair[0] + hostile, "--plot", tmp_path / "a.png"),
         ("patch", *pair, "--site", "hook_resid_pre", "--plot", tmp_path / "b.png"),
         ("attribute", *pair),
         ("sites", f"no{hostile}where"),
         ("inspect", f"no{hostile}where"),
+        ("download", f"no{hostile}where"),
     ):
         done = jmi(*command)
         shown = done.stdout + done.stderr

@@ -34,8 +34,8 @@ def write_vocabulary(folder: Path) -> None:
 
 def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Path) -> None:
     output, plot = tmp_path / "result.json", tmp_path / "result.png"
-    where = ("--prompt", "then a cat", "--key", 1, "--layer", 1)
-    done = jmi("knockout", folder, *where, "--output", output, "--plot", plot)
+    where = ("then a cat", "--model", folder, "--key", 1, "--layer", 1)
+    done = jmi("knockout", *where, "--output", output, "--plot", plot)
     assert done.returncode == 0, done.stderr
     assert "KL(baseline || ablated)" in done.stdout
     record = json.loads(output.read_text())
@@ -56,7 +56,7 @@ def test_knockout_hides_a_token_from_every_later_one(folder: Path, tmp_path: Pat
 
 
 def test_an_edge_of_a_recurrent_model_is_refused(folder: Path) -> None:
-    done = jmi("knockout", folder, "--prompt", "then a cat", "--query", 3)
+    done = jmi("knockout", "then a cat", "--model", folder, "--query", 3)
     assert done.returncode == 2
     assert "hides a token from every later one" in done.stderr
     assert "Traceback" not in done.stderr
@@ -85,9 +85,9 @@ def test_the_stream_is_patched_and_attributed_and_what_needs_attention_is_refuse
 def test_pickled_weights_are_read_on_request_only(tmp_path: Path) -> None:
     write_state_dict(tmp_path / "RWKV-x070-tiny.pth", weights(7))
     write_vocabulary(tmp_path)
-    for command in ("knockout", "sites", "inspect"):
-        assert "--pytorch-bin" in refused(command, tmp_path)
-    done = jmi("knockout", tmp_path, "--prompt", "then a cat", "--pytorch-bin")
+    for command in (("knockout", "--model"), ("sites",), ("inspect",), ("download",)):
+        assert "--pytorch-bin" in refused(*command, tmp_path)
+    done = jmi("knockout", "then a cat", "--model", tmp_path, "--pytorch-bin")
     assert done.returncode == 0, done.stderr
     assert "rwkv7" in jmi("inspect", tmp_path, "--pytorch-bin").stdout
     assert "blocks.i.rwkv.hook_states" in jmi("sites", tmp_path, "--pytorch-bin").stdout

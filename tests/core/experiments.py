@@ -131,7 +131,7 @@ def default_argument(i):
 class Static:
     """An intervention with a static number."""
 
-    factor: float = jmi.hooks.interventions.struct.field(pytree_node=False)
+    factor: float = jmi.tree.static()
 
     def __call__(self, value, site):
         return value * self.factor

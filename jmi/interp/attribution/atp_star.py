@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Capture
@@ -202,7 +201,7 @@ class _Effect:
 
     before: Any
     slopes: Any
-    by_query: bool = struct.field(pytree_node=False)
+    by_query: bool = tree.static()
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         del site

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import Capture, Plan, plan
@@ -90,11 +89,11 @@ class Pair:
     hooks: dict[str, Any]
     reducers: list[Any]
     logits_at: Any
-    into: Into = struct.field(pytree_node=False)
-    names: tuple[str, ...] = struct.field(pytree_node=False)
-    kept: frozenset[str] = struct.field(pytree_node=False)
-    seen: tuple[Any, ...] = struct.field(pytree_node=False)
-    classes: tuple[type, ...] = struct.field(pytree_node=False)
+    into: Into = tree.static()
+    names: tuple[str, ...] = tree.static()
+    kept: frozenset[str] = tree.static()
+    seen: tuple[Any, ...] = tree.static()
+    classes: tuple[type, ...] = tree.static()
 
     @property
     def layout(self) -> Plan:

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.captures.output import Output
@@ -22,7 +21,7 @@ class NodeScores(Output):
       into: the run that is changed, "clean" or "corrupted". Static.
     """
 
-    into: Into = struct.field(pytree_node=False, kw_only=True)
+    into: Into = tree.static(kw_only=True)
 
     def __repr__(self) -> str:
         shapes = [f"{label} {list(np.shape(x))}" for label, x in self.captures.items()]

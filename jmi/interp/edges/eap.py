@@ -13,7 +13,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.captures.capture import CARRY, plan
@@ -54,8 +53,8 @@ class EdgeScores:
     """
 
     values: Any
-    graph: EdgeGraph = struct.field(pytree_node=False)
-    into: str = struct.field(pytree_node=False, default="clean")
+    graph: EdgeGraph = tree.static()
+    into: str = tree.static(default="clean")
 
     def __getitem__(self, edge: str) -> jax.Array:
         """Score of an edge by its name, ``a0.h0->a1.h3<q>``."""

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from jmi import tree
 from jmi.errors import ArgumentError
@@ -79,8 +78,8 @@ class Drawn(Selective):
     values: Any
     seed: Any
     at: Any = None
-    kind: Kind = struct.field(pytree_node=False, default="resample", kw_only=True)
-    own: bool = struct.field(pytree_node=False, default=False, kw_only=True)
+    kind: Kind = tree.static(default="resample", kw_only=True)
+    own: bool = tree.static(default=False, kw_only=True)
 
     # A sweep knows these answers to be the same in every cell.
     is_local = Patch.is_local

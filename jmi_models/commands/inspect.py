@@ -1,30 +1,28 @@
 """``jmi inspect``: can a model be loaded, as what, on which assumptions, and if not, why not."""
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 import jmi_models
-from jmi import artefacts
-from jmi.cli.common import PytorchBin
-from jmi.cli.console import say, show_table
+from jmi import artefacts, cli
+from jmi.cli.options import Files, ModelName, Output, record
 from jmi.errors import ConfigError
+from jmi_models.commands.model import PytorchBin, Revision
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    model: ModelName = "atlas",
+    *,
+    revision: Revision = None,
     pytorch_bin: PytorchBin = False,
-    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    output: Output = None,
 ) -> None:
-    """Say whether MODEL can be loaded, without loading it: exit code 0 if it can, 2 if not.
+    """Say whether MODEL can be loaded, and as what.
 
     Reads the config and the headers of the weights. A family that is not known is inferred from both.
+    Exit code 0 if it can be loaded, 2 if not.
     """
-    if output is not None:
-        artefacts.check_writable(output)
+    Files(output).check()
     report = jmi_models.inspect(model, revision=revision, pytorch_bin=pytorch_bin)
     if output is not None:
         artefacts.write_json(output, _record(report))
@@ -33,18 +31,18 @@ def command(
         raise ConfigError(report.verdict)
 
 
-def _print(report: jmi_models.CompatibilityReport) -> None:
-    say(report.verdict)
-    show_table(("", ""), _summary(report), left=2)
+def _print(report: "jmi_models.CompatibilityReport") -> None:
+    cli.console.say(report.verdict)
+    cli.console.show_table(("", ""), _summary(report), left=2)
     if report.findings:
         rows = [(finding.field, str(finding.value), finding.source) for finding in report.findings]
-        show_table(("field", "value", "from"), rows, title="inferred", left=3)
+        cli.console.show_table(("field", "value", "from"), rows, title="inferred", left=3)
     for title, items in report.sections().items():
-        say(f"{title}:", style="bold")
-        say(*(f"  {item}" for item in items))
+        cli.console.say(f"{title}:", style="bold")
+        cli.console.say(*(f"  {item}" for item in items))
 
 
-def _summary(report: jmi_models.CompatibilityReport) -> list[tuple[str, ...]]:
+def _summary(report: "jmi_models.CompatibilityReport") -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("model_type", str(report.model_type)),
         ("read as", report.family if report.arch else "nothing"),
@@ -69,15 +67,8 @@ def _attention(arch: Any) -> list[tuple[str, str]]:
     return [("heads", f"{heads}, {arch.n_kv_heads} for keys and values"), ("context", str(arch.n_ctx))]
 
 
-def _record(report: jmi_models.CompatibilityReport) -> dict[str, Any]:
+def _record(report: "jmi_models.CompatibilityReport") -> dict[str, Any]:
     """The report as self-contained plain data."""
     fields = dataclasses.asdict(dataclasses.replace(report, read_as=None))
     del fields["read_as"]
-    return {
-        "schema_version": artefacts.SCHEMA_VERSION,
-        "command": "inspect",
-        "supported": report.supported,
-        "family": report.family,
-        **fields,
-        **artefacts.environment(),
-    }
+    return record("inspect", supported=report.supported, family=report.family, **fields)

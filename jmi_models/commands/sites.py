@@ -5,22 +5,34 @@ from typing import Annotated
 import typer
 
 import jmi_models
-from jmi.cli.common import PytorchBin
-from jmi.cli.console import show_table
-from jmi.lm import site_shapes
-from jmi.model.sites import layer_name, table_of
+from jmi import artefacts, cli
+from jmi.cli.options import Files, ModelName, Output, record
+from jmi_models.commands.model import PytorchBin, Revision
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Embedded name, folder or Hugging Face id.")] = "atlas",
+    model: ModelName = "atlas",
+    *,
     batch: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Rows in the batch.")] = 1,
     pos: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Tokens per row.")] = 10,
-    pytorch_bin: PytorchBin = False,
     names: Annotated[bool, typer.Option("--names", help="One full name per line, for scripts.")] = False,
+    revision: Revision = None,
+    pytorch_bin: PytorchBin = False,
+    output: Output = None,
 ) -> None:
-    """List every site of MODEL with its axes, shape and dtype. Reads the config, not the weights."""
-    arch = jmi_models.architecture(model, pytorch_bin=pytorch_bin)
+    """List every site of MODEL, with axes, shape and dtype.
+
+    Reads the config, not the weights.
+    """
+    from jmi.lm import site_shapes
+    from jmi.model.sites import layer_name, table_of
+
+    Files(output).check()
+    arch = jmi_models.architecture(model, revision=revision, pytorch_bin=pytorch_bin)
     found = site_shapes(arch, batch, pos)
+    if output is not None:
+        sites = [{"name": name, "shape": x.shape, "dtype": str(x.dtype)} for name, x in found.items()]
+        artefacts.write_json(output, record("sites", model={"name": model}, sites=sites))
     if names:
         typer.echo("\n".join(found))
         return
@@ -30,4 +42,4 @@ def command(
         shape = " ".join(map(str, value.shape))
         rows.append((point.replace("*", "i"), " ".join(site.axes), shape, str(value.dtype)))
     title = f"{model}: {len(found)} sites, layers 0 to {arch.n_layers - 1}"
-    show_table(("site", "axes", "shape", "dtype"), rows, title=title, left=4)
+    cli.console.show_table(("site", "axes", "shape", "dtype"), rows, title=title, left=4)

@@ -1,0 +1,98 @@
+"""``jmi patch``: copy activations of one prompt's run into another's and map what that does."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import jmi
+from jmi import cli
+from jmi.artefacts import write_json
+from jmi.cli import prompts as asked
+from jmi.cli.options import Files, record
+from jmi.errors import ArgumentError
+from jmi_models.commands.model import ModelOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jmi.align import Alignment
+
+
+def command(
+    clean: asked.Clean = None,
+    corrupted: asked.Corrupted = None,
+    *,
+    site: Annotated[
+        str, typer.Option(help="Point to patch: hook_resid_pre, attn.hook_z, ...")
+    ] = "attn.hook_z",
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Axis to map: layer, position, head or unit (repeatable).",
+            show_default="layer and head, or layer and position",
+        ),
+    ] = None,
+    metric: Annotated[
+        asked.Metric, typer.Option(help="What is followed at the last token.")
+    ] = asked.Metric.LOGIT_DIFF,
+    answer: asked.Answer = None,
+    wrong: asked.Wrong = None,
+    direction: asked.Towards = asked.Direction.DENOISING,
+    window: Annotated[int, typer.Option(min=1, help="Patch so many layers at once.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many of the largest effects to list.")] = 10,
+    source: ModelOptions,
+    files: Files,
+) -> None:
+    """Patch one prompt's activations into another's run.
+
+    One place after the other is patched between CLEAN and CORRUPTED, and the effects are mapped. Recovery is
+    the share of the difference between the two runs that the patch makes up for: 0 nothing happened, 1 as
+    in the run the activations come from. By default, who receives the book: which heads' outputs, taken
+    from CLEAN, turn the answer on CORRUPTED around.
+    """
+    from jmi.interp.patching.measure import Prompts
+    from jmi.interp.patching.places import places_of
+
+    files.check()
+    if over is not None and len(over) != 2 and files.plot is not None:
+        raise ArgumentError(f"--plot draws a map of two axes, not of {', '.join(over)}: use --over twice")
+    texts = cli.pair.texts_of(clean, corrupted)
+    with source.loaded() as lm:
+        point = cli.effects.point_of(lm, site)
+        axes = over or cli.effects.axes_of(point)
+        prompts = cli.pair.prompts_of(lm, texts, direction)
+        positions = None if prompts.aligned else _positions(*prompts.tokens)
+        # Its errors, before anything is run.
+        places_of(point, Prompts(prompts.tokens[0]), axes, {}, window, False)
+        pair, name = cli.pair.pair_of(lm, prompts, answer, wrong), metric.value
+        values, goal = pair.values(metric), {name: pair.metric(metric)}
+        result = jmi.interp.patch(
+            lm, *prompts.tokens, site, goal, over=axes, positions=positions, window=window
+        )
+    recovery, patched = result.recovery[name][..., 0], result.patched[name][..., 0]
+
+    if files.plot is not None:
+        title = f"{site}: {direction.value}"
+        files.draw(cli.effects.figure_of(result.axes, recovery, pair, title, f"recovery of {name}"))
+    if files.output is not None:
+        options = {"site": site, "over": axes, "direction": direction, "window": window, "metric": metric}
+        found = {"axes": dict(result.axes), "patched": patched, "recovery": recovery}
+        write_json(files.output, record("patch", **pair.record(values), options=options, **found))
+    cli.effects.print_pair(pair, site, name, values)
+    cli.effects.print_effects(result.axes, recovery, {name: patched}, top, "recovery")
+    if positions is not None:
+        cli.console.say("the prompts differ in length: only positions that correspond were patched")
+
+
+def _positions(base: "np.ndarray", source: "np.ndarray") -> "Alignment":
+    """Corresponding positions; ArgumentError when all precede the first token that differs."""
+    from jmi.align import align_tokens
+
+    found = align_tokens(base, source)
+    same = len(found.base) and found.base[-1] == len(found.base) - 1 == found.source[-1]
+    if same or not len(found.base):
+        raise ArgumentError(
+            "the prompts differ in length, and what they have in common comes before the first difference, "
+            "where the runs are still the same: give prompts of one length, or with one ending"
+        )
+    return found
