@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import jmi
 import jmi_models
 from jmi.model.tap import SILENT
 from jmi_models.decoder.norms import Norm

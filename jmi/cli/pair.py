@@ -1,7 +1,7 @@
 """A clean and a corrupted prompt, and what a model makes of them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from jmi.cli.options import described
 from jmi.cli.prompts import CLEAN, CORRUPTED, Direction, Metric, SmoothMetric
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_logits
-from jmi.model.inputs import check_tokens
+from jmi.model.inputs import Prompts as Inputs
+from jmi.model.inputs import checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Prompts:
     Attributes:
       clean, corrupted: the texts.
       direction: which of them is the base.
-      tokens: int32 ``[1, s]`` of base and source.
+      tokens: int32 ``[1, s]`` of base and source: of the run that is changed, and of the other.
     """
 
     clean: str
@@ -33,6 +34,16 @@ class Prompts:
     def texts(self) -> tuple[str, str]:
         """Base and source."""
         return _turned(self.clean, self.corrupted, self.direction)
+
+    @property
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of clean and corrupted prompt."""
+        return _turned(*self.tokens, self.direction)
+
+    @property
+    def into(self) -> Literal["clean", "corrupted"]:
+        """Which run is changed."""
+        return "corrupted" if self.direction is Direction.DENOISING else "clean"
 
     @property
     def aligned(self) -> bool:
@@ -53,7 +64,7 @@ def prompts_of(lm: LanguageModel, texts: tuple[str, str], direction: Direction) 
     """Tokens of both prompts; ArgumentError when they are the same, or too long."""
     base, source = (lm.to_tokens(text) for text in _turned(*texts, direction))
     for tokens in (base, source):
-        check_tokens(lm.arch, tokens)
+        checked(lm.arch, Inputs(tokens))
     if np.array_equal(base, source):
         raise ArgumentError("both prompts are the same tokens: nothing differs that could be patched")
     return Prompts(*texts, direction, (base, source))

@@ -64,7 +64,7 @@ def as_prompts(given: Any, name: str = "prompts") -> Prompts:
 
 
 def _is_mask(given: Any) -> bool:
-    return getattr(given, "dtype", None) == bool
+    return hasattr(given, "dtype") and np.dtype(given.dtype) == np.bool_
 
 
 def as_tokens(given: Any, name: str = "tokens") -> Any:

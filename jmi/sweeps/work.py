@@ -88,7 +88,7 @@ class Work:
 
     def base_run(self, which: int) -> Run:
         """The run of one variant of the base."""
-        return dataclasses.replace(self.run, hooks=self.bases.hooks(which))
+        return dataclasses.replace(self.run, hooks=dict(self.bases.hooks(which)))
 
     def base_shapes(self) -> Base:
         """Shapes of what a base run leaves."""
@@ -150,7 +150,7 @@ class Work:
             self.cells.swept,
             layout,
         )
-        (device, *_) = jax.tree.leaves(self.reading + [jnp.zeros(())])[-1].devices()
+        (device, *_) = jnp.zeros(()).devices()
         return fingerprint([base, *cells], self.params, inputs, device)
 
 

@@ -94,7 +94,7 @@ def _check_wanted(lm: "jmi.LanguageModel", site: str, edges: int | None) -> None
     """Refuse a site outside the layers, and more edges than there are."""
     if edges is None and cli.effects.point_of(lm, site).n_layers is None:
         raise ArgumentError(f"--site {site} stands outside the layers; name a point inside them")
-    if edges is not None and edges > (known := jmi.interp.edge_graph(lm.arch).n_edges):
+    if edges is not None and edges > (known := jmi.interp.edge_graph(lm).n_edges):
         raise ArgumentError(f"--edges {edges}: this model has {known} edges")
 
 
@@ -111,18 +111,16 @@ def _places(
     pair: "Pair", site: str, metric: asked.SmoothMetric, steps: int | None
 ) -> tuple[dict[str, Any], "np.ndarray"]:
     """Scores over layers and heads, or layers and positions."""
-    import jax.numpy as jnp
     import numpy as np
 
     from jmi.model.sites import full_name
 
     lm = pair.lm
     _, across = cli.effects.axes_of(cli.effects.point_of(lm, site))
-    base, source = map(jnp.asarray, pair.prompts.tokens)
     keep = ("batch", "head" if across == "head" else "pos")
     name, goal = full_name(lm.arch, site), pair.metric(metric)
     scores = jmi.interp.attribution_patching(
-        lm.arch, lm.params, base, source, name, goal, keep=keep, steps=steps, logits_at=-1
+        lm, *pair.prompts.pair, name, metric=goal, into="clean", keep=keep, steps=steps, logits_at=-1
     )
     (label,) = scores.captures
     values = np.asarray(scores.captures[label])[:, 0]
@@ -134,10 +132,11 @@ def _circuit(
 ) -> tuple["jmi.interp.EdgeScores", "np.ndarray", float]:
     """Scores of all edges, which of them are the strongest, and the share of the difference these keep."""
     lm, goal = pair.lm, pair.metric(metric)
-    run = (lm.arch, lm.params, *pair.prompts.tokens, goal)
-    scores = jmi.interp.eap(*run, steps=steps, logits_at=-1)
+    clean, corrupted = pair.prompts.pair
+    scores = jmi.interp.eap(lm, clean, corrupted, metric=goal, steps=steps, logits_at=-1)
     kept = jmi.interp.top_edges(scores, edges)
-    return scores, kept, float(jmi.interp.faithfulness(*run, kept[None], logits_at=-1).values[0])
+    found = jmi.interp.faithfulness(lm, clean, corrupted, kept[None], metric=goal, logits_at=-1)
+    return scores, kept, float(found.values[0])
 
 
 def _print_edges(scores: "jmi.interp.EdgeScores", difference: float, top: int) -> None:

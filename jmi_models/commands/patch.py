@@ -50,8 +50,8 @@ def command(
     in the run the activations come from. By default, who receives the book: which heads' outputs, taken
     from CLEAN, turn the answer on CORRUPTED around.
     """
-    from jmi.interp.patching.measure import Prompts
     from jmi.interp.patching.places import places_of
+    from jmi.model.inputs import Prompts
 
     files.check()
     if over is not None and len(over) != 2 and files.plot is not None:
@@ -61,15 +61,22 @@ def command(
         point = cli.effects.point_of(lm, site)
         axes = over or cli.effects.axes_of(point)
         prompts = cli.pair.prompts_of(lm, texts, direction)
-        positions = None if prompts.aligned else _positions(*prompts.tokens)
+        positions = None if prompts.aligned else _positions(*prompts.pair)
         # Its errors, before anything is run.
-        places_of(point, Prompts(prompts.tokens[0]), axes, {}, window, False)
+        places_of(lm.arch, point, Prompts(prompts.tokens[0]), axes, {}, window=window)
         pair, name = cli.pair.pair_of(lm, prompts, answer, wrong), metric.value
-        values, goal = pair.values(metric), {name: pair.metric(metric)}
+        values, at = pair.values(metric), {} if positions is None else {"position": positions}
         result = jmi.interp.patch(
-            lm, *prompts.tokens, site, goal, over=axes, positions=positions, window=window
+            lm,
+            *prompts.pair,
+            site,
+            metric=pair.metric(metric),
+            into=prompts.into,
+            over=axes,
+            at=at,
+            window=window,
         )
-    recovery, patched = result.recovery[name][..., 0], result.patched[name][..., 0]
+    recovery, patched = result.recovery[..., 0], result.patched[..., 0]
 
     if files.plot is not None:
         title = f"{site}: {direction.value}"
@@ -84,13 +91,14 @@ def command(
         cli.console.say("the prompts differ in length: only positions that correspond were patched")
 
 
-def _positions(base: "np.ndarray", source: "np.ndarray") -> "Alignment":
+def _positions(clean: "np.ndarray", corrupted: "np.ndarray") -> "Alignment":
     """Corresponding positions; ArgumentError when all precede the first token that differs."""
     from jmi.align import align_tokens
 
-    found = align_tokens(base, source)
-    same = len(found.base) and found.base[-1] == len(found.base) - 1 == found.source[-1]
-    if same or not len(found.base):
+    found = align_tokens(clean, corrupted)
+    count = len(found.clean)
+    same = count and found.clean[-1] == count - 1 == found.corrupted[-1]
+    if same or not count:
         raise ArgumentError(
             "the prompts differ in length, and what they have in common comes before the first difference, "
             "where the runs are still the same: give prompts of one length, or with one ending"
