@@ -32,20 +32,19 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     given = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, BATCH, LENGTH))
     clean, corrupted = jnp.asarray(given, jnp.int32)
-    pair = (arch, lm.params, clean, corrupted)
-    nodes = functools.partial(
-        attribution_patching, lm, clean, corrupted, NODES, metric=DIFFERENCE, into="clean", logits_at=-1
-    )
-    last: dict[str, Any] = {"logits_at": -1}
-    scores = eap(*pair, DIFFERENCE, **last)
+    pair = (lm, clean, corrupted)
+    last: dict[str, Any] = {"metric": DIFFERENCE, "logits_at": -1}
+    nodes = functools.partial(attribution_patching, *pair, NODES, into="clean", **last)
+    edges = functools.partial(eap, *pair, into="clean", **last)
+    scores = edges()
     kept = top_edges(scores, 1000)
     cases = {
-        "one forward pass": lambda: lm.run(clean, **last).logits,
+        "one forward pass": lambda: lm.run(clean, logits_at=-1).logits,
         "nodes: every head and MLP": lambda: nodes().captures,
         **_transformer_lens(given),
-        "EAP: every edge": lambda: eap(*pair, DIFFERENCE, **last).values,
-        "EAP-IG: every edge, 5 steps": lambda: eap(*pair, DIFFERENCE, steps=5, **last).values,
-        "one circuit of 1,000 edges": lambda: faithfulness(*pair, DIFFERENCE, kept[None], **last).values,
+        "EAP: every edge": lambda: edges().values,
+        "EAP-IG: every edge, 5 steps": lambda: edges(steps=5).values,
+        "one circuit of 1,000 edges": lambda: faithfulness(*pair, kept[None], **last).values,
     }
     times = compare(cases, repeats)
     forward = times["one forward pass"]

@@ -1,4 +1,4 @@
-"""Attribution in networks that are no language models: several kinds of layers, and inputs that are numbers."""
+"""Attribution in networks that are no language models: several kinds of layers, inputs that are numbers."""
 
 import dataclasses
 from typing import Any
