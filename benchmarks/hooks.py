@@ -34,8 +34,8 @@ def overhead(repeats: int) -> list[dict[str, Any]]:
     for name, (hooks, capture) in SITES.items():
         edited = {site: edits[edit] for site, edit in hooks.items()}
         runs[name] = lambda h=edited, c=capture: lm.run(tokens, h, c)
-        static, data, _ = plan_run(GPT2_SMALL, tokens, edited, capture)
-        memory[name] = _memory(run_compiled.lower(static, params, *data))
+        run, _ = plan_run(GPT2_SMALL, tokens, edited, capture)
+        memory[name] = _memory(run_compiled.lower(run, params))
     times = compare(runs, repeats)
     base = times["plain forward"]
     return [

@@ -32,7 +32,7 @@ class Module(Protocol):
     per_layer: bool
 
     def sites(self, reads: tuple[Site, ...], writes: Site) -> Mapping[str, Mapping[str, int | None]]:
-        """Points of its own: name without ``blocks.i.`` -> name and size of each axis (None: as the run has)."""
+        """Points of its own: name without ``blocks.i.`` -> size of each axis by name (None: as the run)."""
         ...
 
     def start(self, carry: Any) -> Any:

@@ -103,7 +103,8 @@ def check(arch: Any, memory: Any, batch: int) -> Memory:
     parts = declared(arch)
     if not isinstance(memory, Memory) or set(memory.parts) != set(parts):
         raise ArgumentError(
-            f"memory={shown(memory)}: give True, or out.memory of an earlier run of this model, with {sorted(parts)}"
+            f"memory={shown(memory)}: give True, or out.memory of an earlier run of this model, "
+            f"with {sorted(parts)}"
         )
     rows, length = memory.prompts.shape
     if rows != batch:

@@ -1,4 +1,4 @@
-"""Probes: zeros added at points of a run, so that the gradient with respect to them is the one at the point."""
+"""Probes: zeros added at points of a run; the gradient with respect to them is the one at the point."""
 
 from collections.abc import Sequence
 from typing import Any

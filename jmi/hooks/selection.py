@@ -29,7 +29,7 @@ AXES_OF = {
     "queries": ("query",),
     "keys": ("key",),
 }
-"""Selector name -> the site axes it can mean, first match wins; ``units`` are the entries of the last axis."""
+"""Selector name -> the site axes it can mean, first match wins; ``units`` are those of the last axis."""
 
 NO_UNITS = ("batch", "pos", "query", "key", "head", "kv_head", "one")
 """Axes that have no units, though they may come last."""

@@ -79,7 +79,7 @@ class State:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """An architecture that can go on from what earlier positions left behind (generation, shared prefixes)."""
+    """An architecture that can go on from what earlier positions left behind."""
 
     def memory(self) -> Mapping[str, Cache | State]:
         """All that later positions read of earlier ones, by name."""
@@ -105,7 +105,7 @@ class Narrowing(Protocol):
 
 @runtime_checkable
 class Mixed(Protocol):
-    """An architecture with several kinds of layers. Those of one kind that follow each other run as one scan."""
+    """An architecture with several kinds of layers; like ones that follow each other run as one scan."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ jax.tree_util.register_dataclass(Base, ["logits", "rows", "carries", "memory"], 
 def plan_base(
     arch: Any, prompts: Any, hooks: Any, capture: Sequence[str | Capture], logits_at: Any
 ) -> tuple[Run, Plan]:
-    """Validate a base run, whose captures are the user's and then what the cells reuse; the plan is the user's."""
+    """Validate a base run: its captures are the user's, whose plan is returned, then what cells reuse."""
     run, layout = plan_run(arch, prompts, hooks, capture, logits_at=logits_at)
     reused = [Capture(CARRY), *(leaving(arch) if only_caches(arch) else [])]
     kept = layout + plan(arch, reused, prompts.shape)

@@ -237,7 +237,7 @@ def test_a_run_in_pieces_is_one_run(model, padded):
         jmi.Prompts(tokens[:, at], None if mask is None else mask[:, at]) for at in (slice(4), slice(4, 6))
     )
     site, capture = "blocks.1.hook_resid_post", ["blocks.*.hook_resid_post"]
-    # Positions are those of the whole text: 3 is a token of the first piece, or in a padded row of the second.
+    # Positions are those of the whole text: 3 is in the first piece, or in a padded row in the second.
     hooks = {
         site: jmi.Add(SHIFT, positions=3),
         "blocks.2.attn.hook_v": jmi.Scale(0.5, positions=[0, -1], heads=1),
@@ -305,7 +305,7 @@ class Unknown:
 def test_what_cannot_be_generated_is_refused(model):
     arch, params, tokens = model
     run = lambda arch=arch, n=3, **options: jmi.generate(arch, params, tokens, n, **options)
-    with pytest.raises(ArgumentError, match="give True, or out.memory"):
+    with pytest.raises(ArgumentError, match=r"give True, or out\.memory"):
         run(memory={})
     with pytest.raises(ArgumentError, match="cannot go on from what earlier"):
         run(Unknown(arch))

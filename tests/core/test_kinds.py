@@ -20,14 +20,15 @@ from tests.tolerances import assert_agree
 KINDS = ("rwkv", "attention", "attention", "rwkv", "attention")
 
 
+RWKV = Rwkv(7, 5, 16, 4, 4, 24, 29, tuple((f"rank_{name}", 3) for name in ("decay", "a", "v", "gate")))
+
+
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
     """Layers of RWKV-7 and of a transformer on one stream: what each of them says of its own layers."""
 
     decoder: Any = dataclasses.field(default_factory=tiny)
-    rwkv: Any = Rwkv(
-        7, 5, 16, 4, 4, 24, 29, tuple((f"rank_{name}", 3) for name in ("decay", "a", "v", "gate"))
-    )
+    rwkv: Any = RWKV
     kinds: tuple[str, ...] = KINDS
     n_layers: int = len(KINDS)
 
@@ -188,9 +189,10 @@ def test_a_layer_that_lacks_a_point_is_named(lm):
         lm.run(TOKENS, capture=["blocks.3.attn.hook_z"])
     with pytest.raises(HookError, match=r"layers \[0\] have no such point"):
         lm.run(TOKENS, {"blocks.*.attn.hook_z": jmi.At([0, 1], jmi.Zero())})
+    blocks = {**lm.params["blocks"], "3:4": lm.params["blocks"]["1:3"]}
+    wrong = dataclasses.replace(lm, params={**lm.params, "blocks": blocks})
     with pytest.raises(ArgumentError, match=r"has \[2\] layers where the architecture has 1"):
-        wrong = {**lm.params["blocks"], "3:4": lm.params["blocks"]["1:3"]}
-        dataclasses.replace(lm, params={**lm.params, "blocks": wrong}).run(TOKENS)
+        wrong.run(TOKENS)
 
 
 @pytest.fixture(scope="module")

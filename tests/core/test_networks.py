@@ -1,7 +1,7 @@
 """Networks that are no language models, a few lines each: what they read, and everything that runs on them.
 
-The weights are those of AlgZoo (ARC): a recurrent network that reads real numbers, and a transformer without masks
-or norms that reads integers. Both are compared with the authors' own in PyTorch, as recorded.
+The weights are those of AlgZoo (ARC): a recurrent network that reads real numbers, and a transformer without
+masks or norms that reads integers. Both are compared with the authors' own in PyTorch, as recorded.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Modules between two points of a layer: each user of the seam is a few lines, and everything goes on working."""
+"""Modules between two points of a layer: each is a few lines, and everything else goes on working."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""One linearisation, many cotangents: rows of Jacobians against torch's, `value_and_grad_at` and differences."""
+"""One linearisation, many cotangents: against torch's Jacobians, `value_and_grad_at` and differences."""
 
 import os
 from pathlib import Path

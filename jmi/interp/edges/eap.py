@@ -223,7 +223,7 @@ def _scores(
 
 
 def _difference(lm: LanguageModel, other: Written, own: Written) -> jax.Array:
-    """What every writer adds in the other run less what it adds in the one that is changed, ``[b, w, s, d]``."""
+    """What every writer adds in the other run less what it adds in the changed one, ``[b, w, s, d]``."""
     return outputs(lm, jax.tree.map(jnp.subtract, other, own))
 
 
