@@ -20,7 +20,7 @@ from jmi.errors import ArgumentError, OutputError
 if sys.platform != "win32":
     import fcntl
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PACKAGES = ("jax", "jaxlib", "numpy", "tokenizers", "safetensors")
 
 

@@ -13,6 +13,7 @@ from jmi.captures.output import Output
 from jmi.checks import check_model, real_number, shown, whole_number
 from jmi.engine.forward import finished, forward, run_compiled
 from jmi.engine.memory import Memory
+from jmi.engine.programs import compiled
 from jmi.engine.run import plan_run
 from jmi.errors import ArgumentError, TokenizerError
 from jmi.generation import Generated, Generation, plan_generation, run_generation
@@ -20,7 +21,6 @@ from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts, as_prompts
 from jmi.model.sites import layer_name, table_of
-from jmi.programs import compiled
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
 

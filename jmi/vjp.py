@@ -11,12 +11,12 @@ from jmi.captures.output import Output
 from jmi.checks import as_arrays, real_array, shown, whole_number
 from jmi.engine.forward import forward, precise
 from jmi.engine.probe import Probe, follow, names_of, plan_points
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.gradients import zeros_at
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts, checked
-from jmi.programs import compiled
 
 Pull = Callable[[Mapping[str, Any]], Any]
 """``{name: [n, *shape]} -> {name: [n, *shape]}``: cotangents at points of the run, pulled back to others."""

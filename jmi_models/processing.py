@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jmi.checks import check_params
 from jmi.errors import ConfigError
-from jmi.model.architecture import Params
+from jmi.model.architecture import Params, runs_of
 from jmi.numerics import wide
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.params import HasParams, Param, check_describes, flat
@@ -226,7 +226,8 @@ def check_applies(processing: str, arch: Any, params: Params, reasons: dict[str,
     """ConfigError for a reason that holds, or for parameters of another architecture."""
     check_describes(arch)
     check_params(params)
-    why = [reason for reason, holds in reasons.items() if holds]
+    kinds = {"its layers are of several kinds": len(runs_of(arch)) > 1}
+    why = [reason for reason, holds in (reasons | kinds).items() if holds]
     if why:
         raise ConfigError(f"{processing} does not apply to this {arch.family} model: {'; '.join(why)}")
     given = {_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)}

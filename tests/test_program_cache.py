@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import jmi
-from jmi import program_cache
+from jmi.engine import program_cache
 from jmi.errors import ArgumentError
 
 ROOT = Path(__file__).parents[1]

@@ -36,8 +36,8 @@ def print_pair(pair: Pair, what: str, metric: str, values: tuple[float, float]) 
     """What is looked at, what the two runs answer, and the metric of each."""
     right, wrong = pair.lm.token_string(pair.right), pair.lm.token_string(pair.wrong)
     say(f"{pair.lm.name}  {what}  answer {right!r}, not {wrong!r}")
-    for name, text, value in zip(("base", "source"), pair.prompts.texts, values, strict=True):
-        say(f"{name:<7}{metric} {value:+.4f}  {text!r}")
+    for name, text, value in zip(("clean", "corrupted"), pair.texts, values, strict=True):
+        say(f"{name:<10}{metric} {value:+.4f}  {text!r}")
 
 
 def print_effects(
@@ -74,8 +74,10 @@ def _percent(share: float) -> Text:
 
 def figure_of(axes: Axes, shares: np.ndarray, pair: Pair, title: str, label: str) -> "Figure":
     """The map of two axes as a picture, with tokens at positions."""
-    tokens = [pair.lm.token_string(i) for i in pair.prompts.tokens[0][0]]
+    tokens = [pair.lm.token_string(i) for i in pair.changed(pair.tokens)[0]]
     rows, columns = (
         (name, [tokens[i] if name == "position" else str(i) for i in values]) for name, values in axes.items()
     )
-    return plot_heatmap(shares, rows, columns, f"{pair.lm.name}, {title}\n{pair.prompts.texts[0]!r}", label)
+    return plot_heatmap(
+        shares, rows, columns, f"{pair.lm.name}, {title}\n{pair.changed(pair.texts)!r}", label
+    )

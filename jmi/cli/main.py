@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import jmi
-from jmi import program_cache
 from jmi.cli import failures
 from jmi.cli.commands import as_typed, find_commands
+from jmi.engine import program_cache
 from jmi.errors import printable
 
 

@@ -1,54 +1,20 @@
 """A clean and a corrupted prompt, and what a model makes of them."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from jmi import metrics
 from jmi.captures.output import Output
 from jmi.cli.options import described
-from jmi.cli.prompts import CLEAN, CORRUPTED, Direction, Metric, SmoothMetric
+from jmi.cli.prompts import CLEAN, CORRUPTED, Into, Metric, SmoothMetric
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_logits
-from jmi.model.inputs import Prompts as Inputs
 from jmi.model.inputs import checked
 
-
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-    """Two prompts of a model before anything is run.
-
-    Attributes:
-      clean, corrupted: the texts.
-      direction: which of them is the base.
-      tokens: int32 ``[1, s]`` of base and source: of the run that is changed, and of the other.
-    """
-
-    clean: str
-    corrupted: str
-    direction: Direction
-    tokens: tuple[np.ndarray, np.ndarray]
-
-    @property
-    def texts(self) -> tuple[str, str]:
-        """Base and source."""
-        return _turned(self.clean, self.corrupted, self.direction)
-
-    @property
-    def pair(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of clean and corrupted prompt."""
-        return _turned(*self.tokens, self.direction)
-
-    @property
-    def into(self) -> Literal["clean", "corrupted"]:
-        """Which run is changed."""
-        return "corrupted" if self.direction is Direction.DENOISING else "clean"
-
-    @property
-    def aligned(self) -> bool:
-        """Whether the prompts have one length."""
-        return self.tokens[0].shape == self.tokens[1].shape
+Tokens = tuple[np.ndarray, np.ndarray]
+"""Int32 ``[1, s]`` of the clean and of the corrupted prompt."""
 
 
 def texts_of(clean: str | None, corrupted: str | None) -> tuple[str, str]:
@@ -60,19 +26,14 @@ def texts_of(clean: str | None, corrupted: str | None) -> tuple[str, str]:
     return clean, corrupted
 
 
-def prompts_of(lm: LanguageModel, texts: tuple[str, str], direction: Direction) -> Prompts:
+def tokens_of(lm: LanguageModel, texts: tuple[str, str]) -> Tokens:
     """Tokens of both prompts; ArgumentError when they are the same, or too long."""
-    base, source = (lm.to_tokens(text) for text in _turned(*texts, direction))
-    for tokens in (base, source):
-        checked(lm.arch, Inputs(tokens))
-    if np.array_equal(base, source):
+    clean, corrupted = (lm.to_tokens(text) for text in texts)
+    for tokens in (clean, corrupted):
+        checked(lm.arch, tokens)
+    if np.array_equal(clean, corrupted):
         raise ArgumentError("both prompts are the same tokens: nothing differs that could be patched")
-    return Prompts(*texts, direction, (base, source))
-
-
-def _turned(first: Any, second: Any, direction: Direction) -> tuple[Any, Any]:
-    """Clean and corrupted as base and source, or base and source as clean and corrupted."""
-    return (second, first) if direction is Direction.DENOISING else (first, second)
+    return clean, corrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +41,17 @@ class Pair:
     """Two prompts and what the model answers.
 
     Attributes:
-      runs: of base and source, with logits ``[1, vocab]`` at the last token.
+      texts, tokens: of the clean and of the corrupted prompt.
+      runs: of both, with logits ``[1, vocab]`` at the last token.
+      into: the run that is changed.
       right, wrong: token ids of the answers.
     """
 
     lm: LanguageModel
-    prompts: Prompts
+    texts: tuple[str, str]
+    tokens: Tokens
     runs: tuple[Output, Output]
+    into: Into
     right: int
     wrong: int
 
@@ -101,40 +66,56 @@ class Pair:
             "logit-diff": metrics.LogitDiff(self.right, self.wrong),
             "prob": metrics.Prob(self.right),
             "rank": metrics.Rank(self.right),
-            "kl": metrics.KL(self.runs[0].logits),
+            "kl": metrics.KL(self.changed(self.runs).logits),
         }
         return made[metric.value]
 
+    def changed(self, both: tuple[Any, Any]) -> Any:
+        """Of something of the clean and of the corrupted run, that of the one that is changed."""
+        return both[self.into is Into.CORRUPTED]
+
     def values(self, metric: Metric | SmoothMetric) -> tuple[float, float]:
-        """The metric of base and source; ArgumentError when they agree, as far as float32 can tell."""
+        """The metric of both runs; ArgumentError when they agree, as far as float32 can tell."""
         goal = self.metric(metric)
-        base, source = (float(goal(run)[0]) for run in self.runs)
-        if abs(source - base) <= 1e-5 * max(abs(base), abs(source)):
+        clean, corrupted = (float(goal(run)[0]) for run in self.runs)
+        if abs(corrupted - clean) <= 1e-5 * max(abs(clean), abs(corrupted)):
             raise ArgumentError(
-                f"{metric.value} is {base:.4g} on both prompts, so there is no difference to share out: "
+                f"{metric.value} is {clean:.4g} on both prompts, so there is no difference to share out: "
                 "take another --metric or --answer, or other prompts"
             )
-        return base, source
+        return clean, corrupted
+
+    def gap(self, values: tuple[float, float]) -> float:
+        """How far the metric of the run that is changed is from that of the other."""
+        clean, corrupted = values
+        return clean - corrupted if self.into is Into.CORRUPTED else corrupted - clean
 
     def record(self, values: tuple[float, float]) -> dict[str, Any]:
         """Model, prompts, answers and the metric of both runs as plain data."""
-        named = zip(("base", "source"), self.prompts.texts, self.prompts.tokens, strict=True)
+        both = zip(("clean", "corrupted"), self.texts, self.tokens, values, strict=True)
         answers = (("answer", self.right), ("wrong", self.wrong))
         return {
             "model": described(self.lm),
-            **{name: {"text": text, "token_ids": tokens[0]} for name, text, tokens in named},
+            **{name: {"text": text, "token_ids": ids[0], "value": x} for name, text, ids, x in both},
             **{name: {"token_id": t, "token": self.lm.token_string(t)} for name, t in answers},
-            "base_value": values[0],
-            "source_value": values[1],
+            "into": self.into,
         }
 
 
-def pair_of(lm: LanguageModel, prompts: Prompts, answer: str | None, wrong: str | None) -> Pair:
+def pair_of(
+    lm: LanguageModel,
+    texts: tuple[str, str],
+    tokens: Tokens,
+    *,
+    into: Into,
+    answer: str | None,
+    wrong: str | None,
+) -> Pair:
     """Run both prompts; the answers are the model's own where none are given."""
     given = [word if word is None else lm.token_id(word) for word in (answer, wrong)]
-    base, source = (lm.run(tokens, logits_at=-1) for tokens in prompts.tokens)
-    for run in (base, source):
+    clean, corrupted = (lm.run(each, logits_at=-1) for each in tokens)
+    for run in (clean, corrupted):
         check_logits(lm, run.logits)
-    likeliest = [int(run.logits.argmax()) for run in _turned(base, source, prompts.direction)]
+    likeliest = [int(run.logits.argmax()) for run in (clean, corrupted)]
     right, other = (own if word is None else word for own, word in zip(likeliest, given, strict=True))
-    return Pair(lm, prompts, (base, source), right, other)
+    return Pair(lm, texts, tokens, (clean, corrupted), into, right, other)

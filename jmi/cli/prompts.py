@@ -25,11 +25,11 @@ class SmoothMetric(enum.StrEnum):
     PROB = "prob"
 
 
-class Direction(enum.StrEnum):
-    """Which run is patched."""
+class Into(enum.StrEnum):
+    """Which run is changed."""
 
-    DENOISING = "denoising"
-    NOISING = "noising"
+    CORRUPTED = "corrupted"
+    CLEAN = "clean"
 
 
 Clean = Annotated[
@@ -44,6 +44,6 @@ Answer = Annotated[
 Wrong = Annotated[
     str | None, typer.Option(help="Wrong answer, one token.", show_default="the prediction on CORRUPTED")
 ]
-Towards = Annotated[
-    Direction, typer.Option(help="denoising: CLEAN into CORRUPTED; noising: CORRUPTED into CLEAN.")
+Changed = Annotated[
+    Into, typer.Option(help="The run that is changed; what is put there is of the other one.")
 ]

@@ -14,6 +14,7 @@ from jmi.captures.output import Output, wrap
 from jmi.checks import check_model
 from jmi.engine.layers import layer_of, run_layers, segments
 from jmi.engine.memory import Memory, grown, named, written
+from jmi.engine.programs import compiled
 from jmi.engine.run import Run, plan_run
 from jmi.engine.tap import LiveTap
 from jmi.engine.varying import vary_like
@@ -22,7 +23,6 @@ from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts
 from jmi.model.tap import SILENT, Tap
-from jmi.programs import compiled
 
 
 def forward(

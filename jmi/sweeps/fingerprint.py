@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
-from jmi.programs import compiled
 
 _UNSEEN = re.compile(
     r"stablehlo\.custom_call @\w*(?:callback|CustomSPMDPartitioning)|stablehlo\.(?:send|recv)\b"

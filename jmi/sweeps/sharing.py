@@ -21,9 +21,9 @@ from jmi.captures.output import Output, wrap
 from jmi.checks import as_arrays
 from jmi.engine.forward import execute, last_layer
 from jmi.engine.memory import leaving, named, only_caches
+from jmi.engine.programs import compiled
 from jmi.engine.run import Run, plan_run
 from jmi.model.sites import part_of, table_of
-from jmi.programs import compiled
 from jmi.tree import Structure
 
 

@@ -18,7 +18,7 @@ from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import HeadNorm, Norm
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.qwen2_moe import every_layer
+from jmi_models.families.qwen2_moe import dense_layers
 from jmi_models.families.usual import always, read_usual
 from jmi_models.params import flat
 from jmi_models.weights.layout import Key
@@ -154,7 +154,8 @@ def _experts(
     read: Reader, parts: Mapping[str, Form], keys: Mapping[str, Key], shapes: Shapes, notes: Notes
 ) -> Experts:
     """The mixture in place of the MLP."""
-    every_layer(read)
+    if dense_layers(read):
+        raise ConfigError("config.json: mixtures in some layers only are read of families that jmi knows")
     read.ignore(*_N_EXPERTS, *_TOP_K, "moe_intermediate_size", "shared_expert_intermediate_size")
     top = next((name for name in _TOP_K if read.config.get(name) is not None), _TOP_K[0])
     form, shared = parts["mlp"], parts["shared expert"]

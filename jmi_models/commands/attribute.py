@@ -16,7 +16,7 @@ from jmi_models.commands.model import ModelOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from jmi.cli.pair import Pair, Prompts
+    from jmi.cli.pair import Pair
 
 
 def command(
@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Estimate from gradients what patching would do.
 
-    One backward pass estimates what `jmi patch --direction noising` measures place by place: a score is the
+    One backward pass estimates what `jmi patch --into clean` measures place by place: a score is the
     share of the difference between CLEAN and CORRUPTED that patching CORRUPTED into CLEAN at this place
     alone would make up for. With --edges N, every edge between two parts of the model is scored (EAP; with
     --steps EAP-IG), and the N strongest are run as a circuit.
@@ -58,15 +58,15 @@ def command(
     texts = cli.pair.texts_of(clean, corrupted)
     with source.loaded() as lm:
         _check_wanted(lm, site, edges)
-        prompts = cli.pair.prompts_of(lm, texts, asked.Direction.NOISING)
-        _check_lengths(prompts)
-        pair = cli.pair.pair_of(lm, prompts, answer, wrong)
+        tokens = cli.pair.tokens_of(lm, texts)
+        _check_lengths(*tokens)
+        pair = cli.pair.pair_of(lm, texts, tokens, into=asked.Into.CLEAN, answer=answer, wrong=wrong)
         values = pair.values(metric)
         if edges is None:
             axes, scores = _places(pair, site, metric, steps)
         else:
             edge_scores, kept, faithful = _circuit(pair, edges, metric, steps)
-    options, difference = {"metric": metric, "steps": steps}, values[1] - values[0]
+    options, difference = {"metric": metric, "steps": steps}, pair.gap(values)
 
     def write(**found: Any) -> None:
         if files.output is not None:
@@ -98,10 +98,10 @@ def _check_wanted(lm: "jmi.LanguageModel", site: str, edges: int | None) -> None
         raise ArgumentError(f"--edges {edges}: this model has {known} edges")
 
 
-def _check_lengths(prompts: "Prompts") -> None:
+def _check_lengths(clean: "np.ndarray", corrupted: "np.ndarray") -> None:
     """Refuse prompts that differ in length."""
-    if not prompts.aligned:
-        lengths = " and ".join(str(tokens.shape[1]) for tokens in prompts.tokens)
+    if clean.shape != corrupted.shape:
+        lengths = f"{clean.shape[1]} and {corrupted.shape[1]}"
         raise ArgumentError(
             f"the prompts have {lengths} tokens; gradients need as many in both, jmi patch not"
         )
@@ -117,10 +117,16 @@ def _places(
 
     lm = pair.lm
     _, across = cli.effects.axes_of(cli.effects.point_of(lm, site))
-    keep = ("batch", "head" if across == "head" else "pos")
-    name, goal = full_name(lm.arch, site), pair.metric(metric)
+    name = full_name(lm.arch, site)
     scores = jmi.interp.attribution_patching(
-        lm, *pair.prompts.pair, name, metric=goal, into="clean", keep=keep, steps=steps, logits_at=-1
+        lm,
+        *pair.tokens,
+        name,
+        metric=pair.metric(metric),
+        into=pair.into.value,
+        keep=("batch", "head" if across == "head" else "pos"),
+        steps=steps,
+        logits_at=-1,
     )
     (label,) = scores.captures
     values = np.asarray(scores.captures[label])[:, 0]
@@ -131,12 +137,11 @@ def _circuit(
     pair: "Pair", edges: int, metric: asked.SmoothMetric, steps: int | None
 ) -> tuple["jmi.interp.EdgeScores", "np.ndarray", float]:
     """Scores of all edges, which of them are the strongest, and the share of the difference these keep."""
-    lm, goal = pair.lm, pair.metric(metric)
-    clean, corrupted = pair.prompts.pair
-    scores = jmi.interp.eap(lm, clean, corrupted, metric=goal, steps=steps, logits_at=-1)
+    prompts, goal = (pair.lm, *pair.tokens), pair.metric(metric)
+    scores = jmi.interp.eap(*prompts, metric=goal, into="clean", steps=steps, logits_at=-1)
     kept = jmi.interp.top_edges(scores, edges)
-    found = jmi.interp.faithfulness(lm, clean, corrupted, kept[None], metric=goal, logits_at=-1)
-    return scores, kept, float(found.values[0])
+    compared = jmi.interp.faithfulness(*prompts, kept[None], metric=goal, logits_at=-1)
+    return scores, kept, float(compared.values[0])
 
 
 def _print_edges(scores: "jmi.interp.EdgeScores", difference: float, top: int) -> None:

@@ -37,7 +37,7 @@ def command(
     ] = asked.Metric.LOGIT_DIFF,
     answer: asked.Answer = None,
     wrong: asked.Wrong = None,
-    direction: asked.Towards = asked.Direction.DENOISING,
+    into: asked.Changed = asked.Into.CORRUPTED,
     window: Annotated[int, typer.Option(min=1, help="Patch so many layers at once.")] = 1,
     top: Annotated[int, typer.Option(min=1, help="How many of the largest effects to list.")] = 10,
     source: ModelOptions,
@@ -51,7 +51,7 @@ def command(
     from CLEAN, turn the answer on CORRUPTED around.
     """
     from jmi.interp.patching.places import places_of
-    from jmi.model.inputs import Prompts
+    from jmi.model.inputs import as_prompts
 
     files.check()
     if over is not None and len(over) != 2 and files.plot is not None:
@@ -60,34 +60,28 @@ def command(
     with source.loaded() as lm:
         point = cli.effects.point_of(lm, site)
         axes = over or cli.effects.axes_of(point)
-        prompts = cli.pair.prompts_of(lm, texts, direction)
-        positions = None if prompts.aligned else _positions(*prompts.pair)
+        tokens = cli.pair.tokens_of(lm, texts)
+        aligned = tokens[0].shape == tokens[1].shape
+        at = {} if aligned else {"position": _positions(*tokens)}
         # Its errors, before anything is run.
-        places_of(lm.arch, point, Prompts(prompts.tokens[0]), axes, {}, window=window)
-        pair, name = cli.pair.pair_of(lm, prompts, answer, wrong), metric.value
-        values, at = pair.values(metric), {} if positions is None else {"position": positions}
+        places_of(lm.arch, point, as_prompts(tokens[0]), axes, {}, window=window)
+        pair = cli.pair.pair_of(lm, texts, tokens, into=into, answer=answer, wrong=wrong)
+        values, goal = pair.values(metric), pair.metric(metric)
         result = jmi.interp.patch(
-            lm,
-            *prompts.pair,
-            site,
-            metric=pair.metric(metric),
-            into=prompts.into,
-            over=axes,
-            at=at,
-            window=window,
+            lm, *tokens, site, metric=goal, into=into.value, over=axes, at=at, window=window
         )
     recovery, patched = result.recovery[..., 0], result.patched[..., 0]
 
     if files.plot is not None:
-        title = f"{site}: {direction.value}"
-        files.draw(cli.effects.figure_of(result.axes, recovery, pair, title, f"recovery of {name}"))
+        title = f"{site}: into the {into.value} run"
+        files.draw(cli.effects.figure_of(result.axes, recovery, pair, title, f"recovery of {metric.value}"))
     if files.output is not None:
-        options = {"site": site, "over": axes, "direction": direction, "window": window, "metric": metric}
+        options = {"site": site, "over": axes, "window": window, "metric": metric}
         found = {"axes": dict(result.axes), "patched": patched, "recovery": recovery}
         write_json(files.output, record("patch", **pair.record(values), options=options, **found))
-    cli.effects.print_pair(pair, site, name, values)
-    cli.effects.print_effects(result.axes, recovery, {name: patched}, top, "recovery")
-    if positions is not None:
+    cli.effects.print_pair(pair, site, metric.value, values)
+    cli.effects.print_effects(result.axes, recovery, {metric.value: patched}, top, "recovery")
+    if not aligned:
         cli.console.say("the prompts differ in length: only positions that correspond were patched")
 
 
@@ -96,9 +90,8 @@ def _positions(clean: "np.ndarray", corrupted: "np.ndarray") -> "Alignment":
     from jmi.align import align_tokens
 
     found = align_tokens(clean, corrupted)
-    count = len(found.clean)
-    same = count and found.clean[-1] == count - 1 == found.corrupted[-1]
-    if same or not count:
+    same = len(found.clean) and found.clean[-1] == len(found.clean) - 1 == found.corrupted[-1]
+    if same or not len(found.clean):
         raise ArgumentError(
             "the prompts differ in length, and what they have in common comes before the first difference, "
             "where the runs are still the same: give prompts of one length, or with one ending"

@@ -7,7 +7,7 @@ from jmi.errors import ConfigError
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.usual import KEYS, LAYER, always, mlp_keys, read_usual, rms, windows
+from jmi_models.families.usual import KEYS, LAYER, MLP, by_kind, mlp_keys, read_usual, rms, windows
 from jmi_models.weights import words
 from jmi_models.weights.layout import Key
 
@@ -35,7 +35,6 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         normalise=read.flag("norm_topk_prob", False),
         d_shared=read.count("shared_expert_intermediate_size", 5632),
     )
-    every_layer(read)
     arch = read_usual(
         read,
         "qwen2_moe",
@@ -45,20 +44,28 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         windows=_windows(read),
         qkv_bias=read.flag("qkv_bias", True),
         experts=experts,
+        dense_layers=dense_layers(read),
     )
     read.finish()
     return arch
 
 
-def every_layer(read: Reader) -> None:
-    """Refuse models in which only some layers are mixtures: all layers share one stack of parameters."""
-    dense, step = read.config.get("mlp_only_layers"), read.count("decoder_sparse_step", 1)
+def dense_layers(read: Reader) -> tuple[int, ...]:
+    """The layers with an MLP and no mixture: those listed, and all but each ``decoder_sparse_step``-th."""
+    listed, step = read.config.get("mlp_only_layers"), read.count("decoder_sparse_step", 1)
     read.ignore("mlp_only_layers")
-    if dense or step != 1:
+    given = [] if listed is None else listed
+    if not isinstance(given, list) or not all(type(layer) is int for layer in given):
         raise ConfigError(
-            f"config.json: mlp_only_layers={words.value(dense)}, decoder_sparse_step={step}: mixtures in "
-            "some layers only are not supported"
+            f"config.json: 'mlp_only_layers' must be a list of layers, got {words.value(listed)}"
         )
+    layers = tuple(i for i in range(read.layers()) if i in given or (i + 1) % step)
+    if len(layers) == read.layers():
+        raise ConfigError(
+            f"config.json: mlp_only_layers={words.value(listed)}, decoder_sparse_step={step}: "
+            "no layer is left to be a mixture"
+        )
+    return layers
 
 
 def _windows(read: Reader) -> tuple[int | None, ...]:
@@ -72,12 +79,13 @@ def _windows(read: Reader) -> tuple[int | None, ...]:
 QWEN2_MOE = Family(
     name="qwen2_moe",
     from_config=from_config,
-    keys=always(
+    keys=by_kind(
         {
             **KEYS,
             **EXPERT_KEYS,
             "blocks.mlp.shared.W_sigmoid": Key(f"{_SHARED}_gate.weight", "one d_model"),
             **mlp_keys(f"{_SHARED}.", "gate_proj up_proj down_proj", "blocks.mlp.shared", "d_shared"),
-        }
+        },
+        MLP,
     ),
 )

@@ -7,8 +7,8 @@ from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import HeadNorm
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
-from jmi_models.families.qwen2_moe import EXPERT_KEYS, every_layer
-from jmi_models.families.usual import HEAD_NORMS, KEYS, always, one_window, read_usual, rms
+from jmi_models.families.qwen2_moe import EXPERT_KEYS, dense_layers
+from jmi_models.families.usual import HEAD_NORMS, KEYS, MLP, by_kind, one_window, read_usual, rms
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:
@@ -25,7 +25,6 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_expert=read.count("moe_intermediate_size", 768),
         normalise=read.flag("norm_topk_prob", False),
     )
-    every_layer(read)
     bias, norm = read.flag("attention_bias", False), rms(read)
     read.ignore("max_window_layers", "sliding_window")
     arch = read_usual(
@@ -39,11 +38,12 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         qkv_bias=bias,
         out_bias=bias,
         experts=experts,
+        dense_layers=dense_layers(read),
     )
     read.finish()
     return arch
 
 
 QWEN3_MOE = Family(
-    name="qwen3_moe", from_config=from_config, keys=always({**KEYS, **HEAD_NORMS, **EXPERT_KEYS})
+    name="qwen3_moe", from_config=from_config, keys=by_kind({**KEYS, **HEAD_NORMS, **EXPERT_KEYS}, MLP)
 )

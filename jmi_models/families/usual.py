@@ -1,9 +1,11 @@
 """What most families share: the names of config fields and tensors that began with Llama."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi.model.architecture import runs_of, stack_name
 from jmi_models.decoder.norms import Norm
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
@@ -82,12 +84,9 @@ def mlp_keys(module: str, names: str, path: str = "blocks.mlp", width: str = "d_
     return keys
 
 
-KEYS: Mapping[str, Key] = {
-    **EMBEDDINGS,
-    **PRE_NORMS,
-    **attention_keys(LAYER + "self_attn."),
-    **mlp_keys(LAYER + "mlp.", "gate_proj up_proj down_proj"),
-}
+MLP = mlp_keys(LAYER + "mlp.", "gate_proj up_proj down_proj")
+
+KEYS: Mapping[str, Key] = {**EMBEDDINGS, **PRE_NORMS, **attention_keys(LAYER + "self_attn."), **MLP}
 """Tensors of Llama, with biases wherever a relative has one."""
 
 
@@ -114,6 +113,27 @@ def gpt_fields(read: Reader, n_ctx: int) -> dict[str, Any]:
 def always(keys: Mapping[str, Key]) -> Callable[[Transformer], Mapping[str, Key]]:
     """Keys that are the same for every member of a family."""
     return lambda arch: keys
+
+
+def by_kind(keys: Mapping[str, Key], dense: Mapping[str, Key]) -> Callable[[Transformer], Mapping[str, Key]]:
+    """Keys of a family whose layers are mixtures, some of them with an MLP instead, which has ``dense`` keys.
+
+    Each run of like layers is a stack of its own.
+    """
+
+    def of(arch: Transformer) -> Mapping[str, Key]:
+        if not arch.dense_layers:
+            return keys
+        found = {path: key for path, key in keys.items() if not path.startswith("blocks.")}
+        for run in runs_of(arch):
+            own = {**keys, **dense} if arch.kinds[run.start] == "mlp" else keys
+            for path, key in own.items():
+                if path.startswith("blocks."):
+                    name = f"blocks.{stack_name(run)}.{path.removeprefix('blocks.')}"
+                    found[name] = dataclasses.replace(key, start=run.start)
+        return found
+
+    return of
 
 
 def read_usual(

@@ -134,7 +134,10 @@ def plan_reads(arch: AnyArch, family: Family, aliases: Mapping[str, str]) -> Rea
         for index in np.ndindex(*(param.shape[param.axes.index(axis)] for axis in named)):
             if named and named[0] == "n_layers" and index[0] < key.first:
                 continue
-            name = key.name.format(**{_LEADING[a].strip("{}"): i for a, i in zip(named, index, strict=True)})
+            numbers = (i + key.start * (a == "n_layers") for a, i in zip(named, index, strict=True))
+            name = key.name.format(
+                **dict(zip((_LEADING[a].strip("{}") for a in named), numbers, strict=True))
+            )
             reads.setdefault(aliases.get(name, name), []).append(Target(path, key, index))
     return reads
 

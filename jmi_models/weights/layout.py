@@ -54,12 +54,14 @@ class Key:
         loader permutes them into the order of the parameter tree.
       fused: which part of a fused tensor it is.
       first: the first layer that has it; in those before it is zero.
+      start: the number of the layer that stands first in the parameter.
     """
 
     name: str
     layout: str
     fused: Fused | None = None
     first: int = 0
+    start: int = 0
 
     def __post_init__(self) -> None:
         assert (self.fused is not None) == ("[" in self.layout), self.name

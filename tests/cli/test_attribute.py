@@ -16,7 +16,7 @@ def test_scores_of_heads_are_close_to_what_patching_them_does(tmp_path):
     done = jmi("attribute", "--steps", 8, "--output", estimate, "--plot", plot)
     assert done.returncode == 0, done.stderr
     assert plot.read_bytes().startswith(b"\x89PNG")
-    done = jmi("patch", "--direction", "noising", "--output", truth)
+    done = jmi("patch", "--into", "clean", "--output", truth)
     assert done.returncode == 0, done.stderr
     shares = np.asarray(json.loads(estimate.read_text())["shares"])
     recovery = np.asarray(json.loads(truth.read_text())["recovery"])
@@ -33,7 +33,7 @@ def test_few_edges_are_the_circuit(tmp_path):
     assert "a circuit of the 60 strongest edges keeps" in done.stdout
     record = json.loads(output.read_text())
     assert record["faithfulness"] > 0.8
-    held = load_circuit(circuit, edge_graph(jmi_models.load("atlas").arch))
+    held = load_circuit(circuit, edge_graph(jmi_models.load("atlas")))
     assert held.kept.sum() == 60
     strongest = record["edges"][0]
     assert float(held.scores[strongest["edge"]]) == pytest.approx(strongest["score"])

@@ -94,7 +94,7 @@ MISTAKES: dict[str, list[Callable[[random.Random], Options]]] = {
         lambda rng: ["--site", sites(rng)],
         lambda rng: ["--answer", words(rng)],
         lambda rng: ["--window", too_few(rng)],
-        lambda rng: ["--direction", rng.choice(["", "up", "Denoising"])],
+        lambda rng: ["--into", rng.choice(["", "both", "Clean"])],
         lambda rng: ["--metric", rng.choice(["", "beauty", "[red]"])],
     ],
     "attribute": [

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from huggingface_hub import constants
 
+from jmi.artefacts import SCHEMA_VERSION
 from jmi_models.embedded import MODELS
 from tests.cli.command_line import jmi, typed
 
@@ -53,7 +54,7 @@ def test_knockout_writes_a_self_contained_result_and_a_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "before loading" in done.stdout
     result = json.loads(output.read_text())
-    assert result["schema_version"] == 1
+    assert result["schema_version"] == SCHEMA_VERSION
     assert result["model"]["revision"].startswith("sha256:")
     assert result["model"]["architecture"]["family"] == "llama"
     assert result["layers"] == [1, 2]
@@ -146,7 +147,7 @@ def test_every_cached_model_is_run_and_one_that_fails_is_named(tmp_path, monkeyp
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout.startswith("someone/whole ")
     record = json.loads((tmp_path / "x.json").read_text())
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == SCHEMA_VERSION
     (result,) = record["results"]
     assert result["model"]["name"] == "someone/whole"
     assert result["kl_divergence"] > 1

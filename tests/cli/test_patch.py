@@ -28,21 +28,21 @@ def test_a_few_heads_move_the_name(tmp_path):
     assert np.median(strongest) < 0.05
 
     lm = jmi_models.load("atlas")
-    clean, corrupted = record["source"]["text"], record["base"]["text"]
+    clean, corrupted = record["clean"]["text"], record["corrupted"]["text"]
+    assert record["into"] == "corrupted"
     goal = LogitDiff(record["answer"]["token_id"], record["wrong"]["token_id"])
-    found = patch(lm, corrupted, clean, "attn.hook_z", {"d": goal}, over=("layer", "head"))
-    np.testing.assert_allclose(recovery, found.recovery["d"][..., 0], atol=1e-6)
+    found = patch(lm, clean, corrupted, "attn.hook_z", metric=goal, over=("layer", "head"))
+    np.testing.assert_allclose(recovery, found.recovery[..., 0], atol=1e-6)
 
 
-def test_noising_at_positions_of_prompts_that_differ_in_length():
+def test_the_clean_run_is_changed_at_positions_of_prompts_that_differ_in_length():
     prompts = ("The capital of France is", "The capital of South Korea is")
-    options = ("--site", "hook_resid_pre", "--direction", "noising", "--metric", "prob", "--top", "1")
+    options = ("--site", "hook_resid_pre", "--into", "clean", "--metric", "prob", "--top", "1")
     done = jmi("patch", *prompts, *options)
     assert done.returncode == 0, done.stderr
     assert "only positions that correspond" in done.stdout
-    base, source = (line for line in done.stdout.splitlines() if line.startswith(("base", "source")))
-    assert prompts[0] in base
-    assert prompts[1] in source
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("clean ", "corrupted "))]
+    assert [prompt in line for prompt, line in zip(prompts, lines, strict=True)] == [True, True]
 
 
 def test_a_map_of_nothing_says_so():

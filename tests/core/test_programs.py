@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jmi
-from jmi import programs
+from jmi.engine import programs
 from jmi.sweeps import work as sweep_work
 from tests.core.conftest import lively, tiny
 

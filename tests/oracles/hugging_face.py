@@ -91,6 +91,18 @@ def logits(config: Config, tensors: dict[str, np.ndarray], tokens: np.ndarray, d
         return model(torch.from_numpy(tokens).long(), use_cache=False).logits.float().numpy()
 
 
+def embedding_gradient(config: Config, weights: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The tensors of ``config``, and the gradient of weighted logits at the token embedding, in float64."""
+    tensors = grid.tensors(shapes(config), config["model_type"])
+    with true_float64(config):
+        model = load(config, tensors, torch.float64)
+        tokens = torch.from_numpy(grid.tokens(config)).long()
+        embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
+        logits = model(inputs_embeds=embedded, use_cache=False).logits
+        (logits * torch.from_numpy(weights)).sum().backward()
+    return tensors, embedded.grad.numpy()
+
+
 def save(config: Config, folder: Path) -> None:
     """Write the model as Hugging Face itself saves it."""
     tensors = grid.tensors(shapes(config), config["model_type"])

@@ -17,6 +17,7 @@ from jmi.captures.capture import Capture
 from jmi.checks import flag
 from jmi.engine.forward import precise
 from jmi.engine.probe import Probe, follow, plan_points
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.hooks.freeze import Detach
 from jmi.hooks.interventions import Patch, Replace
@@ -29,7 +30,6 @@ from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.sites import PATTERN, Site, layer_name, slots, table_of
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 QUERIES = ("blocks.*.hook_q_input", "blocks.*.attn.hook_q", "blocks.*.attn.hook_rot_q")
 KEYS = ("blocks.*.hook_k_input", "blocks.*.attn.hook_k", "blocks.*.attn.hook_rot_k")

@@ -17,6 +17,7 @@ import numpy as np
 from jmi.captures.capture import Capture
 from jmi.checks import whole_number
 from jmi.engine.forward import precise
+from jmi.engine.programs import compiled
 from jmi.hooks.interventions import Replace
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.nodes import Pair
@@ -25,7 +26,6 @@ from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.sites import table_of
-from jmi.programs import compiled
 
 EMBEDS = ("hook_embed", "hook_pos_embed")
 """What a prompt is to the layers, where a model has it."""

@@ -20,6 +20,7 @@ from jmi.captures.reducers import Positions
 from jmi.checks import as_array, choice
 from jmi.engine.forward import precise
 from jmi.engine.layers import over_layers
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, named
 from jmi.lm import LanguageModel, check_lm
@@ -27,7 +28,6 @@ from jmi.model.architecture import Architecture, Params, require
 from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import table_of
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 
 @tree.dataclass

@@ -15,6 +15,7 @@ import numpy as np
 
 from jmi.captures.output import Output
 from jmi.checks import shown, whole_array
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks.resolve import Hooks, prepare
 from jmi.interp.decompose import decomposition
@@ -23,7 +24,6 @@ from jmi.lm import LanguageModel
 from jmi.model.architecture import Architecture, Params, require
 from jmi.model.inputs import checked
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 _SCALE = "ln_final.hook_scale"
 _BEHIND = ("hook_final_norm", "hook_logits")

@@ -25,12 +25,12 @@ from jmi import tree
 from jmi.checks import choice, whole_number
 from jmi.engine.forward import precise
 from jmi.engine.layers import segments
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.architecture import Architecture, Params, require
 from jmi.model.sites import table_of
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 
 class SVD(NamedTuple):

@@ -16,12 +16,12 @@ import numpy as np
 from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import whole_number
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import PATTERN, Site
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 
 @tree.dataclass

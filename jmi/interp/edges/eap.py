@@ -21,6 +21,7 @@ from jmi.checks import as_function, as_result, choice, flag, shown, whole_number
 from jmi.engine.forward import forward, precise
 from jmi.engine.layers import one_layer, over_layers
 from jmi.engine.probe import Probe
+from jmi.engine.programs import compiled
 from jmi.engine.run import Run, Static, check_logits_at
 from jmi.errors import ArgumentError
 from jmi.gradients import Gradients, value_and_grad_at
@@ -36,7 +37,6 @@ from jmi.model.architecture import Architecture
 from jmi.model.inputs import Prompts, checked, is_known
 from jmi.model.padding import same
 from jmi.model.sites import table_of
-from jmi.programs import compiled
 
 _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
 _FINAL = "blocks.-1.hook_resid_post"

@@ -12,6 +12,7 @@ import numpy as np
 
 from jmi.checks import as_array, as_function
 from jmi.engine.forward import forward, precise
+from jmi.engine.programs import compiled
 from jmi.engine.run import check_logits_at
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import as_data
@@ -22,7 +23,6 @@ from jmi.interp.edges.written import Written, check_written, written
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.inputs import Prompts
-from jmi.programs import compiled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jmi.captures.output import Output
 from jmi.checks import shown
 from jmi.engine.forward import forward
 from jmi.engine.layers import over_layers
+from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.interp.edges.graph import edge_graph
 from jmi.lm import LanguageModel
@@ -21,7 +22,6 @@ from jmi.model.architecture import Architecture
 from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import table_of
 from jmi.numerics import wide
-from jmi.programs import compiled
 
 _INPUTS = ("hook_embed", "hook_pos_embed")
 _Z, _SCALE, _MLPS = "blocks.*.attn.hook_z", "blocks.*.ln1_post.hook_scale", "blocks.*.hook_mlp_out"

@@ -20,7 +20,7 @@ def compiled(static: int | Sequence[int] = ()) -> Callable[[Callable[..., Any]],
       static: arguments by their places, as ``static_argnums``.
 
     Example:
-      >>> from jmi.programs import compiled
+      >>> from jmi.engine.programs import compiled
       >>> @compiled()
       ... def double(x):
       ...     return 2 * x
