@@ -58,6 +58,7 @@ def test_by_default_the_last_token_no_longer_sees_the_one_before_and_that_has_an
     assert_agree(result.ablated_logits, expected)
     assert result.changed
     assert result.kl > 1
+    assert repr(result).startswith("KnockoutResult(4 edges of a layer cut, layers [0, 1, 2, 3, 4, 5], target")
     assert result.top.tokens[0] == result.target
 
 

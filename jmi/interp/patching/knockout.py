@@ -67,6 +67,13 @@ class KnockoutResult:
     cut: np.ndarray
     seconds: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        before, after = self.target_probs
+        return (
+            f"KnockoutResult({self.cut.sum()} edges of a layer cut, layers {list(self.layers)}, "
+            f"target {self.target}: {before:.4g} -> {after:.4g}, KL {self.kl:.4g} nats)"
+        )
+
 
 def knockout(
     lm: LanguageModel,

@@ -40,7 +40,7 @@ Into = Literal["clean", "corrupted"]
 """Which run is changed: "corrupted" (denoising: does it suffice?) or "clean" (noising: is it necessary?)."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class PatchResult:
     """Metrics of every patched run, in numpy. The last axis is always the row of the batch.
 
