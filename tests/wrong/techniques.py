@@ -3,22 +3,29 @@
 import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jmi import interp
-from tests.wrong.call import DIFF, MADRID, MODEL, PARIS, POINT, RUN, Call
+from tests.wrong.call import DIFF, MADRID, PARIS, POINT, Call
 from tests.wrong.values import OTHER, model, tokens
 
 
 def technique_calls() -> list[Call]:
     lm, here, there = model(), tokens(), tokens(OTHER)
-    own = {"arch": lm.arch, "params": lm.params}
-    graph = interp.edge_graph(lm.arch)
+    graph = interp.edge_graph(lm)
     kept, strength = graph.exists.copy(), np.where(graph.exists, np.arange(79.0), 0)
     scores = interp.EdgeScores(strength, graph)
-    zeros = interp.Written(0.0, 0.0, 0.0)
-    pair = {**own, "base": here, "source": there, "metric": DIFF}
-    pair_kinds = {"base": "tokens", "source": "tokens", "metric": "metric"}
+    zeros = jax.tree.map(jnp.zeros_like, interp.written(lm, here))
+    pair = {"lm": lm, "clean": here, "corrupted": there, "metric": DIFF}
+    pair_kinds = {
+        "lm": "model",
+        "clean": "prompt",
+        "corrupted": "prompt",
+        "metric": "metric",
+        "into": "choice",
+    }
     patched = {
         "clean": here,
         "corrupted": there,
@@ -41,7 +48,6 @@ def technique_calls() -> list[Call]:
         "keep": "axes to keep",
         "hooks": "hooks",
         "capture": "capture",
-        "mask": "mask",
     }
     return [
         Call(
@@ -170,7 +176,7 @@ def technique_calls() -> list[Call]:
             "attribution_patching",
             interp.attribution_patching,
             {**pair, "sites": POINT, "steps": 2},
-            {**MODEL, **pair_kinds, **attributed, "steps": "count?"},
+            {**pair_kinds, **attributed, "steps": "count?"},
         ),
         Call(
             "integrated_gradients",
@@ -187,38 +193,29 @@ def technique_calls() -> list[Call]:
         Call(
             "eap",
             interp.eap,
-            {**own, "clean": here, "corrupted": there, "metric": DIFF, "steps": 2},
-            {
-                **MODEL,
-                "clean": "tokens",
-                "corrupted": "tokens",
-                "metric": "metric",
-                "steps": "count?",
-                "per_example": "flag",
-                **RUN,
-                "logits_at": "index?",
-            },
+            {**pair, "steps": 2},
+            {**pair_kinds, "steps": "count?", "per_example": "flag", "logits_at": "index?"},
         ),
-        Call("written", interp.written, {**own, "tokens": here}, {**MODEL, "tokens": "tokens"}),
+        Call("written", interp.written, {"lm": lm, "prompts": here}, {"lm": "model", "prompts": "prompt"}),
         Call(
             "circuit_model",
-            lambda **k: interp.circuit_model(**k)[1]["removed"],
-            {**own, "kept": kept, "ablated": zeros},
-            {**MODEL, "kept": "edges", "ablated": "scores"},
+            lambda **k: interp.circuit_model(**k).run(here, logits_at=-1).logits,
+            {"lm": lm, "kept": kept, "ablated": zeros},
+            {"lm": "model", "kept": "edges", "ablated": "scores"},
         ),
         Call(
             "faithfulness",
             interp.faithfulness,
-            {**own, "clean": here, "corrupted": there, "metric": DIFF, "circuits": kept[None]},
+            {**pair, "circuits": kept[None]},
             {
-                "clean": "tokens",
-                "corrupted": "tokens",
+                "clean": "prompt",
+                "corrupted": "prompt",
                 "metric": "metric",
                 "circuits": "edges",
                 "ablated": "scores?",
             },
         ),
-        Call("edge_graph", interp.edge_graph, {"arch": lm.arch}, {"arch": "architecture"}),
+        Call("edge_graph", interp.edge_graph, {"lm": lm}, {"lm": "model"}),
         Call(
             "top_edges",
             interp.top_edges,
