@@ -6,7 +6,7 @@ import pytest
 
 import jmi
 from jmi import interp
-from tests.wrong.call import DIFF, POINT
+from tests.wrong.call import POINT
 from tests.wrong.cases import drawn, ending, every_case
 from tests.wrong.values import PROMPT, model, tokens
 
@@ -75,9 +75,9 @@ def _raises(*_):
         lambda lm: lm.run(PROMPT, {POINT: _raises}),
         lambda lm: lm.run(PROMPT, capture=[jmi.Capture(POINT, reduce=_raises)]),
         lambda lm: interp.patch(lm, PROMPT, None, "hook_mlp_out", metric=_raises, using="zero"),
-        lambda lm: jmi.value_and_grad_at(lm.arch, lm.params, tokens(), _raises, [POINT]),
+        lambda lm: jmi.value_and_grad_at(lm, tokens(), _raises, [POINT]),
     ],
-    ids=["hook", "reducer", "metric", "readout"],
+    ids=["hook", "reducer", "metric", "metric of gradients"],
 )
 def test_the_users_own_errors_pass_through(call):
     with pytest.raises(_Own, match="mine"):
@@ -89,7 +89,7 @@ def test_what_returns_no_array_is_said_to(given):
     lm = model()
     with pytest.raises(jmi.InterventionError, match="intervention returned"):
         lm.run(PROMPT, {POINT: lambda value, site: given})
-    if given != 3:
+    if given is None or given == "seven":
         with pytest.raises(jmi.InterventionError, match="reducer returned"):
             lm.run(PROMPT, capture=[jmi.Capture(POINT, reduce=lambda value, site: given)])
 
@@ -97,4 +97,4 @@ def test_what_returns_no_array_is_said_to(given):
 def test_text_to_what_takes_tokens_is_told_how_to_make_them():
     lm = model()
     with pytest.raises(jmi.ArgumentError, match=r"lm\.to_tokens"):
-        interp.eap(lm.arch, lm.params, PROMPT, PROMPT, DIFF)
+        jmi.forward(lm.arch, lm.params, PROMPT)

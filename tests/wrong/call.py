@@ -33,4 +33,3 @@ class Call:
 
 DIFF = metrics.LogitDiff(PARIS, MADRID)
 MODEL = {"arch": "architecture", "params": "weights"}
-RUN = {"mask": "mask", "positions": "positions of tokens"}

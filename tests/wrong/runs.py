@@ -6,7 +6,7 @@ import numpy as np
 
 import jmi
 from jmi import metrics
-from tests.wrong.call import DIFF, MODEL, PARIS, POINT, RUN, Call
+from tests.wrong.call import DIFF, MODEL, PARIS, POINT, Call
 from tests.wrong.values import PROMPT, model, tokens
 
 
@@ -15,11 +15,12 @@ def run_calls() -> list[Call]:
     own = {"arch": lm.arch, "params": lm.params}
     grid = jmi.Grid(layer=[1, 4])
     hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
-    swept = {**own, "tokens": here, "hooks": hooks, "readout": metrics.Prob(PARIS), "logits_at": -1}
+    swept = {"lm": lm, "prompts": here, "hooks": hooks, "metric": metrics.Prob(PARIS), "logits_at": -1}
     sweep_kinds = {
-        "tokens": "tokens",
+        "lm": "model",
+        "prompts": "prompt",
         "hooks": "hooks",
-        "readout": "readout",
+        "metric": "metric of any shape",
         "base": "hooks",
         "logits_at": "index?",
     }
@@ -27,26 +28,32 @@ def run_calls() -> list[Call]:
         Call(
             "lm.run",
             lm.run,
-            {"prompt": here, "mask": np.ones((1, 6), bool), "positions": np.arange(6)[None]},
-            {"prompt": "prompt", "hooks": "hooks", "capture": "capture", **RUN},
+            {"prompts": here},
+            {"prompts": "prompt", "hooks": "hooks", "capture": "capture"},
         ),
-        Call("lm.run, logits_at", lm.run, {"prompt": here, "logits_at": -1}, {"logits_at": "index?"}),
         Call(
-            "lm.run, stop", lm.run, {"prompt": here, "stop_at_layer": 2}, {"stop_at_layer": "count from 0?"}
+            "jmi.Prompts",
+            lambda **fields: lm.run(jmi.Prompts(**fields)).logits,
+            {"tokens": here, "mask": np.ones((1, 6), bool), "positions": np.arange(6)[None]},
+            {"tokens": "tokens", "mask": "mask", "positions": "positions of tokens"},
+        ),
+        Call("lm.run, logits_at", lm.run, {"prompts": here, "logits_at": -1}, {"logits_at": "index?"}),
+        Call(
+            "lm.run, stop", lm.run, {"prompts": here, "stop_at_layer": 2}, {"stop_at_layer": "count from 0?"}
         ),
         Call(
             "jmi.forward",
             jmi.forward,
-            {**own, "tokens": here, "stop_at_layer": 0, "remat": True},
-            {**MODEL, "tokens": "tokens", "hooks": "hooks", "capture": "capture", **RUN, "remat": "flag"},
+            {**own, "prompts": here, "stop_at_layer": 0, "remat": True},
+            {**MODEL, "prompts": "tokens", "hooks": "hooks", "capture": "capture", "remat": "flag"},
         ),
         Call(
             "lm.generate",
             lm.generate,
-            {"prompt": here, "n": 2, "seed": 3, "temperature": 1.0},
+            {"prompts": here, "max_new_tokens": 2, "seed": 3, "temperature": 1.0},
             {
-                "prompt": "prompt",
-                "n": "count",
+                "prompts": "prompt",
+                "max_new_tokens": "count",
                 "seed": "seed?",
                 "temperature": "positive",
                 "step_hooks": "hooks",
@@ -55,8 +62,8 @@ def run_calls() -> list[Call]:
         Call(
             "jmi.generate",
             jmi.generate,
-            {**own, "tokens": here, "n": 2},
-            {**MODEL, "tokens": "tokens", "n": "count", "capture": "capture", "mask": "mask"},
+            {**own, "prompts": here, "max_new_tokens": 2},
+            {**MODEL, "prompts": "tokens", "max_new_tokens": "count", "capture": "capture"},
         ),
         Call("lm.encode", lm.encode, {"text": PROMPT}, {"text": "text"}),
         Call("lm.decode", lm.decode, {"tokens": here[0]}, {"tokens": "row of ids"}),
@@ -73,7 +80,6 @@ def run_calls() -> list[Call]:
             functools.partial(jmi.sweep, progress=False),
             {**swept, "memory": 2**30},
             {
-                **MODEL,
                 **sweep_kinds,
                 "memory": "count",
                 "capture": "capture",
@@ -81,7 +87,12 @@ def run_calls() -> list[Call]:
                 "mesh": "graph?",
             },
         ),
-        Call("jmi.plan", jmi.plan, swept, {"tokens": "tokens", "readout": "readout", "memory": "count"}),
+        Call(
+            "jmi.plan",
+            jmi.plan,
+            swept,
+            {"prompts": "prompt", "metric": "metric of any shape", "memory": "count"},
+        ),
         Call(
             "jmi.Grid",
             lambda layer: jmi.Grid(layer=layer).axes["layer"],
@@ -104,15 +115,8 @@ def run_calls() -> list[Call]:
         Call(
             "jmi.value_and_grad_at",
             jmi.value_and_grad_at,
-            {**own, "tokens": here, "readout": DIFF, "sites": [POINT]},
-            {
-                **MODEL,
-                "tokens": "tokens",
-                "readout": "metric",
-                "sites": "sites",
-                "hooks": "hooks",
-                "mask": "mask",
-            },
+            {"lm": lm, "prompts": here, "metric": DIFF, "sites": [POINT]},
+            {"lm": "model", "prompts": "prompt", "metric": "metric", "sites": "sites", "hooks": "hooks"},
         ),
         Call(
             "jmi.frozen",

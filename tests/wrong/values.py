@@ -180,7 +180,7 @@ KINDS: Mapping[str, Kind] = {
             "another shape returned": {"all": lambda out: out.logits},
         },
     ),
-    "readout": Kind(
+    "metric of any shape": Kind(
         fine=("a function",),
         wrong={
             "words returned": words,
