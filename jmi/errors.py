@@ -18,7 +18,7 @@ class ArgumentError(JmiError):
 
 
 class ConfigError(JmiError):
-    """A model configuration, or an argument, that jmi cannot honour exactly."""
+    """What a model's files ask for and jmi cannot honour exactly."""
 
 
 class CheckpointError(JmiError):

@@ -28,7 +28,7 @@ def shuffled(arch: _Arch, params: Params, seed: int) -> tuple[_Arch, Params]:
         for listed layers.
 
     Raises:
-      ConfigError: ``params`` are not those of ``arch``.
+      ArgumentError: ``params`` are not those of ``arch``.
     """
     check_applies("shuffled", arch, params, {})
     root = jax.random.key(whole_number("seed", seed, 0))

@@ -203,22 +203,22 @@ def save(
         from ``arch``: a checkpoint may hold a head of its own although its config ties it.
 
     Raises:
-      ConfigError: ``config`` describes another architecture; parameters are missing, surplus or of
+      ArgumentError: ``config`` describes another architecture; parameters are missing, surplus or of
         another shape; or the folder holds a sharded checkpoint.
       OutputError: a file cannot be written, such as on a full disk; one that was there stays.
     """
     if arch.family not in FAMILIES:
-        raise ConfigError(f"save: how a model of family {arch.family!r} names its tensors is not known")
+        raise ArgumentError(f"save: how a model of family {arch.family!r} names its tensors is not known")
     family = FAMILIES[arch.family]
     config = {**config, "tie_word_embeddings": arch.tied}
     described, tensors = family.from_config(config), stored_tensors(arch, family, params)
     if family.fit is not None:
         described = family.fit(described, family.keys(described), tensors)
     if described != arch:
-        raise ConfigError("save: this config describes another architecture than the parameters have")
+        raise ArgumentError("save: this config describes another architecture than the parameters have")
     folder = Path(folder)
     if (folder / INDEX).exists():
-        raise ConfigError(f"save: {folder} holds a sharded checkpoint; give an empty folder")
+        raise ArgumentError(f"save: {folder} holds a sharded checkpoint; give an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "model.safetensors") as temporary:
         try:
@@ -241,7 +241,7 @@ def stored_tensors(arch: AnyArch, family: Family, params: Any) -> dict[str, np.n
     wrong = sorted(set(given) ^ set(tree))
     wrong += [f"{p} {given[p].shape}" for p in given if p in tree and given[p].shape != tree[p].shape]
     if wrong:
-        raise ConfigError(f"save: parameters missing, surplus or of another shape: {', '.join(wrong)}")
+        raise ArgumentError(f"save: parameters missing, surplus or of another shape: {', '.join(wrong)}")
     host = {path: np.asarray(jax.device_get(value)) for path, value in given.items()}
     return {
         name: to_disk([(t.key, tree[t.path], host[t.path][t.index]) for t in targets], arch.sizes())

@@ -3,7 +3,7 @@
 Every processing maps ``(arch, params)`` to a new pair and leaves its arguments as they are: to undo
 it, keep the old pair. Layers may be stacked or listed. Sums are taken in float64 where parameters or
 ``jax_enable_x64`` have it, else in at least float32, and cast back. A model of which the promise holds
-already (no gain, no value bias) comes back as it was; where it cannot hold, a ConfigError says why.
+already (no gain, no value bias) comes back as it was; where it cannot hold, a ArgumentError says why.
 
 Sites keep their names and follow the new weights: ``attn.hook_in`` of a model whose gains are folded
 is the value without gain, ``hook_resid_pre`` of a centred one has mean zero.
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jmi.checks import check_params
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi.model.architecture import Params, runs_of
 from jmi.numerics import wide
 from jmi_models.decoder.transformer import Transformer
@@ -36,7 +36,7 @@ def _of_transformers(process: Processing) -> Processing:
     @functools.wraps(process)
     def checked(arch: Transformer, params: Params) -> tuple[Transformer, Params]:
         if not isinstance(arch, Transformer):
-            raise ConfigError(f"{process.__name__}: only transformers can be processed so")
+            raise ArgumentError(f"{process.__name__}: only transformers can be processed so")
         return process(arch, params)
 
     return checked
@@ -57,7 +57,7 @@ def fold_norm_gains(arch: Transformer, params: Params) -> tuple[Transformer, Par
       (``b_out`` comes with ``b_in`` and is zero); and its parameters.
 
     Raises:
-      ConfigError: the output of a norm is in the residual stream (OLMo 2, Gemma 2 and 3, OPT 350m,
+      ArgumentError: the output of a norm is in the residual stream (OLMo 2, Gemma 2 and 3, OPT 350m,
         BLOOM's embedding), where no single matrix reads it, and all norms of a model are of one
         kind; or the norms of a mixture have biases.
     """
@@ -139,7 +139,7 @@ def centre_writing_weights(arch: Transformer, params: Params) -> tuple[Transform
       The architecture, untied (the unembedding stays as it was), and the centred parameters.
 
     Raises:
-      ConfigError: the stream is read by RMSNorm or unnormalised, or a norm writes to it: the mean of
+      ArgumentError: the stream is read by RMSNorm or unnormalised, or a norm writes to it: the mean of
         what a norm writes depends on the input, and no change of weights takes it away.
     """
     reasons = {
@@ -171,7 +171,7 @@ def centre_unembedding(arch: Transformer, params: Params) -> tuple[Transformer, 
       The architecture, untied (the embedding stays as it was), and the parameters.
 
     Raises:
-      ConfigError: logits are soft-capped. The cap is not linear: a constant added to all logits
+      ArgumentError: logits are soft-capped. The cap is not linear: a constant added to all logits
         before it is no constant after it, and probabilities would change.
     """
     reasons = {"behind its soft-cap a shift of logits is not a shift": arch.logit_softcap is not None}
@@ -195,7 +195,7 @@ def fold_value_biases(arch: Transformer, params: Params) -> tuple[Transformer, P
       The architecture with ``out_bias``, and the parameters.
 
     Raises:
-      ConfigError: beside sinks, weights sum to less than 1; with ``clip_qkv``, values are clamped
+      ArgumentError: beside sinks, weights sum to less than 1; with ``clip_qkv``, values are clamped
         after the bias is added.
     """
     if not arch.qkv_bias:
@@ -223,17 +223,17 @@ def _value_bias_written(b_o: jax.Array | None, b_v: jax.Array, w_o: jax.Array) -
 
 
 def check_applies(processing: str, arch: Any, params: Params, reasons: dict[str, bool]) -> None:
-    """ConfigError for a reason that holds, or for parameters of another architecture."""
+    """ArgumentError for a reason that holds, or for parameters of another architecture."""
     check_describes(arch)
     check_params(params)
     kinds = {"its layers are of several kinds": len(runs_of(arch)) > 1}
     why = [reason for reason, holds in (reasons | kinds).items() if holds]
     if why:
-        raise ConfigError(f"{processing} does not apply to this {arch.family} model: {'; '.join(why)}")
+        raise ArgumentError(f"{processing} does not apply to this {arch.family} model: {'; '.join(why)}")
     given = {_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)}
     wrong = given ^ flat(arch.param_tree()).keys()
     if wrong:
-        raise ConfigError(f"{processing}: these are not the parameters of arch: {', '.join(sorted(wrong))}")
+        raise ArgumentError(f"{processing}: these are not the parameters of arch: {', '.join(sorted(wrong))}")
 
 
 def _untied(arch: Transformer, params: Params) -> tuple[Transformer, Params]:

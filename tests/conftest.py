@@ -20,7 +20,8 @@ import hypothesis
 import jax
 import pytest
 
-from tests import tolerances
+from tests.support import tolerances
+from tests.support.programs import Programs, compiled
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,6 +30,12 @@ jax.config.update("jax_platforms", "cpu")
 # The first example compiles; how long that takes says nothing.
 hypothesis.settings.register_profile("jmi", deadline=None)
 hypothesis.settings.load_profile("jmi")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On request, write down what each test costs."""
+    if "JMI_TEST_PROGRAMS" in os.environ:
+        config.pluginmanager.register(Programs(os.environ["JMI_TEST_PROGRAMS"]))
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -40,13 +47,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("programs")
 
 
-_TESTS = iter(range(1, 1_000_000))
+_HELD = 1000
+_DROPPED = [0]
+"""How many programs had been compiled when they were last dropped."""
 
 
 @pytest.fixture(autouse=True)
 def few_programs() -> Iterator[None]:
-    """Drop compiled programs now and then: each holds memory maps, of which Linux allows 65,530."""
+    """Drop compiled programs now and then: each holds some 25 memory maps, of which Linux allows 65,530."""
     yield
-    if next(_TESTS) % 100 == 0:
+    if compiled() - _DROPPED[0] > _HELD:
         jax.clear_caches()
         gc.collect()
+        _DROPPED[0] = compiled()

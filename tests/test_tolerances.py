@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.tolerances import BARS, assert_agree
+from tests.support.tolerances import BARS, assert_agree
 
 WANT = {"x": np.array([[1.0, -20.0], [0.0, 3.0]]), "ids": np.array([3, 7])}
 

@@ -2,7 +2,7 @@
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi_models.params import Param
 
 MESH_AXES = {
@@ -20,7 +20,7 @@ def sharding_of(param: Param, mesh: Mesh | None) -> NamedSharding | None:
     """Placement of ``param``; None without a mesh.
 
     Raises:
-      ConfigError: the mesh has neither of the two axes.
+      ArgumentError: the mesh has neither of the two axes.
 
     An axis is split when the mesh has its mesh axis and divides its size, else it is replicated:
     two key/value heads on four devices stay whole.
@@ -29,7 +29,7 @@ def sharding_of(param: Param, mesh: Mesh | None) -> NamedSharding | None:
         return None
     known = sorted(set(MESH_AXES.values()))
     if not set(known) & set(mesh.shape):
-        raise ConfigError(f"mesh= has the axes {tuple(mesh.shape)}; name one of them {' or '.join(known)}")
+        raise ArgumentError(f"mesh= has the axes {tuple(mesh.shape)}; name one of them {' or '.join(known)}")
     names = [MESH_AXES.get(axis) for axis in param.axes]
     split = [
         name if name in mesh.shape and size % mesh.shape[name] == 0 else None

@@ -12,9 +12,9 @@ from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Zero
 from jmi.interp import knockout
 from tests.cli.command_line import jmi, refused
-from tests.models.rwkv_data import weights
-from tests.models.torch_files import write_state_dict
-from tests.tolerances import assert_agree
+from tests.support.rwkv_data import weights
+from tests.support.tolerances import assert_agree
+from tests.support.torch_files import write_state_dict
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz .,!?", "the ", "then ", "and "]
 

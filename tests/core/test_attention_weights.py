@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import jmi
 from jmi.errors import InterventionError
 from jmi.model.sites import AXES, PATTERN, SCORES, Site
-from tests.models import committed
-from tests.models.committed import relative
+from tests.support import committed
+from tests.support.committed import relative
 
 BATCH, HEADS, LENGTH = 2, 2, 6
 AT_PATTERN = Site(PATTERN, AXES[PATTERN], (None, HEADS, None, None))

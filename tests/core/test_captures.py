@@ -5,7 +5,7 @@ import pytest
 
 import jmi
 from jmi.errors import HookError, InterventionError
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -12,7 +12,7 @@ import jmi_models
 from jmi.errors import ArgumentError, HookError
 from jmi.model.tap import SILENT
 from tests.core.conftest import lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 ALL_HOOKS = {
     "hook_embed": jmi.Scale(0.5),

@@ -13,10 +13,10 @@ import jmi_models
 from jmi.errors import ArgumentError, InterventionError
 from jmi_models.decoder.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
-from tests.models import committed
-from tests.models.committed import each
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support import committed
+from tests.support.committed import each
+from tests.support.tolerances import assert_agree
 
 N = 4
 FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3", "mixtral")

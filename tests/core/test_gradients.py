@@ -17,10 +17,10 @@ from jmi.gradients import value_and_grad_at
 from jmi.hooks.freeze import Detach, frozen
 from jmi.model.sites import table_of
 from tests.core.conftest import lively, tiny
-from tests.models import test_rwkv
-from tests.models.committed import each, load
 from tests.oracles import grid
-from tests.tolerances import BARS, assert_agree
+from tests.support import random_rwkv as test_rwkv
+from tests.support.committed import each, load
+from tests.support.tolerances import BARS, assert_agree
 
 BAR = BARS["slopes"]["float64"]
 
@@ -268,7 +268,7 @@ def test_what_cannot_be_differentiated_is_refused(lm, tokens):
     rwkv = test_rwkv.load(7, "float32")
     derived = "blocks.0.rwkv.hook_effective_attn"
     with pytest.raises(HookError, match="derived"):
-        value_and_grad_at(rwkv, tokens, lambda out: out.logits.sum(), [derived])
+        value_and_grad_at(jmi.LanguageModel(rwkv, tokens), lambda out: out.logits.sum(), [derived])
     with pytest.raises(HookError, match="no point of that name"):
         found(lm, tokens, ["blocks.0.attn.hook_nothing"])
     with pytest.raises(ArgumentError, match="takes names"):

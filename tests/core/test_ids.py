@@ -26,8 +26,8 @@ from jmi.interp.edges.written import written
 from jmi.interp.patching.knockout import knockout
 from jmi.interp.patching.patch import patch
 from jmi.interp.patching.path_patching import path_patch
-from tests.models import committed
-from tests.models.test_rwkv import ARCHS
+from tests.support import committed
+from tests.support.random_rwkv import ARCHS
 
 VOCABULARY, CONTEXT = 29, 64
 GOOD = np.random.default_rng(0).integers(0, VOCABULARY, (2, 7)).astype(np.int32)

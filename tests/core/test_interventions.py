@@ -13,7 +13,7 @@ from jmi.engine.forward import plan_run
 from jmi.errors import HookError, InterventionError
 from jmi.hooks.selection import axis_mask
 from jmi.model.sites import Site
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 RESID = Site("blocks.*.hook_resid_post", ("batch", "pos", "d_model"), (None, None, 5))
 HEADS = Site("blocks.*.attn.hook_z", ("batch", "pos", "head", "d_head"), (None, None, 3, 5))

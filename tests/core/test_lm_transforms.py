@@ -10,7 +10,7 @@ import pytest
 import jmi
 import jmi_models
 from tests.core.conftest import Programs, lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 SITE = "blocks.*.hook_resid_post"
 METRIC = jmi.metrics.LogProb(5)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax, rel_entr, softmax
 
 from jmi import metrics
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 RNG = np.random.default_rng(0)
 P, Q = RNG.normal(0, 3, (2, 4, 11)).astype(np.float32)

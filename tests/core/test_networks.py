@@ -19,7 +19,7 @@ import jmi
 from jmi.errors import ArgumentError
 from jmi.model.architecture import State
 from jmi.model.sites import Site
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 FOLDER = SHARED / "models" / "algzoo"

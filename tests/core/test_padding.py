@@ -12,8 +12,8 @@ import jmi
 from jmi import metrics
 from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.gradients import value_and_grad_at
-from tests.models.committed import each
-from tests.padded import (
+from tests.support.committed import each
+from tests.support.padded import (
     CLEAN,
     LENGTHS,
     MODELS,

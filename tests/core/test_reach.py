@@ -12,7 +12,7 @@ from jmi.model.sites import PATTERN, SCORES, Site, table_of
 from jmi.sweeps import chunks as sweep_plan
 from jmi.sweeps.cells import all_say
 from tests.core.conftest import lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 S = 7
 SITES = {

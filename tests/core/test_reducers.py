@@ -13,7 +13,7 @@ from jmi.captures.reducers import TopEntries
 from jmi.errors import ArgumentError, HookError, InterventionError
 from tests.core.conftest import Programs
 from tests.core.test_rewire import FEATURES, IN, OUT, Transcoder, weights
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 POST, RESID = "blocks.*.mlp.hook_post", "blocks.*.hook_resid_post"
 WHOLE = jmi.Capture(POST, label="whole")

@@ -15,7 +15,7 @@ from jmi.sweeps import chunks as sweep_chunks
 from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
 from tests.core.conftest import Programs, lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 LENGTH = 9
 RNG = np.random.default_rng(4)
@@ -257,8 +257,13 @@ def test_models_are_an_axis_in_front(model: Any) -> None:
     models = jmi.Models(lm, jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params))
     read = lambda out: out.logits
     for options in ({}, {"logits_at": -1}):
-        want = [jmi.sweep(each, tokens, hooks, read, base=base, **options) for each in (lm, other)]
-        assert_agree(jmi.sweep(models, tokens, hooks, read, base=base, **options), np.stack(want))
+        want = [
+            jmi.sweep(jmi.LanguageModel(each, tokens), hooks, read, base=base, **options)
+            for each in (lm, other)
+        ]
+        assert_agree(
+            jmi.sweep(jmi.LanguageModel(models, tokens), hooks, read, base=base, **options), np.stack(want)
+        )
 
 
 @pytest.mark.parametrize(

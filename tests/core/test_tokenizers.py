@@ -7,7 +7,7 @@ import jmi_models
 from jmi.errors import ConfigError, TokenizerError
 from jmi.tokenizers import Tokenizer
 from jmi_models.embedded import MODELS
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 
 @pytest.fixture(scope="module")

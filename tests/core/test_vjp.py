@@ -12,7 +12,7 @@ import jmi
 import jmi_models
 from jmi.errors import ArgumentError, HookError
 from tests.core.conftest import lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 RECORDED = SHARED / "oracles" / "interp" / "jacobian_lens.npz"

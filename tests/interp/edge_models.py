@@ -11,7 +11,7 @@ import numpy as np
 import jmi
 from jmi.gradients import value_and_grad_at
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph
-from tests.models.committed import load, relative
+from tests.support.committed import load, relative
 
 __all__ = ["LAST", "POINTS", "Case", "case", "relative", "writer_outputs"]
 

@@ -21,10 +21,10 @@ from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
 from jmi.metrics import LogitDiff, log_prob
 from tests.core.conftest import lively, tiny
-from tests.models import test_rwkv
-from tests.models.committed import each, load
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support import random_rwkv as test_rwkv
+from tests.support.committed import each, load
+from tests.support.tolerances import assert_agree
 
 LINEAR = ["gemma2/capped", "phi/qk_norm_grouped"]
 """Sandwich norms, soft-caps, windows; parallel blocks. Both have grouped heads."""
@@ -174,7 +174,7 @@ def test_scores_are_the_sums_of_differences_times_gradients(name: str) -> None:
     keep = ("batch", "query", "kv_head", "d_head", "d_mlp", "d_key")
     with jax.enable_x64(True):
         scores = attribution_patching(*one.arguments, sites, metric=metric, keep=keep)
-        found = value_and_grad_at(one.lm, one.base, metric, sites)
+        found = value_and_grad_at(jmi.LanguageModel(one.lm, one.base), metric, sites)
         runs = [one.lm.run(tokens, capture=sites) for tokens in (one.base, one.source)]
         base, source, gradients, got = (captured(out) for out in (*runs, found.grads, scores))
     for point, site in ((p, one.lm.arch.sites()[p]) for p in sites):
@@ -236,7 +236,10 @@ def test_steps_average_gradients_along_the_input_embedding(name: str) -> None:
         run = jax.jit(
             lambda embed: (
                 value_and_grad_at(
-                    one.lm, one.base, metric, sites, hooks={"hook_embed": jmi.Replace(embed)}
+                    jmi.LanguageModel(one.lm, one.base),
+                    metric,
+                    sites,
+                    hooks={"hook_embed": jmi.Replace(embed)},
                 ).grads.captures
             )
         )

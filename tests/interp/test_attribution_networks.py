@@ -14,7 +14,7 @@ from jmi.gradients import value_and_grad_at
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching
 from jmi.model.sites import Site
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 HEADS, WIDTH = 2, 3
 Q, K = "blocks.*.attn.hook_q", "blocks.*.attn.hook_k"

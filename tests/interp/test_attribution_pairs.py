@@ -18,8 +18,8 @@ from jmi.interp.attribution.repadded import repadded
 from jmi.metrics import LogitDiff, LogProb
 from tests.core.conftest import lively, tiny
 from tests.interp.test_attribution import case, complete, metric
-from tests.models.committed import load
-from tests.tolerances import assert_agree
+from tests.support.committed import load
+from tests.support.tolerances import assert_agree
 
 SITES = ["blocks.*.attn.hook_q", "blocks.*.attn.hook_k", "blocks.1.mlp.hook_post"]
 METHODS = pytest.mark.parametrize(

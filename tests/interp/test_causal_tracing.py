@@ -18,8 +18,8 @@ from jmi.hooks.noise import Noise
 from jmi.interp.patching.causal_tracing import causal_trace, embedding_std
 from jmi.sweeps.work import _program
 from tests.core.conftest import lively, tiny
-from tests.models.committed import load
-from tests.tolerances import assert_agree
+from tests.support.committed import load
+from tests.support.tolerances import assert_agree
 
 TOKENS = np.random.default_rng(0).integers(0, 29, (2, 6)).astype(np.int32)
 SUBJECT = [1, 2]

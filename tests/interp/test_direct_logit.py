@@ -16,9 +16,9 @@ from jmi.interp.decompose.decomposition import accumulated_resid, decompose
 from jmi.interp.decompose.direct_logit import direct_logit_attribution
 from jmi.model.architecture import require
 from tests.core.conftest import lively, tiny
-from tests.models.committed import arch_of, each, every_site, listed, load
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support.committed import arch_of, each, every_site, listed, load
+from tests.support.tolerances import assert_agree
 
 BARS = {"float32": 2e-5, "float64": 1e-10}
 KINDS = ("gpt2/plain", "gemma2/capped", "olmo2/grouped", "granite/multipliers", "falcon/new_decoder")

@@ -20,8 +20,8 @@ from jmi.interp.edges.selection import edges_above, top_edges
 from jmi.interp.edges.written import outputs, written
 from tests.core.conftest import lively, tiny
 from tests.interp.edge_models import LAST, Case, case, reader_gradients, relative, writer_outputs
-from tests.models.committed import each
-from tests.tolerances import assert_agree
+from tests.support.committed import each
+from tests.support.tolerances import assert_agree
 
 FAMILIES = [
     "gpt2/plain",

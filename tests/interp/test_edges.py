@@ -13,7 +13,7 @@ from jmi.interp.edges.eap import EdgeScores
 from jmi.interp.edges.graph import EdgeGraph, graph_of
 from jmi.interp.edges.selection import edges_above, greedy_edges, prune, top_edges
 from jmi_models.rwkv.architecture import Rwkv
-from tests.models.committed import arch_of
+from tests.support.committed import arch_of
 
 GRAPHS = {
     "sequential": EdgeGraph(3, 2, 2, 4),

@@ -20,8 +20,8 @@ from jmi.interp.decompose.factored import (
     qk_circuits,
 )
 from tests.core.conftest import lively, tiny
-from tests.models.committed import each, every_site, listed, load
-from tests.tolerances import assert_agree
+from tests.support.committed import each, every_site, listed, load
+from tests.support.tolerances import assert_agree
 
 GROUPED = "cohere/qk_norm_untied"
 

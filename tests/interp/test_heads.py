@@ -13,7 +13,7 @@ from jmi.errors import ArgumentError, HookError
 from jmi.interp.decompose.factored import composition_scores
 from jmi.interp.decompose.heads import head_scores, repeated_tokens
 from tests.core.conftest import lively, tiny
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 
 def mean_share(pattern: np.ndarray, tokens: np.ndarray, is_edge: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from scipy.special import rel_entr, softmax
 import jmi_models
 from jmi.errors import ArgumentError, HookError, InterventionError, TokenizerError
 from jmi.interp.patching.knockout import knockout
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 PROMPT = "The capital of France is"
 

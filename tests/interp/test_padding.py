@@ -21,8 +21,8 @@ from jmi.interp.edges.faithfulness import faithfulness
 from jmi.interp.patching.causal_tracing import causal_trace
 from jmi.interp.patching.patch import patch
 from jmi.interp.patching.path_patching import path_patch
-from tests.models.committed import each
-from tests.padded import (
+from tests.support.committed import each
+from tests.support.padded import (
     CLEAN,
     GOALS,
     LENGTHS,

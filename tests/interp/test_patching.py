@@ -21,10 +21,10 @@ from jmi.interp.patching.replacements import Drawn
 from jmi.sweeps.work import _program
 from tests.core.conftest import lively, tiny
 from tests.core.test_rewire import Transcoder, weights
-from tests.models.committed import load
-from tests.models.test_rwkv import load as rwkv
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support.committed import load
+from tests.support.random_rwkv import load as rwkv
+from tests.support.tolerances import assert_agree
 
 CORRUPTED = np.random.default_rng(0).integers(0, 29, (2, 5)).astype(np.int32)
 CLEAN = np.random.default_rng(1).integers(0, 29, (2, 5)).astype(np.int32)

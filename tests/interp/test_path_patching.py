@@ -15,9 +15,9 @@ from jmi.errors import ArgumentError, HookError
 from jmi.interp.patching.path_patching import Receiver, path_patch
 from jmi_models.decoder.norms import Norm
 from tests.core.conftest import lively, tiny
-from tests.models.committed import load
-from tests.models.test_rwkv import load as rwkv
-from tests.tolerances import assert_agree
+from tests.support.committed import load
+from tests.support.random_rwkv import load as rwkv
+from tests.support.tolerances import assert_agree
 
 CORRUPTED = np.random.default_rng(0).integers(0, 29, (2, 5)).astype(np.int32)
 CLEAN = np.random.default_rng(1).integers(0, 29, (2, 5)).astype(np.int32)

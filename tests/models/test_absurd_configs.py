@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import jmi
-import jmi_models
 from jmi.errors import JmiError
 from jmi_models import families
 from jmi_models.auto import examine
@@ -27,7 +26,8 @@ from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import FAMILIES
 from jmi_models.weights.checkpoint import problems
-from tests.models.config_data import headers_of, small
+from tests.support.config_data import headers_of, small
+from tests.support.random_params import random_params
 
 NESTED: Any = 1
 for _ in range(50):
@@ -149,6 +149,6 @@ def test_a_model_of_an_absurd_config_that_loads_can_be_run(family: str) -> None:
             found.append(arch)
     assert len(found) > 3
     for arch in rng.sample(found, 2):
-        params = jmi_models.params.init(arch, 0)
+        params = random_params(arch, 0, 0)
         logits = np.asarray(jmi.forward(arch, params, np.arange(8, dtype=np.int32)[None]).logits)
         assert np.isfinite(logits).all(), arch

@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import CheckpointError, ConfigError, JmiError
-from tests.models.checkpoints import assert_same
 from tests.oracles import grid
+from tests.support.checkpoints import assert_same
+from tests.support.committed import put_together
 
 PLAIN = {"peft_type": "LORA", "base_model_name_or_path": "someone/model", "r": 2, "lora_alpha": 6}
 MODELS: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +59,7 @@ def write(folder: Path, name: str, held: Mapping[str, np.ndarray] | None = None,
     return folder
 
 
-def by_hand(folder: Path, name: str, scales: Mapping[str, float], ranks: Mapping[str, int] = NO_RANKS) -> Any:
+def by_hand(name: str, scales: Mapping[str, float], ranks: Mapping[str, int] = NO_RANKS) -> Any:
     """Parameters of the model whose matrices were changed in float64."""
     weights = dict(grid.committed(name).tensors)
     for module in MODELS[name]:
@@ -66,7 +67,7 @@ def by_hand(folder: Path, name: str, scales: Mapping[str, float], ranks: Mapping
         change = scales[module] * (b @ a)
         change = change.T if inputs_first(name) else change
         weights[f"{module}.weight"] = (weights[f"{module}.weight"] + change).astype(np.float32)
-    return jmi_models.load(grid.write_folder(folder, grid.GRID[name], weights)).params
+    return put_together(grid.GRID[name], weights).params
 
 
 def close(got: Any, want: Any) -> None:
@@ -83,7 +84,7 @@ def merged(folder: Path, **kwargs: Any) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_an_adapter_beside_whole_weights_is_merged_and_said(name: str, tmp_path: Path) -> None:
     lm = merged(write(tmp_path / "with", name))
-    close(lm.params, by_hand(tmp_path / "hand", name, dict.fromkeys(MODELS[name], 3.0)))
+    close(lm.params, by_hand(name, dict.fromkeys(MODELS[name], 3.0)))
     without = jmi_models.load(tmp_path / "with", adapter=False)
     plain = jmi_models.load(grid.write_folder(tmp_path / "x", grid.GRID[name], grid.committed(name).tensors))
     assert_same(without.params, plain.params)
@@ -96,9 +97,9 @@ def test_ranks_and_alphas_of_modules_and_the_stabilised_scale(tmp_path: Path) ->
     held = tensors(name, {second: 3})
     changes = {"rank_pattern": {"down_proj": 3}, "alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 5}}
     lm = merged(write(tmp_path / "one", name, held, **changes))
-    close(lm.params, by_hand(tmp_path / "a", name, {first: 5 / 2, second: 6 / 3}, {second: 3}))
+    close(lm.params, by_hand(name, {first: 5 / 2, second: 6 / 3}, {second: 3}))
     lm = merged(write(tmp_path / "two", name, use_rslora=True))
-    close(lm.params, by_hand(tmp_path / "b", name, dict.fromkeys((first, second), 6 / 2**0.5)))
+    close(lm.params, by_hand(name, dict.fromkeys((first, second), 6 / 2**0.5)))
 
 
 def test_a_model_saved_without_its_head_is_changed_as_well(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_model_saved_without_its_head_is_changed_as_well(tmp_path: Path) -> No
     folder = write(tmp_path / "with", name)
     bare = {k.removeprefix("transformer."): v for k, v in grid.committed(name).tensors.items()}
     save_file(bare, folder / "model.safetensors")
-    close(merged(folder).params, by_hand(tmp_path / "hand", name, dict.fromkeys(MODELS[name], 3.0)))
+    close(merged(folder).params, by_hand(name, dict.fromkeys(MODELS[name], 3.0)))
 
 
 def test_an_adapter_alone_is_loaded_with_a_local_base_or_names_it(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_an_adapter_alone_is_loaded_with_a_local_base_or_names_it(tmp_path: Path
         jmi_models.load(alone)
     (alone / "adapter_config.json").write_text(json.dumps({**PLAIN, "base_model_name_or_path": str(folder)}))
     lm = merged(alone)
-    close(lm.params, by_hand(tmp_path / "hand", name, dict.fromkeys(MODELS[name], 3.0)))
+    close(lm.params, by_hand(name, dict.fromkeys(MODELS[name], 3.0)))
     assert " + " in str(lm.identity())
 
 

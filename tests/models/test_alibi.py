@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jmi_models.decoder.attention import Alibi
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 BUILDERS = {
     "bloom": Alibi(),

@@ -24,7 +24,7 @@ from jmi_models.weights.checkpoint import plan_reads
 from jmi_models.weights.layout import disk_shape
 from jmi_models.weights.stored import Stored
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 Config = Mapping[str, Any]
 OTHER_NAMES = ("gpt2", "gpt_neox", "gptj", "opt", "falcon", "bloom")

@@ -14,9 +14,9 @@ import jmi
 import jmi_models
 from jmi.model.tap import SILENT
 from jmi_models.decoder.rounding import product
-from tests.models.committed import arch_of, each, every_site, load, relative
-from tests.models.once import steps
 from tests.oracles import grid, rounding
+from tests.support.committed import arch_of, each, every_site, load, relative
+from tests.support.once import steps
 
 UNIT = 2.0**-8
 """By how much rounding to bfloat16 changes a number, at most."""

@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import ArgumentError
-from tests.models.checkpoints import assert_same, fails
 from tests.oracles import grid, llama_grid
+from tests.support.checkpoints import assert_same, fails
 
 CONFIG = llama_grid.GRID["attention_bias"]
 TIED = llama_grid.GRID["multi_query_tied"]

@@ -14,8 +14,8 @@ import pytest
 
 from jmi.errors import ConfigError
 from jmi_models.families import FAMILIES
-from tests.models.config_data import CLASS_DEFAULTS, RECURRENT, Config
 from tests.oracles import grid
+from tests.support.config_data import CLASS_DEFAULTS, RECURRENT, Config
 
 SIZES = {
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+import jmi
 import jmi_models
 from jmi_models.embedded import MODELS, batches, checkpoint, corpus, evaluate, phrases, train
 from jmi_models.embedded.facts import COUNTRIES
 from jmi_models.embedded.tokenizer import build_tokenizer
 from jmi_models.families import llama
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 FOLDER = MODELS["atlas"]
 REQUIRED = {
@@ -27,9 +28,21 @@ REQUIRED = {
 
 
 @functools.cache
+def tokenizer():
+    """Made by the script; making it takes seconds."""
+    return build_tokenizer(0)
+
+
+@functools.cache
 def scores():
+    """As `train.logits_fn`, in faster machine code than the suite's: these are eight thousand prompts."""
     lm = jmi_models.load("atlas")
-    return evaluate.evaluate(train.logits_fn(lm.arch, lm.params), lm.tokenizer._backend)
+    quick = {"xla_backend_optimization_level": 1}
+    forward = jax.jit(
+        lambda tokens, at: jmi.forward(lm.arch, lm.params, tokens, logits_at=at).logits,
+        compiler_options=quick,
+    )
+    return evaluate.evaluate(lambda tokens, at: np.asarray(forward(tokens, at)), lm.tokenizer._backend)
 
 
 @pytest.mark.xdist_group("scores of atlas")
@@ -59,6 +72,13 @@ def test_well_known_prompts(prompt, answer):
     assert lm.token_string(lm.run(prompt).logits[0, -1].argmax()) == answer
 
 
+def test_the_evaluation_sees_the_logits_of_the_model():
+    lm, tokens, at = jmi_models.load("atlas"), np.arange(24, dtype=np.int32).reshape(2, 12), np.array([3, 11])
+    logits, want = train.logits_fn(lm.arch, lm.params), np.asarray(lm.run(tokens).logits)
+    assert_agree(logits(tokens, None), want)
+    assert_agree(logits(tokens, at), want[[0, 1], at])
+
+
 def test_it_is_small_and_complete():
     files = {file.name: file.stat().st_size for file in FOLDER.iterdir()}
     assert set(files) == {
@@ -73,7 +93,6 @@ def test_it_is_small_and_complete():
 
 @pytest.mark.parametrize("relation", phrases.BLIND)
 def test_facts_are_trained_in_many_phrasings_that_fit_a_row_and_no_held_out_one(relation):
-    tokenizer = build_tokenizer(0)
     composed, written = phrases.FACTS_TRAIN[relation]
     trained, unseen = composed + written, phrases.FACTS_HELD_OUT[relation] + phrases.FACTS_BLIND[relation]
     assert len(set(composed)) == len(composed) > 500
@@ -83,44 +102,43 @@ def test_facts_are_trained_in_many_phrasings_that_fit_a_row_and_no_held_out_one(
     texts = [phrasing.format(**blanks) for phrasing in trained]
     assert not {text.lower() for text in texts} & {text.format(**blanks).lower() for text in unseen}
     answer = 1
-    assert all(len(e.ids) + answer <= batches.SHORT[1] for e in tokenizer.encode_batch(texts))
+    assert all(len(e.ids) + answer <= batches.SHORT[1] for e in tokenizer().encode_batch(texts))
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    tokenizer = build_tokenizer(0)
+    again = build_tokenizer(0)
     for step in (0, 7, 2000):
-        one, two = batches.batch(tokenizer, 3, step), batches.batch(build_tokenizer(0), 3, step)
+        one, two = batches.batch(tokenizer(), 3, step), batches.batch(again, 3, step)
         np.testing.assert_array_equal(one.tokens, two.tokens)
         np.testing.assert_array_equal(one.weights, two.weights)
-    assert (batches.batch(tokenizer, 4, 2000).tokens != two.tokens).any()
+    assert (batches.batch(tokenizer(), 4, 2000).tokens != two.tokens).any()
 
 
 def test_of_a_fact_only_the_answer_counts(monkeypatch):
     monkeypatch.setattr(batches, "piece", corpus.fact)
-    tokenizer = build_tokenizer(0)
-    rows = batches.text_rows(np.random.default_rng(0), tokenizer, 100, 64, alone=True, quotes=1.0)
+    rows = batches.text_rows(np.random.default_rng(0), tokenizer(), 100, 64, alone=True, quotes=1.0)
     for weights in rows.weights:
         (answer,) = np.flatnonzero(weights == batches.ANSWER_WEIGHT)
         assert not weights[:answer].any()
         assert weights[answer + 1] == batches.TEXT_WEIGHT
-    assert sum('"' in tokenizer.decode(row.tolist()) for row in rows.tokens) > 50
+    assert sum('"' in tokenizer().decode(row.tolist()) for row in rows.tokens) > 50
 
 
 def test_the_loss_is_that_of_all_logits_weighted():
-    lm, tokenizer = jmi_models.load("atlas"), build_tokenizer(0)
-    batch = batches.batch(tokenizer, 0, 2000)
+    lm = jmi_models.load("atlas")
+    batch = batches.batch(tokenizer(), 0, 2000)
     counted = batches.counted(batch)
     assert len(counted.places) % batches.PLACES == 0
     logits = np.asarray(lm.run(batch.tokens).logits, np.float64)[:, :-1]
     rows = np.take_along_axis(log_softmax(logits, -1), batch.tokens[:, 1:, None], -1)[..., 0]
     want = -(rows * batch.weights[:, 1:]).sum() / batch.weights[:, 1:].sum()
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        got = train.loss_fn(lm.params, lm.arch, counted)
+        got = jax.jit(train.loss_fn, static_argnums=1)(lm.params, lm.arch, counted)
     assert_agree(got, np.float32(want), "oracle")
 
 
 def test_the_shipped_tokenizer_is_the_one_the_script_makes():
-    made = json.loads(build_tokenizer(0).to_str())
+    made = json.loads(tokenizer().to_str())
     assert json.loads((FOLDER / "tokenizer.json").read_text()) == made
 
 
@@ -130,8 +148,7 @@ def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path, monke
     monkeypatch.setattr(batches, "LONG", (4, 16))
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "WARMUP", 1)
-    tokenizer = build_tokenizer(0)
-    arch = llama.from_config({**train.hf_config(tokenizer.get_vocab_size()), "num_hidden_layers": 1})
+    arch = llama.from_config({**train.hf_config(tokenizer().get_vocab_size()), "num_hidden_layers": 1})
     file = tmp_path / "checkpoint.safetensors"
     kept = tmp_path / "kept.safetensors"
     written = []
@@ -143,12 +160,12 @@ def test_resumed_training_ends_where_uninterrupted_training_does(tmp_path, monke
     monkeypatch.setattr(train, "write_checkpoint", keep_first)
     # optax itself mixes dtypes and ranks.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        whole = train.train(tokenizer, arch, 4, 0, file, resume=False)
-        resumed = train.train(tokenizer, arch, 4, 0, kept, resume=True)
+        whole = train.train(tokenizer(), arch, 4, 0, file, resume=False)
+        resumed = train.train(tokenizer(), arch, 4, 0, kept, resume=True)
     assert written == [2, 4, 4]
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     with pytest.raises(ValueError, match="settings"):
-        train.train(tokenizer, arch, 5, 0, kept, resume=True)
+        train.train(tokenizer(), arch, 5, 0, kept, resume=True)
 
 
 @pytest.mark.oracle

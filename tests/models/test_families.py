@@ -13,10 +13,11 @@ import jmi_models
 from jmi.errors import ConfigError
 from jmi.lm import LanguageModel
 from jmi_models.families import FAMILIES, family_of
-from tests.models.committed import arch_of, each, every_site, load, load_tensors, run
 from tests.oracles import grid
 from tests.oracles.recording import UNEXPOSED
-from tests.tolerances import BARS, assert_agree
+from tests.support.committed import arch_of, each, every_site, load, put_together, run
+from tests.support.random_params import random_params
+from tests.support.tolerances import BARS, assert_agree
 
 MIXED = ["qwen2_moe/sparse_step", "qwen2_moe/dense_first_window", "qwen3_moe/dense_last"]
 """Configs in which some layers are mixtures and others have an MLP."""
@@ -62,6 +63,15 @@ def test_committed_oracle_belongs_to_the_grid(name: str) -> None:
     np.testing.assert_array_equal(grid.committed(name).tokens, grid.tokens(grid.GRID[name]))
 
 
+@each(grid.COMMITTED)
+def test_a_folder_loads_as_the_key_map_of_its_family_says(name: str, tmp_path: Path) -> None:
+    """Which is how the other tests put their models together, without files."""
+    held, want = grid.committed(name), load(name)
+    lm = jmi_models.load(grid.write_folder(tmp_path, held.config, held.tensors))
+    assert lm.arch == want.arch
+    jax.tree.map(np.testing.assert_array_equal, lm.params, want.params)
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Any:
     pytest.importorskip("torch", reason="the live oracle needs torch")
@@ -74,7 +84,7 @@ def oracle() -> Any:
 @each(grid.GRID)
 def test_every_site_equals_the_live_oracle(name: str, dtype: str, oracle: Any) -> None:
     tensors, sites = oracle.run(grid.GRID[name], dtype)
-    lm = load_tensors(grid.GRID[name], tensors, dtype)
+    lm = put_together(grid.GRID[name], tensors, dtype)
     assert_agrees(name.split("/")[0], run(lm, grid.tokens(grid.GRID[name])), sites, dtype)
 
 
@@ -87,7 +97,7 @@ def test_folders_of_hugging_face_load_and_are_written_back_bit_by_bit(
     oracle.save(config, tmp_path / "theirs")
     lm = jmi_models.load(tmp_path / "theirs")
     jmi_models.save(tmp_path / "ours", lm.arch, lm.params, config)
-    again = load_tensors(config, grid.tensors(oracle.shapes(config), config["model_type"]), "float32")
+    again = put_together(config, grid.tensors(oracle.shapes(config), config["model_type"]))
     back = jmi_models.load(tmp_path / "ours")
     assert lm.arch == again.arch == back.arch
     jax.tree.map(np.testing.assert_array_equal, lm.params, again.params)
@@ -104,7 +114,7 @@ def test_gradients_and_sweeps_of_mixtures_in_some_layers_equal_the_live_oracle(
     tokens = grid.tokens(config)
     weigh = np.random.default_rng(0).normal(size=(*tokens.shape, arch_of(name).d_vocab))
     tensors, slopes = oracle.embedding_gradient(config, weigh)
-    lm = load_tensors(config, tensors, "float64")
+    lm = put_together(config, tensors, "float64")
     with jax.enable_x64(True):
         metric = lambda out: (out.logits * weigh).sum()
         found = jmi.value_and_grad_at(lm, tokens, metric, "hook_embed").grads["hook_embed"]
@@ -211,9 +221,7 @@ def test_normalised_streams_have_the_scale_they_say(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in grid.GRID if any(arch_of(name).windows)])
 def test_windows_end_at_the_last_key(name: str) -> None:
     arch = arch_of(name)
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: jmi_models.init(arch, 0))
-    lm = LanguageModel(arch, jax.tree.map(lambda w: rng.normal(0, 0.1, w.shape).astype(w.dtype), shapes))
+    lm = LanguageModel(arch, random_params(arch, 0, 0.1))
     out = lm.run(grid.tokens(grid.GRID[name]), capture=["blocks.*.attn.hook_pattern"])
     pattern = np.asarray(out.stack("attn.hook_pattern"))
     distance = np.arange(grid.LENGTH)[:, None] - np.arange(grid.LENGTH)[None]
@@ -222,6 +230,19 @@ def test_windows_end_at_the_last_key(name: str) -> None:
         seen = (distance >= 0) & (distance < (window or grid.LENGTH))
         assert (pattern[layer][..., seen] > 0).all()
         assert (pattern[layer][..., ~seen] == 0).all()
+
+
+def test_scores_are_divided_by_the_number_of_their_layer() -> None:
+    """Of a GPT-2 that asks for it, which no committed config does: counted from one."""
+    arch = arch_of("gpt2/by_layer_untied")
+    lm = LanguageModel(arch, random_params(arch, 0, 0.3))
+    x = run(lm, grid.tokens(grid.GRID["gpt2/by_layer_untied"]))
+    q, k, scores = (x[f"blocks.*.attn.hook_{name}"] for name in ("q", "k", "attn_scores"))
+    want = np.einsum("lbqhk,lbthk->lbhqt", q, k) * np.float32(arch.attn_scale)
+    want /= np.arange(1, arch.n_layers + 1, dtype=np.float32)[:, None, None, None, None]
+    seen = np.isfinite(scores)
+    assert arch.n_layers == 3
+    assert_agree(scores[seen], want[seen])
 
 
 @each(name for name in grid.COMMITTED if arch_of(name).experts)

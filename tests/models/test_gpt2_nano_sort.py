@@ -9,7 +9,7 @@ import pytest
 
 import jmi_models
 from jmi.lm import LanguageModel
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 FOLDER = SHARED / "models" / "gpt2-nano-sort"

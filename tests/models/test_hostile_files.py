@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import CheckpointError, ConfigError, JmiError, TokenizerError
-from tests.models.checkpoints import assert_same
 from tests.oracles import grid, llama_grid
+from tests.support.checkpoints import assert_same
 
 CONFIG = llama_grid.GRID["attention_bias"]
 ESCAPE = "\x1b[2J\x1b]0;gone\x07\u202e"

@@ -18,8 +18,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 import jmi_models
 from jmi.errors import ConfigError, DownloadError
 from jmi_models.weights import hub
-from tests.models.torch_files import write_state_dict
 from tests.oracles import llama_grid
+from tests.support.torch_files import write_state_dict
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 CONFIG = llama_grid.GRID["grouped"]

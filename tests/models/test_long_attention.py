@@ -1,8 +1,7 @@
 """Attention by blocks of queries: the same results as all at once, and memory that does not grow with s^2."""
 
 import dataclasses
-import tempfile
-from pathlib import Path
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +14,9 @@ import jmi_models
 from jmi_models.decoder.norms import Norm
 from jmi_models.decoder.rope import Rope
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support import committed
+from tests.support.random_params import random_params
+from tests.support.tolerances import assert_agree
 
 # Windows that differ by layer, soft-caps, sinks, alibi, per-layer scales and rotary, grouped heads.
 KINDS = (
@@ -26,9 +27,7 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 
 def load(name: str, **fields: Any) -> jmi.LanguageModel:
-    held = grid.committed(name)
-    with tempfile.TemporaryDirectory() as folder, jax.enable_x64(True):
-        lm = jmi_models.load(grid.write_folder(Path(folder), held.config, held.tensors), dtype="float64")
+    lm = committed.load(name, "float64")
     return dataclasses.replace(lm, arch=dataclasses.replace(lm.arch, **fields))
 
 
@@ -44,19 +43,17 @@ def test_blocks_of_queries_equal_all_at_once(name: str) -> None:
         capture = [PATTERN.format(last), f"blocks.{last}.attn.hook_result", "blocks.*.attn.hook_z"]
         hooks = {f"blocks.{last}.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=5)}
 
-        def loss(params: Any, lm: Any = lm, hooks: Any = hooks) -> Any:
-            logits = jmi.forward(
-                lm.arch, params, jmi.Prompts(jnp.asarray(tokens), jnp.asarray(mask)), hooks=hooks
-            ).logits
-            return jnp.where(mask[..., None], jnp.tanh(logits), 0).sum()
+        @jax.jit
+        @functools.partial(jax.grad, has_aux=True)
+        def edited(params: Any, lm: Any = lm, capture: Any = capture, hooks: Any = hooks) -> Any:
+            prompts = jmi.Prompts(jnp.asarray(tokens), jnp.asarray(mask))
+            out = jmi.forward(lm.arch, params, prompts, hooks, capture)
+            return jnp.where(mask[..., None], jnp.tanh(out.logits), 0).sum(), (out.logits, out.captures)
 
         with jax.enable_x64(True):
-            plain, edited = (
-                lm.run(jmi.Prompts(tokens, mask)),
-                lm.run(jmi.Prompts(tokens, mask), hooks, capture),
-            )
-            runs.append((plain, edited.logits, edited.captures, jax.jit(jax.grad(loss))(lm.params)))
-    for kind, *both in zip(("plans", "plans", "plans", "gradients"), *runs, strict=True):
+            gradients, seen = edited(lm.params)
+            runs.append(jax.device_get((lm.run(jmi.Prompts(tokens, mask)).logits, seen, gradients)))
+    for kind, *both in zip(("plans", "plans", "gradients"), *runs, strict=True):
         for eager, blockwise in zip(*map(jax.tree.leaves, both), strict=True):
             real = np.isfinite(eager)
             # A bias of keys moves all scores of a query alike: its gradient is nothing but rounding.
@@ -86,7 +83,7 @@ def decoder(**fields: Any) -> jmi_models.Transformer:
 
 def temporaries(arch: jmi_models.Transformer, length: int, capture: Any = (), gradient: bool = False) -> int:
     """Bytes of the largest set of intermediate results that live at once."""
-    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32), jmi_models.init(arch, 0))
+    params = jax.eval_shape(lambda: jmi_models.init(arch, 0))
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
 
     def run(params: Any, tokens: Any) -> Any:
@@ -102,7 +99,8 @@ def test_memory_of_8192_tokens_is_bounded_and_they_run() -> None:
     assert temporaries(decoder(implementation="eager"), 8192) > square
     assert temporaries(decoder(), 8192) < square / 16
     assert temporaries(decoder(), 8192, gradient=True) < square / 8
-    lm = jmi.LanguageModel(decoder(), jmi_models.init(decoder(), 0))
+    one = decoder(n_layers=1, n_heads=2, n_kv_heads=1)
+    lm = jmi.LanguageModel(one, random_params(one, 0, 0))
     tokens = np.random.default_rng(0).integers(0, 50, (1, 8192)).astype(np.int32)
     assert np.isfinite(np.asarray(lm.run(tokens).logits)).all()
 
@@ -128,7 +126,7 @@ def count(jaxpr: Any, primitive: str) -> int:
 def test_layers_nobody_looks_into_take_the_lean_path() -> None:
     """One cond around the matrix of scores, one around the results of each head; none without hooks."""
     arch = decoder(n_ctx=64, implementation="blockwise", query_block=8)
-    params, tokens = jmi_models.init(arch, 0), jnp.zeros((1, 16), jnp.int32)
+    params, tokens = random_params(arch, 0, 0), jnp.zeros((1, 16), jnp.int32)
     traced = lambda capture: jax.make_jaxpr(lambda p: jmi.forward(arch, p, tokens, capture=capture).logits)(
         params
     )
@@ -140,7 +138,7 @@ def test_layers_nobody_looks_into_take_the_lean_path() -> None:
 
 def test_a_dear_reducer_runs_in_the_layers_it_is_kept_of() -> None:
     arch = decoder(n_ctx=64)
-    params, tokens = jmi_models.init(arch, 0), jnp.zeros((1, 16), jnp.int32)
+    params, tokens = random_params(arch, 0, 0), jnp.zeros((1, 16), jnp.int32)
     ran = []
 
     def dear(value: Any, site: Any) -> Any:
@@ -156,7 +154,7 @@ def test_a_dear_reducer_runs_in_the_layers_it_is_kept_of() -> None:
 @pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 def test_vmap_over_the_layer_of_an_edit_works_with_either(implementation: Any) -> None:
     arch = decoder(n_ctx=64, implementation=implementation, query_block=8)
-    params, tokens = jmi_models.init(arch, 0), jnp.arange(16, dtype=jnp.int32)[None]
+    params, tokens = random_params(arch, 0, 0), jnp.arange(16, dtype=jnp.int32)[None]
 
     def without(layer: Any) -> Any:
         hooks = {"blocks.*.attn.hook_attn_scores": jmi.At(layer, jmi.Knockout(queries=-1, keys=0))}

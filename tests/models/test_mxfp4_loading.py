@@ -14,12 +14,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import CheckpointError, ConfigError
+from jmi.errors import ConfigError
 from jmi_models.families.gpt_oss import GPT_OSS
 from jmi_models.weights import mxfp4, stored
 from jmi_models.weights.checkpoint import plan_reads
 from jmi_models.weights.layout import disk_shape
 from tests.oracles import grid, llama_grid
+from tests.support.checkpoints import assert_same, fails
+from tests.support.committed import put_together
 
 EXPERTS, WIDTH, HIDDEN = 4, 32, 64
 PLAIN = {**grid.GRID["gpt_oss/alternating"], "hidden_size": WIDTH, "intermediate_size": HIDDEN}
@@ -54,25 +56,14 @@ def write(folder: Path, changes: Mapping[str, Any], config: Mapping[str, Any] = 
     return grid.write_folder(folder, dict(config), {n: a for n, a in packed.items() if a is not None})
 
 
-def fails(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        jmi_models.load(folder)
-    return str(caught.value)
-
-
-def assert_same(got: Any, want: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(want))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_model_is_the_one_of_the_decoded_tensors(tmp_path: Path, dtype: str) -> None:
     plain, packed = tensors()
     experts = set(plain) - set(packed)
     assert len(experts) == 4
     plain |= {name: plain[name].astype(dtype) for name in experts}
-    grid.write_folder(tmp_path / "plain", PLAIN, plain)
-    grid.write_folder(tmp_path / "packed", QUANTISED, packed)
-    want, got = (jmi_models.load(tmp_path / name, dtype=dtype) for name in ("plain", "packed"))
+    want = put_together(PLAIN, plain, dtype)
+    got = jmi_models.load(grid.write_folder(tmp_path, QUANTISED, packed), dtype=dtype)
     assert got.arch == want.arch
     assert_same(got.params, want.params)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(got.params)} == {dtype}

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi_models.decoder.rope import Dynamic, LongRope
-from tests.models.committed import arch_of, each, every_site, load, run
 from tests.oracles import grid
-from tests.tolerances import WIDER, assert_agree
+from tests.support.committed import arch_of, each, every_site, load, run
+from tests.support.mechanisms import each_covering
+from tests.support.tolerances import WIDER, assert_agree
 
 LENGTHS, BUFFER = (10, 6), 14
 DEEP = ("gemma3_text/linear",)
@@ -60,7 +61,7 @@ def test_padding_on_either_side_changes_nothing(name: str, offsets: tuple[int, .
         assert_agree(got, want)
 
 
-@each(grid.COMMITTED)
+@each_covering(grid.COMMITTED, ("norm", "norms", "positions", "windows", "scores"))
 def test_padding_adds_no_error_in_float32(name: str) -> None:
     """Sums of other lengths round differently: what counts is the distance to float64.
 
@@ -96,17 +97,15 @@ def test_padding_changes_no_gradient(name: str) -> None:
         readout = jnp.asarray(np.random.default_rng(0).normal(size=(BUFFER, lm.arch.d_vocab)))
 
         @jax.jit
-        def loss(params: Any, tokens: Any, mask: Any, start: Any) -> Any:
+        @jax.grad
+        def gradient(params: Any, tokens: Any, mask: Any, start: Any) -> Any:
             logits = jmi.forward(lm.arch, params, jmi.Prompts(tokens, mask)).logits
             wanted = jnp.roll(readout, start, axis=0)[None, : tokens.shape[1]]
             return jnp.where(mask[..., None], logits * wanted, 0).sum()
 
         both, mask = padded(name, offsets, 7)
-        got = [jax.grad(loss)(lm.params, both[[i]], mask[[i]], offsets[i]) for i in (0, 1)]
-        want = [
-            jax.grad(loss)(lm.params, tokens[[i], :n], np.ones((1, n), bool), 0)
-            for i, n in enumerate(LENGTHS)
-        ]
+        got = [gradient(lm.params, both[[i]], mask[[i]], offsets[i]) for i in (0, 1)]
+        want = [gradient(lm.params, tokens[[i], :n], np.ones((1, n), bool), 0) for i, n in enumerate(LENGTHS)]
     for padded_row, single in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         # A bias of keys moves all scores of a query alike: its gradient is nothing but rounding.
         assert_agree(padded_row, single, "gradients", scale=0.01)

@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jmi_models
 from jmi_models import params
 from jmi_models.params import flat
-from tests.models.checkpoints import assert_same, compiled
-from tests.models.committed import load
+from tests.support.checkpoints import assert_same, compiled
+from tests.support.committed import load
 
 NAME = "llama/longrope_beyond"
 

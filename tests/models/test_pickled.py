@@ -20,7 +20,8 @@ from safetensors import safe_open
 import jmi
 from jmi.errors import CheckpointError
 from jmi_models.weights.pickled import read_headers, read_tensor
-from tests.models.torch_files import (
+from tests.oracles import pickled as oracle
+from tests.support.torch_files import (
     Malice,
     mapping,
     named,
@@ -32,7 +33,6 @@ from tests.models.torch_files import (
     text,
     write,
 )
-from tests.oracles import pickled as oracle
 
 SQUARE = np.arange(12, dtype=np.float32).reshape(3, 4)
 

@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jmi_models
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from tests.oracles import grid, llama_grid
-from tests.tolerances import WIDER, assert_agree
+from tests.support.committed import put_together
+from tests.support.tolerances import WIDER, assert_agree
 
 CONFIG = llama_grid.GRID["attention_bias"]
 
@@ -24,7 +25,7 @@ def test_parameters_are_placed_on_a_mesh(
     mesh = jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()[:4])
     sizes = dict(zip(axes, shape, strict=True))
     folder = llama_grid.write_folder(tmp_path, CONFIG)
-    plain, placed = jmi_models.load(folder), jmi_models.load(folder, mesh=mesh)
+    plain, placed = put_together(CONFIG, llama_grid.tensors(CONFIG)), jmi_models.load(folder, mesh=mesh)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(placed.params), jax.device_get(plain.params))
     heads, keys = placed.params["blocks"]["attn"]["W_Q"], placed.params["blocks"]["attn"]["W_K"]
     over = "fsdp" if "fsdp" in sizes else None
@@ -46,5 +47,5 @@ def test_parameters_are_placed_on_a_mesh(
 
 def test_a_mesh_that_would_split_nothing_is_refused(tmp_path: Path) -> None:
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    with pytest.raises(ConfigError, match="fsdp or model"):
+    with pytest.raises(ArgumentError, match="fsdp or model"):
         jmi_models.load(llama_grid.write_folder(tmp_path, CONFIG), mesh=mesh)

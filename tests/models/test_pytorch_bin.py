@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from tests.models import torch_files
-from tests.models.checkpoints import assert_same, fails
-from tests.models.torch_files import write_state_dict
 from tests.oracles import grid, llama_grid
+from tests.support import torch_files
+from tests.support.checkpoints import assert_same, fails
+from tests.support.torch_files import write_state_dict
 
 CONFIG = llama_grid.GRID["attention_bias"]
 TIED = llama_grid.GRID["multi_query_tied"]

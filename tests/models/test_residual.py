@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmi.errors import ConfigError
+from jmi.errors import ArgumentError
 from jmi_models.decoder import residual
-from tests.models.committed import arch_of, each, every_site, load
 from tests.oracles import grid
-from tests.tolerances import assert_agree
+from tests.support.committed import arch_of, each, every_site, load
+from tests.support.tolerances import assert_agree
 
 NEURONS = [name for name in grid.COMMITTED if not arch_of(name).experts]
 POST = [name for name in grid.COMMITTED if arch_of(name).norms in ("post", "both")]
@@ -26,10 +26,10 @@ def model(name: str) -> tuple[Any, Any, dict[str, np.ndarray]]:
     return lm.arch, jax.tree.map(np.asarray, lm.params), sites
 
 
-def over_layers(function: Any, *arrays: Any) -> Any:
-    """``function`` of the parameters and arrays of every layer, in float64."""
+def in_float64(function: Any, *arrays: Any) -> Any:
+    """What ``function`` makes of ``arrays``, in one program."""
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(function))(*jax.tree.map(jnp.asarray, arrays)))
+        return jax.tree.map(np.asarray, jax.jit(function)(*arrays))
 
 
 def written(arch: Any, p: Any, scale: np.ndarray | None, parts: np.ndarray) -> np.ndarray:
@@ -45,14 +45,17 @@ def written(arch: Any, p: Any, scale: np.ndarray | None, parts: np.ndarray) -> n
 def test_heads_and_constant_sum_to_what_attention_adds(name: str) -> None:
     arch, params, x = model(name)
     blocks, scale = params["blocks"], x.get("ln1_post.hook_scale")
-    heads = over_layers(functools.partial(residual.head_outputs, arch), blocks, x["attn.hook_z"], scale)
-    constant = over_layers(functools.partial(residual.attn_constant, arch), blocks, scale)
+    direction = np.random.default_rng(0).normal(size=x["hook_attn_out"].shape)
+
+    @jax.vmap
+    def parts(p: Any, z: Any, direction: Any, scale: Any) -> Any:
+        heads = residual.head_outputs(arch, p, z, scale)
+        constant = residual.attn_constant(arch, p, scale)
+        return heads, constant, residual.head_effects(arch, p, z, direction, scale)
+
+    heads, constant, effects = in_float64(parts, blocks, x["attn.hook_z"], direction, scale)
     assert_agree(heads, written(arch, blocks.get("ln1_post"), scale, x["attn.hook_result"]))
     assert_agree(heads.sum(3) + constant, x["hook_attn_out"])
-    direction = np.random.default_rng(0).normal(size=x["hook_attn_out"].shape)
-    effects = over_layers(
-        functools.partial(residual.head_effects, arch), blocks, x["attn.hook_z"], direction, scale
-    )
     assert_agree(effects, np.einsum("lbshd,lbsd->lbsh", heads, direction))
 
 
@@ -61,15 +64,19 @@ def test_neurons_and_constant_sum_to_what_the_mlp_adds(name: str) -> None:
     arch, params, x = model(name)
     blocks, scale, post = params["blocks"], x.get("ln2_post.hook_scale"), x["mlp.hook_post"]
     chosen = np.stack([np.random.default_rng(i).permutation(arch.d_mlp)[:5] for i in range(arch.n_layers)])
-    outputs = functools.partial(residual.neuron_outputs, arch)
+    direction = np.random.default_rng(0).normal(size=x["hook_mlp_out"].shape)
+
+    @jax.vmap
+    def parts(p: Any, post: Any, chosen: Any, direction: Any, scale: Any) -> Any:
+        some = residual.neuron_outputs(arch, p, post, chosen, scale)
+        constant = residual.mlp_constant(arch, p, scale)
+        return some, constant, residual.neuron_effects(arch, p, post, direction, scale)
+
+    some, constant, effects = in_float64(parts, blocks, post, chosen, direction, scale)
     each_neuron = np.einsum("lbsm,lmd->lbsmd", post, blocks["mlp"]["W_out"])
     each_neuron = written(arch, blocks.get("ln2_post"), scale, each_neuron)
-    some = over_layers(outputs, blocks, post, chosen, scale)
     assert_agree(some, np.take_along_axis(each_neuron, chosen[:, None, None, :, None], 3))
-    constant = over_layers(functools.partial(residual.mlp_constant, arch), blocks, scale)
     assert_agree(each_neuron.sum(3) + constant, x["hook_mlp_out"])
-    direction = np.random.default_rng(0).normal(size=x["hook_mlp_out"].shape)
-    effects = over_layers(functools.partial(residual.neuron_effects, arch), blocks, post, direction, scale)
     assert_agree(effects, np.einsum("lbsmd,lbsd->lbsm", each_neuron, direction))
 
 
@@ -88,18 +95,19 @@ def test_logits_of_parts_sum_to_the_logits(name: str) -> None:
     rng = np.random.default_rng(0)
     part = rng.normal(size=stream.shape)
     tokens, others = rng.integers(0, arch.d_vocab, (2, *stream.shape[:2]))
-    with jax.enable_x64(True):
-        given = None if scale is None else jnp.asarray(scale)
-        p = jax.tree.map(jnp.asarray, params)
-        parts = [np.asarray(arch.to_logits(p, jnp.asarray(x), given)) for x in (part, stream - part)]
-        constant = np.asarray(arch.logit_constant(p))
-        read_by = [arch.direction(p, tokens), arch.direction(p, others), arch.direction(p, tokens, others)]
-        one, other, difference = jax.tree.map(np.asarray, read_by)
-    assert_agree(sum(parts) + constant, logits)
-    read = stream if scale is None else stream / scale
+
+    def read(p: Any, parts: Any, scale: Any, a: Any, b: Any) -> Any:
+        read_by = arch.direction(p, a), arch.direction(p, b), arch.direction(p, a, b)
+        return [arch.to_logits(p, part, scale) for part in parts], arch.logit_constant(p), read_by
+
+    of_parts, constant, (one, other, difference) = in_float64(
+        read, params, [part, stream - part], scale, tokens, others
+    )
+    assert_agree(sum(of_parts) + constant, logits)
+    normalised = stream if scale is None else stream / scale
     wanted = np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
     assert one.vector.shape == (*tokens.shape, arch.d_model)
-    assert_agree(np.einsum("bsd,bsd->bs", read, one.vector) + one.constant, wanted)
+    assert_agree(np.einsum("bsd,bsd->bs", normalised, one.vector) + one.constant, wanted)
     for d, a, b in zip(difference, one, other, strict=True):
         assert_agree(d, a - b)
 
@@ -108,13 +116,13 @@ def test_logits_of_parts_sum_to_the_logits(name: str) -> None:
 def test_a_missing_denominator_is_named(name: str) -> None:
     arch, params, x = model(name)
     layer = jax.tree.map(lambda w: w[0], params["blocks"])
-    with pytest.raises(ConfigError, match=r"ln1_post\.hook_scale"):
+    with pytest.raises(ArgumentError, match=r"ln1_post\.hook_scale"):
         arch.head_outputs(layer, x["attn.hook_z"][0])
 
 
 def test_a_mixture_has_no_neurons() -> None:
     arch, params, _ = model("mixtral/full")
-    with pytest.raises(ConfigError, match="mixture"):
+    with pytest.raises(ArgumentError, match="mixture"):
         arch.mlp_constant(jax.tree.map(lambda w: w[0], params["blocks"]))
 
 

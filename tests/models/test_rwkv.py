@@ -12,27 +12,9 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, HookError, InterventionError, JmiError
-from jmi.lm import LanguageModel
-from jmi_models.rwkv.architecture import Rwkv
-from tests.tolerances import assert_agree
-
-ARCHS = {
-    6: Rwkv(6, 3, 24, 2, 12, 40, 31, (("rank_mix", 4), ("rank_decay", 5))),
-    7: Rwkv(7, 3, 24, 2, 12, 40, 31, (("rank_decay", 5), ("rank_a", 4), ("rank_v", 3), ("rank_gate", 6))),
-}
-VERSIONS = [pytest.param(v, marks=pytest.mark.xdist_group(f"rwkv{v}")) for v in ARCHS]
-TOKENS = np.random.default_rng(0).integers(0, 31, (2, 8)).astype(np.int32)
-
-each = pytest.mark.parametrize("version", VERSIONS)
-
-
-@functools.cache
-def load(version: int, dtype: str = "float64") -> LanguageModel:
-    """Random weights in which every part of the model counts."""
-    rng = np.random.default_rng(version)
-    with jax.enable_x64(dtype == "float64"):
-        noisy = lambda x: jnp.asarray(np.asarray(x, np.float64) + 0.3 * rng.normal(size=x.shape), dtype)
-        return LanguageModel(ARCHS[version], jax.tree.map(noisy, jmi_models.init(ARCHS[version], 0)))
+from tests.support.committed import listed
+from tests.support.random_rwkv import TOKENS, each, load
+from tests.support.tolerances import assert_agree
 
 
 def run(version: int, tokens: Any = TOKENS, hooks: Any = None, capture: Any = (), **kwargs: Any) -> Any:
@@ -177,41 +159,57 @@ def test_gradients_of_every_part_are_those_of_finite_differences(version: int) -
     lm = load(version)
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        readout = jnp.asarray(rng.normal(size=(2, 8, 31)))
+        readout = rng.normal(size=(2, 8, 31))
 
         @jax.jit
-        def loss(params: Any, state: Any) -> Any:
+        @jax.value_and_grad
+        def loss(point: Any) -> Any:
+            params, state = point
             memory = begun_with(state)
             return (jmi.forward(lm.arch, params, jnp.asarray(TOKENS), memory=memory).logits * readout).sum()
 
         left = run(version, memory=True).memory.parts
-        states = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape)), left)
-        point = (lm.params, states)
-        grads = jax.grad(loss, argnums=(0, 1))(*point)
+        states = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), left)
+        point = jax.tree.map(np.asarray, (lm.params, states))
+        grads = jax.device_get(loss(point)[1])
         for direction in range(3):
-            step = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), point)
+            step = jax.tree.map(lambda x: rng.normal(size=x.shape), point)
             moved = [
-                float(loss(*jax.tree.map(lambda x, d, e=e: x + e * d, point, step))) for e in (1e-6, -1e-6)
+                float(loss(jax.tree.map(lambda x, d, e=e: x + e * d, point, step))[0]) for e in (1e-6, -1e-6)
             ]
-            slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, step)), strict=True))
+            slope = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, step)), strict=True))
             assert (moved[0] - moved[1]) / 2e-6 == pytest.approx(float(slope), rel=1e-5), direction
-        assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+        assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
 @each
 def test_every_site_but_derived_ones_can_be_changed(version: int) -> None:
-    clean = everything(version)["hook_logits"]
-    for point in load(version).arch.sites():
-        name = point.replace("*", "1")
-        if "effective" in point:
-            with pytest.raises(HookError, match="derived for captures alone"):
-                run(version, hooks={name: jmi.Zero()})
-            continue
-        hook = jmi.Add(0.5) if name.endswith(("state_in", "shift_in")) else jmi.Scale(0.5)
-        changed = run(version, hooks={name: hook}, memory=True)
-        left = [changed.logits, *changed.memory.parts.values()]
-        kept = [clean, *run(version, memory=True).memory.parts.values()]
-        assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(left, kept, strict=True)), name
+    """Each by itself, in one program; states in another: their hook makes the recurrence go by tokens."""
+    arch, params = load(version).arch, load(version).params
+    names = [point.replace("*", "1") for point in arch.sites()]
+    derived = [name for name in names if "effective" in name]
+    states = [name for name in names if name.endswith("hook_states")]
+    for name in derived:
+        with pytest.raises(HookError, match="derived for captures alone"):
+            run(version, hooks={name: jmi.Zero()})
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=0)
+    def changed(by: dict[str, Any]) -> Any:
+        is_zero = lambda name: name.endswith(("state_in", "shift_in"))
+        hooks = {name: (jmi.Add(x) if is_zero(name) else jmi.Scale(1 - x)) for name, x in by.items()}
+        out = jmi.forward(arch, params, jnp.asarray(TOKENS), hooks, memory=True)
+        return out.logits, out.memory.parts
+
+    for group in (states, [name for name in names if name not in derived + states]):
+        with jax.enable_x64(True):
+            # Nothing is changed in the first row, one site in each other.
+            by = dict(zip(group, 0.5 * np.eye(len(group), len(group) + 1, 1), strict=True))
+            rows = np.concatenate(
+                [np.reshape(x, (len(group) + 1, -1)) for x in jax.tree.leaves(changed(by))], axis=1
+            )
+        moved = dict(zip(group, np.abs(rows[1:] - rows[0]).max(1), strict=True))
+        assert all(by > 1e-6 for by in moved.values()), moved
 
 
 @each
@@ -242,8 +240,7 @@ def test_generation_is_the_full_forward(version: int) -> None:
     with jax.enable_x64(True):
         found = jmi.generate(lm.arch, lm.params, jnp.asarray(TOKENS), 5, capture=["hook_logits"])
         again = lm.generate(TOKENS, 5, memory=True)
-        listed = dataclasses.replace(lm, params=jmi_models.listed(lm.params))
-        in_list = listed.generate(TOKENS, 5, memory=True)
+        in_list = listed(lm).generate(TOKENS, 5, memory=True)
     whole = run(version, np.concatenate([TOKENS, found.tokens], 1), memory=True)
     close(np.moveaxis(found.captures["hook_logits"][:, :, 0], 0, 1), whole.logits[:, 8:])
     np.testing.assert_array_equal(found.tokens, whole.logits[:, 7:-1].argmax(-1))

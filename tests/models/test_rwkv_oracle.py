@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import CheckpointError, ConfigError
-from tests.models.rwkv_data import recorded, weights
-from tests.models.torch_files import write_state_dict
-from tests.tolerances import BARS, assert_agree
+from tests.support.rwkv_data import recorded, weights
+from tests.support.tolerances import BARS, assert_agree
+from tests.support.torch_files import write_state_dict
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")
 TINY = SHARED / "models" / "rwkv7-tiny-834k"

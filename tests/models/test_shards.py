@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import jmi_models
 from jmi_models.families import family_of
 from jmi_models.params import flat
 from jmi_models.rwkv.architecture import Rwkv
@@ -17,8 +16,9 @@ from jmi_models.weights.layout import disk_shape, from_disk
 from jmi_models.weights.placement import MESH_AXES
 from jmi_models.weights.shards import window
 from tests.oracles import grid
-from tests.processes import run_two
-from tests.tolerances import WIDER, assert_agree
+from tests.support.committed import load
+from tests.support.processes import run_two
+from tests.support.tolerances import WIDER, assert_agree
 
 FAMILIES = (
     "llama/longrope_beyond",
@@ -69,7 +69,6 @@ import numpy as np
 import jmi_models
 from jmi_models.weights import stored
 
-folder, out = args
 read, original = [], stored._read_safetensor
 def counted(*args, **kwargs):
     value = original(*args, **kwargs)
@@ -78,25 +77,26 @@ def counted(*args, **kwargs):
 stored._read_safetensor = counted
 
 mesh = jax.make_mesh((2, 2), ("fsdp", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-lm = jmi_models.load(folder, mesh=mesh, progress=False)
 tokens = np.arange(10, dtype=np.int32)[None] % 61
-logits = lm.run(tokens).logits
-logits = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(logits)
-np.savez(f"{out}/{process}.npz", logits=np.asarray(logits), read=sum(read))
+for folder in args:
+    read.clear()
+    lm = jmi_models.load(folder, mesh=mesh, progress=False)
+    logits = lm.run(tokens).logits
+    logits = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(logits)
+    np.savez(f"{folder}/{process}.npz", logits=np.asarray(logits), read=sum(read))
 """
 
 
-@pytest.mark.parametrize("name", ["llama/longrope_beyond", "mixtral/full"])
-def test_two_processes_load_one_model_each_from_its_own_bytes(name: str, tmp_path: Path) -> None:
-    held = grid.committed(name)
-    folder = grid.write_folder(tmp_path / "model", held.config, held.tensors)
-    run_two(CHILD, folder, tmp_path)
-    results = [np.load(tmp_path / f"{i}.npz") for i in (0, 1)]
-    whole = sum(value.nbytes for value in held.tensors.values())
+def test_two_processes_load_one_model_each_from_its_own_bytes(tmp_path: Path) -> None:
+    held = {name: grid.committed(name) for name in ("llama/longrope_beyond", "mixtral/full")}
+    run_two(CHILD, *(grid.write_folder(tmp_path / name, it.config, it.tensors) for name, it in held.items()))
     tokens = np.arange(10, dtype=np.int32)[None] % 61
-    want = np.asarray(jmi_models.load(folder).run(tokens).logits)
-    for result in results:
-        # Each device sums a part, and the parts are added.
-        assert_agree(result["logits"], want, times=WIDER)
-        # The four devices lie two and two along fsdp: each process needs half of nearly everything.
-        assert result["read"] < 0.62 * whole
+    for name, it in held.items():
+        want = np.asarray(load(name).run(tokens).logits)
+        whole = sum(value.nbytes for value in it.tensors.values())
+        for process in (0, 1):
+            result = np.load(tmp_path / name / f"{process}.npz")
+            # Each device sums a part, and the parts are added.
+            assert_agree(result["logits"], want, times=WIDER)
+            # The four devices lie two and two along fsdp: each process needs half of nearly everything.
+            assert result["read"] < 0.62 * whole, name

@@ -14,9 +14,9 @@ from jmi_models.params import Param
 from jmi_models.weights import staging
 from jmi_models.weights.layout import Key
 from jmi_models.weights.staging import Staged
-from tests.models.checkpoints import assert_same, compiled
-from tests.models.committed import load
 from tests.oracles import grid
+from tests.support.checkpoints import assert_same, compiled
+from tests.support.committed import load
 
 SIZES = {"n_layers": 2, "d_model": 8, "d_mlp": 64}
 PARAM = Param((2, 8, 64), ("n_layers", "d_model", "d_mlp"))

@@ -9,7 +9,7 @@ import pytest
 
 from jmi_models.rwkv.wkv import Inputs, attention, scan
 from jmi_models.rwkv.wkv_chunked import chunked
-from tests.tolerances import assert_agree
+from tests.support.tolerances import assert_agree
 
 BATCH, HEADS, KEYS, VALUES = 2, 2, 4, 3
 VERSIONS = pytest.mark.parametrize("version", [6, 7])

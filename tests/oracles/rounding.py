@@ -8,17 +8,15 @@ Weights are rounded to bfloat16 first; the truth is Hugging Face's float32 run o
 
 import functools
 import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-import jmi_models
 from tests.oracles import grid
 from tests.oracles.grid import Config
+from tests.support.committed import put_together
 
 BAR = 1.03
 """The error of jmi is at most so many times that of torch."""
@@ -61,9 +59,7 @@ def tokens(family: str, seed: int) -> np.ndarray:
 
 def of_jmi(config: Config, tensors: Mapping[str, np.ndarray], tokens: np.ndarray, **kwargs: Any) -> Any:
     """Logits of jmi in bfloat16; ``kwargs`` go to ``run``."""
-    with tempfile.TemporaryDirectory() as folder:
-        lm = jmi_models.load(grid.write_folder(Path(folder), config, tensors), dtype="bfloat16")
-    return np.asarray(lm.run(tokens, **kwargs).logits)
+    return np.asarray(put_together(config, tensors, "bfloat16").run(tokens, **kwargs).logits)
 
 
 def rms(got: Any, want: np.ndarray) -> float:

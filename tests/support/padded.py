@@ -8,8 +8,8 @@ import numpy as np
 
 import jmi
 from jmi import metrics
-from tests.models import test_rwkv as rwkv
-from tests.models.committed import load
+from tests.support import random_rwkv as rwkv
+from tests.support.committed import load
 
 LENGTHS, BUFFER, VOCAB = (4, 6), 8, 30
 OFFSETS = {"left": (4, 2), "right": (0, 0), "between": (1, 2)}

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +11,9 @@ import pytest
 import jmi_models
 from jmi.lm import LanguageModel
 from jmi_models.families import family_of
+from jmi_models.params import flat, nested
+from jmi_models.weights.checkpoint import plan_reads
+from jmi_models.weights.layout import from_disk
 from tests.oracles import grid
 
 
@@ -38,12 +39,21 @@ def arch_of(name: str) -> jmi_models.Transformer:
 def load(name: str, dtype: str = "float32") -> LanguageModel:
     """The committed model of a config."""
     held = grid.committed(name)
-    return load_tensors(held.config, held.tensors, dtype)
+    return put_together(held.config, held.tensors, dtype)
 
 
-def load_tensors(config: Any, tensors: Any, dtype: str) -> LanguageModel:
-    with tempfile.TemporaryDirectory() as folder, jax.enable_x64(dtype == "float64"):
-        return jmi_models.load(grid.write_folder(Path(folder), config, tensors), dtype=dtype)
+def put_together(config: Any, tensors: Any, dtype: str = "float32") -> LanguageModel:
+    """What `jmi_models.load` makes of these tensors, made in numpy: nothing is compiled."""
+    family = family_of(config)
+    arch = family.from_config(config)
+    tree, sizes = flat(arch.param_tree()), arch.sizes()
+    params = {path: np.zeros(param.shape, dtype) for path, param in tree.items()}
+    for name, targets in plan_reads(arch, family, {}).items():
+        for target in targets:
+            value = from_disk(tensors[name], tree[target.path], target.key, sizes)
+            params[target.path][target.index] = value.astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        return LanguageModel(arch, nested(jax.device_put(params)))
 
 
 def run(lm: Any, tokens: Any, **kwargs: Any) -> dict[str, np.ndarray]:
@@ -63,4 +73,5 @@ def every_site(name: str, dtype: str) -> dict[str, np.ndarray]:
 def listed(lm: LanguageModel) -> LanguageModel:
     """The same model with the parameters of its layers as a list."""
     with jax.enable_x64(lm.dtype == np.float64):
-        return dataclasses.replace(lm, params=jmi_models.listed(lm.params))
+        host = jmi_models.listed(jax.tree.map(np.asarray, lm.params))
+        return dataclasses.replace(lm, params=jax.device_put(host))

@@ -1,0 +1,121 @@
+"""Lines whose mistakes the suite must notice: masks, scales, slots, shares and offsets.
+
+A line is found by its text, which must stand in the packages once: where it lies does not matter, and when
+it is rewritten its entry here is, too.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+MODELS, CORE, INTERP = "tests/models", "tests/core", "tests/interp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """``old`` becomes ``new``, and ``tests`` (files that run the line, likeliest first) should fail."""
+
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+FAMILIES = (f"{MODELS}/test_families.py", f"{MODELS}/test_padding.py")
+RWKV = (f"{MODELS}/test_wkv.py", f"{MODELS}/test_rwkv.py", f"{MODELS}/test_rwkv_oracle.py")
+PADDED = (f"{CORE}/test_padding.py", f"{INTERP}/test_padding.py")
+EDITS = (f"{CORE}/test_interventions.py", f"{CORE}/test_attention_edits.py")
+SWEEPS = (f"{CORE}/test_sweep.py", f"{CORE}/test_sweep_store.py")
+EDGES = (f"{INTERP}/test_eap.py", f"{INTERP}/test_circuits.py")
+
+MUTATIONS: Mapping[str, Mutation] = {
+    # Masks.
+    "causal mask": Mutation(
+        "keys[:, None, None, :] <= queries", "keys[:, None, None, :] <= 1 + queries", FAMILIES
+    ),
+    "window": Mutation(
+        "- counted[:, None, None, :] < window)", "- counted[:, None, None, :] <= window)", FAMILIES
+    ),
+    "window counts padding": Mutation(
+        "counted = keys if key_mask is None else", "counted = keys if True else", FAMILIES
+    ),
+    "mask of keys": Mutation("mask & key_mask[:, None, None, :].astype(bool)", "mask", FAMILIES),
+    "padding writes to the state": Mutation(
+        "write=jnp.where(real[..., 0], x.write, 0)", "write=x.write", (RWKV[1],)
+    ),
+    "padding in selections": Mutation(
+        "part = axis_mask(selector, shape[axis], site.mask if name in TOKENS else None)",
+        "part = axis_mask(selector, shape[axis], None)",
+        PADDED,
+    ),
+    # Scales.
+    "scale of scores by layer": Mutation("(jnp.asarray(layer) + 1)", "(jnp.asarray(layer) + 2)", FAMILIES),
+    "scale of alibi": Mutation("bias * scale if arch.alibi.scaled else bias", "bias", FAMILIES),
+    "epsilon of norms": Mutation("square + jnp.asarray(norm.eps, centred.dtype)", "square", FAMILIES),
+    "norms of single heads": Mutation("over = (-2, -1) if spec.joint else -1", "over = -1", FAMILIES),
+    "sinks": Mutation("total = total + jnp.exp(sink - top)", "total = total + jnp.exp(sink)", FAMILIES),
+    "scale of what modules add": Mutation(
+        "return rounding.times(x, self.residual_scale)", "return x", FAMILIES
+    ),
+    "weights of experts": Mutation("chosen = chosen / chosen.sum(-1, keepdims=True)", "pass", FAMILIES),
+    "clamp of experts": Mutation("jnp.clip(linear, -limit, limit)", "jnp.minimum(linear, limit)", FAMILIES),
+    "scale of wkv writes": Mutation("(t.write[..., None] * t.key)[..., None]", "t.key[..., None]", RWKV),
+    "gain of one plus": Mutation(
+        "1 + _up(gain) if plus_one else", "_up(gain) if plus_one else", (f"{MODELS}/test_processing.py",)
+    ),
+    "scale of adapters": Mutation(
+        'math.sqrt(rank) if _flag(config, "use_rslora") else rank', "rank", (f"{MODELS}/test_adapters.py",)
+    ),
+    "exponent of mxfp4": Mutation(
+        "biased = exponent - 1 + scale", "biased = exponent + scale", (f"{MODELS}/test_mxfp4.py",)
+    ),
+    # Offsets.
+    "sign of rotation": Mutation(
+        "pairs[1] * cos + pairs[0] * sin", "pairs[1] * cos - pairs[0] * sin", FAMILIES
+    ),
+    "positions behind padding": Mutation(
+        "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1",
+        "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1)",
+        FAMILIES[1:],
+    ),
+    "places of later tokens": Mutation(
+        "(self.first + jnp.arange(length, dtype=jnp.int32))",
+        "(jnp.arange(length, dtype=jnp.int32))",
+        (f"{CORE}/test_generation.py", *SWEEPS),
+    ),
+    "token before the first": Mutation(
+        "constant_values=-1), seen[:, -1])", "constant_values=0), seen[:, -1])", (RWKV[1],)
+    ),
+    "attention through the state": Mutation(
+        "own, later = (queries == j)", "own, later = (queries == j + 1)", RWKV
+    ),
+    "negative positions of rows": Mutation(
+        "jnp.where(index < 0, index + count,", "jnp.where(index < 0, index + count - 1,", PADDED
+    ),
+    "start of a fused part": Mutation(
+        "start = sum(lengths[: self.part])",
+        "start = sum(lengths[: self.part - 1])",
+        (f"{MODELS}/test_layout.py", f"{MODELS}/test_families.py"),
+    ),
+    # Slots and shares.
+    "slot of a captured layer": Mutation(
+        "At(np.asarray(slots) >= 0,", "At(np.asarray(slots) > 0,", (f"{CORE}/test_gradients.py",)
+    ),
+    "layers of cells": Mutation(
+        "layers.reshape(len(layers), -1) % n_layers",
+        "(layers.reshape(len(layers), -1) + 1) % n_layers",
+        SWEEPS,
+    ),
+    "share of a sink": Mutation(
+        "rest = 1 - pattern.astype(dtype)",
+        "rest = 0 * pattern.astype(dtype)",
+        (f"{CORE}/test_attention_weights.py",),
+    ),
+    "noise of a layer": Mutation(
+        "key = jax.random.fold_in(key, site.layer)",
+        "pass",
+        (f"{CORE}/test_interventions.py", f"{INTERP}/test_causal_tracing.py"),
+    ),
+    "mask of edges": Mutation(
+        "return jnp.where(jnp.broadcast_to(graph.exists, values.shape), values, 0)", "return values", EDGES
+    ),
+}
+"""Name -> what is broken."""
