@@ -56,7 +56,7 @@ from jmi.model.sites import Site as Site
 from jmi.model.tap import Tap as Tap
 from jmi.modules import rewire as rewire
 from jmi.engine.program_cache import cache_programs as cache_programs
-from jmi.sweeps.grid import Grid as Grid
+from jmi.hooks.grid import Grid as Grid
 from jmi.sweeps.sweep import SweepPlan as SweepPlan, plan as plan, sweep as sweep
 from jmi.sweeps.work import Models as Models
 from jmi.tokenizers import Tokenizer as Tokenizer

@@ -46,6 +46,10 @@ class Generated:
     captures: dict[str, Any]
     memory: Memory | None
 
+    def __repr__(self) -> str:
+        names = ", ".join(list(self.captures)[:6]) or "nothing"
+        return f"Generated({list(jnp.shape(self.tokens))} tokens, captured: {names})"
+
 
 @tree.dataclass
 class Generation:

@@ -20,7 +20,7 @@ from jmi.generation import Generated, Generation, plan_generation, run_generatio
 from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts, as_prompts
-from jmi.model.sites import layer_name, table_of
+from jmi.model.sites import layer_name, spans, split, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
 
@@ -43,6 +43,16 @@ class LanguageModel:
     tokenizer: Tokenizer | None = None
     name: str = "unnamed"
     identity: Callable[[], str | None] = lambda: None
+
+    def __repr__(self) -> str:
+        sizes = {"n_layers": self.arch.n_layers}
+        for name in ("d_model", "n_heads", "d_vocab", "n_ctx"):
+            if isinstance(getattr(self.arch, name, None), int):
+                sizes[name] = getattr(self.arch, name)
+        count = sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(self.params))
+        kind = getattr(self.arch, "family", type(self.arch).__name__)
+        shape = ", ".join(f"{name}={size:,}" for name, size in sizes.items())
+        return f"LanguageModel({self.name!r}: {kind}, {shape}, {count:,} parameters)"
 
     @property
     def dtype(self) -> np.dtype:
@@ -187,10 +197,10 @@ class LanguageModel:
         known = self.tokenizer is not None and self.tokenizer.has(index)
         return self._text().token_string(index) if known else f"<{int(index)}>"
 
-    def sites(self, batch: int = 1, pos: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens; runs nothing."""
+    def sites(self, batch: int = 1, pos: int = 1) -> "SiteShapes":
+        """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens, shown as a table."""
         sizes = whole_number("batch", batch), whole_number("pos", pos)
-        return _shapes_of(self.arch, jax.eval_shape(lambda: self.params), *sizes)
+        return SiteShapes(_shapes_of(self.arch, jax.eval_shape(lambda: self.params), *sizes))
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -216,6 +226,24 @@ def check_lm(lm: Any) -> LanguageModel:
         )
     check_model(lm.arch, lm.params)
     return lm
+
+
+class SiteShapes(dict[str, jax.ShapeDtypeStruct]):
+    """Every site of a model by name; shown as one line for each point."""
+
+    def __repr__(self) -> str:
+        layers: dict[str, list[int]] = {}
+        shapes: dict[str, jax.ShapeDtypeStruct] = {}
+        for name, shape in self.items():
+            point, layer = split(name)
+            layers.setdefault(point, []).extend([] if layer is None else [int(layer)])
+            shapes[point] = shape
+        width = max(map(len, shapes), default=0)
+        return "\n".join(
+            f"{point:{width}}  {shape.dtype.name:8}  {list(shape.shape)}"
+            + (f"  layers {spans(layers[point])}" if layers[point] else "")
+            for point, shape in shapes.items()
+        )
 
 
 jax.tree_util.register_dataclass(LanguageModel, ["params"], ["arch", "tokenizer", "name", "identity"])

@@ -58,6 +58,12 @@ class Output:
     kept: tuple[Kept, ...] = tree.static(default=())
     n_layers: int = tree.static(default=0)
 
+    def __repr__(self) -> str:
+        logits = "no logits" if self.logits is None else f"logits {list(jnp.shape(self.logits))}"
+        held = [f"{label} {_shown(value)}" for label, value in self.captures.items()]
+        more = [f"and {len(held) - 6} more"] if len(held) > 6 else []
+        return f"Output({', '.join([logits, *held[:6], *more])})"
+
     def __getitem__(self, name: str) -> Any:
         """Captured value of a name (``blocks.5.attn.hook_pattern``), or all of a label or pattern."""
         point, layer = split(name)
@@ -119,6 +125,11 @@ class Output:
 
     def _kept(self, label: str) -> Kept:
         return next(kept for kept in self.kept if kept.label == label)
+
+
+def _shown(value: Any) -> str:
+    """Shapes of a captured value."""
+    return ", ".join(str(list(jnp.shape(x))) for x in jax.tree.leaves(value))
 
 
 def _at(values: jax.Array, position: Any, mask: Any, batch: int, axis: int) -> jax.Array:

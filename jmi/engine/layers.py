@@ -98,14 +98,15 @@ def _buffer(run: Run, capture: int, part: Segment, carry: Any, context: Any) -> 
     def row(params: Any, carry: Any) -> Any:
         own = [x[0] for x in _own_arrays(run, part)]
         first = layer_of(params, 0)
-        return _block(run, part, first, carry, context, jnp.int32(part.layers.start), own)[1].rows[capture]
+        layer = jnp.int32(part.layers.start)
+        return _block(run, part, first, carry, context, layer, own=own)[1].rows[capture]
 
     shapes = jax.eval_shape(row, part.params, carry)
     return jax.tree.map(lambda x: vary_like(_nothing((count, *x.shape), x.dtype), carry), shapes)
 
 
 def _block(
-    run: Run, part: Segment, params: Params, carry: Any, context: Any, layer: Any, own: list[Any]
+    run: Run, part: Segment, params: Params, carry: Any, context: Any, layer: Any, *, own: list[Any]
 ) -> tuple[Any, LiveTap]:
     """One layer, with the tap that was in it; ``own`` are its rows of what differs by layer."""
     rows: Iterator[Any] = iter(own)
@@ -154,7 +155,7 @@ def _run_segment(run: Run, part: Segment, carry: Any, context: Any, buffers: Row
 
     def layer(params: Params, state: Any, index: Any, own: list[Any]) -> Any:
         carry, buffers = state
-        carry, tap = _block(run, part, params, carry, context, index, own)
+        carry, tap = _block(run, part, params, carry, context, index, own=own)
         new = {i: _write(buffers[i], run.reducers[i][0], index, tap.rows[i]) for i in written}
         return (carry, new), [tap.rows[i] for i in stacked]
 
@@ -211,7 +212,7 @@ def _loop(
 def one_layer(run: Run, params: Params, carry: Any, context: Any, layer: Any) -> Rows:
     """What a run captures in one layer that is run by itself; its hooks are the same in every layer."""
     part = Segment(range(run.static.arch.n_layers), None)
-    return _block(run, part, params, carry, context, layer, [])[1].rows
+    return _block(run, part, params, carry, context, layer, own=[])[1].rows
 
 
 def over_layers(arch: Any, function: Callable[..., Any], blocks: Any, *stacked: Any) -> Any:

@@ -243,13 +243,13 @@ class Patch(Selective):
         axis = site.axis("pos", "query")
         read, write = jnp.atleast_1d(self.source_positions), jnp.atleast_1d(self.positions)
         if axis is not None and (site.mask is not None or self.source_mask is not None):
-            return self._by_row(source, read, write, value, axis, site.mask)
+            return self._by_row(source, read, write, value, axis=axis, mask=site.mask)
         before = (slice(None),) * (axis or 0)
         rows = source.at[(*before, read)].get(mode="fill", fill_value=jnp.nan).astype(value.dtype)
         return value.at[(*before, write)].set(rows)
 
     def _by_row(
-        self, source: jax.Array, read: Any, write: Any, value: jax.Array, axis: int, mask: Any
+        self, source: jax.Array, read: Any, write: Any, value: jax.Array, *, axis: int, mask: Any
     ) -> jax.Array:
         """``source`` with the tokens ``read`` of each row where the tokens ``write`` of ``value`` stand."""
         shape, size = (value.shape[0], value.shape[axis]), source.shape[axis]

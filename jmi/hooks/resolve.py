@@ -16,10 +16,10 @@ import numpy as np
 
 from jmi.checks import as_array, check_architecture, no_number_in, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError, InterventionError
+from jmi.hooks.grid import Swept
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.masked import check_weights
 from jmi.model.sites import HasSites, Site, find
-from jmi.sweeps.grid import Swept
 
 Hooks = Mapping[str, Any]
 

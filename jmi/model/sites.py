@@ -3,9 +3,6 @@
 A *point* is a name with the layer left open, ``blocks.*.attn.hook_pattern``; a *name* given by a
 user is a point with its layer filled in (``blocks.5.attn.hook_pattern``, ``blocks.-1.hook_resid_post``)
 or a pattern (``blocks.*.hook_resid_post``, ``blocks.3.attn.*``, ``*``). Names are TransformerLens's.
-
-Axis names: batch, pos, query, key (positions), head, kv_head, expert, d_model, d_head, d_mlp,
-vocab, one; of a recurrent state d_key, d_value.
 """
 
 import dataclasses
@@ -20,104 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from jmi.errors import HookError
-
-_RESID = ("batch", "pos", "d_model")
-_SCALE = ("batch", "pos", "one")
-_Q = ("batch", "pos", "head", "d_head")
-_KV = ("batch", "pos", "kv_head", "d_head")
-_ATTENTION = ("batch", "head", "query", "key")
-_MLP = ("batch", "pos", "d_mlp")
-_LAST = ("batch", "d_model")
-_STATE = ("batch", "head", "d_key", "d_value")
-
-TRANSFORMER_AXES: Mapping[str, tuple[str, ...]] = {
-    "hook_embed": _RESID,
-    "hook_pos_embed": _RESID,
-    "blocks.*.hook_resid_pre": _RESID,
-    "blocks.*.ln1.hook_scale": _SCALE,
-    "blocks.*.ln1.hook_normalized": _RESID,
-    "blocks.*.attn.hook_in": _RESID,
-    "blocks.*.hook_q_input": ("batch", "pos", "head", "d_model"),
-    "blocks.*.hook_k_input": ("batch", "pos", "kv_head", "d_model"),
-    "blocks.*.hook_v_input": ("batch", "pos", "kv_head", "d_model"),
-    "blocks.*.attn.hook_q": _Q,
-    "blocks.*.attn.hook_k": _KV,
-    "blocks.*.attn.hook_v": _KV,
-    "blocks.*.attn.hook_rot_q": _Q,
-    "blocks.*.attn.hook_rot_k": _KV,
-    "blocks.*.attn.hook_attn_scores": _ATTENTION,
-    "blocks.*.attn.hook_pattern": _ATTENTION,
-    "blocks.*.attn.hook_z": _Q,
-    "blocks.*.attn.hook_result": ("batch", "pos", "head", "d_model"),
-    "blocks.*.attn.hook_out": _RESID,
-    "blocks.*.ln1_post.hook_scale": _SCALE,
-    "blocks.*.ln1_post.hook_normalized": _RESID,
-    "blocks.*.hook_attn_out": _RESID,
-    "blocks.*.hook_resid_mid": _RESID,
-    "blocks.*.hook_mlp_in": _RESID,
-    "blocks.*.ln2.hook_scale": _SCALE,
-    "blocks.*.ln2.hook_normalized": _RESID,
-    "blocks.*.mlp.hook_in": _RESID,
-    "blocks.*.mlp.hook_router_logits": ("batch", "pos", "expert"),
-    "blocks.*.mlp.hook_expert_weights": ("batch", "pos", "expert"),
-    "blocks.*.mlp.hook_pre": _MLP,
-    "blocks.*.mlp.hook_pre_linear": _MLP,
-    "blocks.*.mlp.hook_post": _MLP,
-    "blocks.*.mlp.hook_out": _RESID,
-    "blocks.*.ln2_post.hook_scale": _SCALE,
-    "blocks.*.ln2_post.hook_normalized": _RESID,
-    "blocks.*.hook_mlp_out": _RESID,
-    "blocks.*.hook_resid_post": _RESID,
-    "ln_final.hook_scale": _SCALE,
-    "hook_final_norm": _RESID,
-    "hook_logits": ("batch", "pos", "vocab"),
-}
-"""Every known point of a transformer and the axes of its tensor, in execution order."""
-
-RECURRENT_AXES: Mapping[str, tuple[str, ...]] = {
-    "hook_embed": _RESID,
-    "blocks.*.hook_resid_pre": _RESID,
-    "blocks.*.ln1.hook_scale": _SCALE,
-    "blocks.*.ln1.hook_normalized": _RESID,
-    "blocks.*.rwkv.hook_in": _RESID,
-    "blocks.*.rwkv.hook_shift_in": _LAST,
-    "blocks.*.rwkv.hook_shift": _LAST,
-    "blocks.*.rwkv.hook_r": _Q,
-    "blocks.*.rwkv.hook_w": _Q,
-    "blocks.*.rwkv.hook_v": _Q,
-    "blocks.*.rwkv.hook_a": _Q,
-    "blocks.*.rwkv.hook_g": _Q,
-    "blocks.*.rwkv.hook_kk": _Q,
-    "blocks.*.rwkv.hook_k": _Q,
-    "blocks.*.rwkv.hook_decay": _Q,
-    "blocks.*.rwkv.hook_write": ("batch", "pos", "head"),
-    "blocks.*.rwkv.hook_state_in": _STATE,
-    "blocks.*.rwkv.hook_states": ("batch", "pos", "head", "d_key", "d_value"),
-    "blocks.*.rwkv.hook_state": _STATE,
-    "blocks.*.rwkv.hook_y": _Q,
-    "blocks.*.rwkv.hook_effective_scores": _ATTENTION,
-    "blocks.*.rwkv.hook_effective_attn": _ATTENTION,
-    "blocks.*.rwkv.hook_z": _Q,
-    "blocks.*.hook_attn_out": _RESID,
-    "blocks.*.hook_resid_mid": _RESID,
-    "blocks.*.ln2.hook_scale": _SCALE,
-    "blocks.*.ln2.hook_normalized": _RESID,
-    "blocks.*.mlp.hook_in": _RESID,
-    "blocks.*.mlp.hook_shift_in": _LAST,
-    "blocks.*.mlp.hook_shift": _LAST,
-    "blocks.*.mlp.hook_pre": _MLP,
-    "blocks.*.mlp.hook_post": _MLP,
-    "blocks.*.mlp.hook_gate": _RESID,
-    "blocks.*.mlp.hook_out": _RESID,
-    "blocks.*.hook_mlp_out": _RESID,
-    "blocks.*.hook_resid_post": _RESID,
-    "ln_final.hook_scale": _SCALE,
-    "hook_final_norm": _RESID,
-    "hook_logits": ("batch", "pos", "vocab"),
-}
-"""Every known point of a recurrent model, likewise."""
-
-AXES = {**TRANSFORMER_AXES, **RECURRENT_AXES}
+from jmi.model.axes import AXES
 
 SCORES = "blocks.*.attn.hook_attn_scores"
 PATTERN = "blocks.*.attn.hook_pattern"
@@ -247,7 +147,7 @@ def find(arch: HasSites, name: str) -> tuple[tuple[Site, tuple[int, ...] | None]
     if not there:
         has = found[0].layers or ()
         raise HookError(
-            f"{name}: layer {layers[0]} has no such point; of this model layers {_spans(has)} have it"
+            f"{name}: layer {layers[0]} has no such point; of this model layers {spans(has)} have it"
         )
     return tuple(there)
 
@@ -256,7 +156,7 @@ def _having(site: Site, layers: tuple[int, ...]) -> tuple[int, ...] | None:
     return None if site.layers is None else tuple(i for i in layers if i in site.layers)
 
 
-def _spans(layers: Sequence[int]) -> str:
+def spans(layers: Sequence[int]) -> str:
     """``0-3, 7`` for 0, 1, 2, 3, 7."""
     runs = [list(run) for _, run in itertools.groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
     return ", ".join(f"{r[0][1]}-{r[-1][1]}" if len(r) > 1 else f"{r[0][1]}" for r in runs)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jmi.hooks.grid import Grid
 from jmi.hooks.resolve import Hooks
 from jmi.model.sites import HasSites
 from jmi.sweeps.cells import Cells, cells_of
-from jmi.sweeps.grid import Grid
 
 
 @dataclasses.dataclass(frozen=True)

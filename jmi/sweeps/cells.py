@@ -14,6 +14,7 @@ from jmi import tree
 from jmi.errors import HookError, InterventionError
 from jmi.hooks.attention import Edges, Knockout, ScaleAttention, SetAttention
 from jmi.hooks.freeze import Detach
+from jmi.hooks.grid import Grid, Swept
 from jmi.hooks.interventions import Add, Patch, Replace, Scale, Zero
 from jmi.hooks.layers import At
 from jmi.hooks.noise import Noise
@@ -22,7 +23,6 @@ from jmi.hooks.reach import says
 from jmi.hooks.resolve import Hooks, as_data, named, prepare
 from jmi.hooks.selection import Selective
 from jmi.model.sites import HasSites, table_of
-from jmi.sweeps.grid import Grid, Swept
 from jmi.sweeps.starts import bare, first_layers, first_positions
 
 _OURS = (Add, Detach, Knockout, Noise, Patch, Project, Replace, Scale, ScaleAttention, SetAttention, Zero)
@@ -134,7 +134,8 @@ def cells_of(arch: HasSites, hooks: Hooks, grid: Grid, shape: tuple[int, int], m
     # Of the first cell, arrays: where one of them comes out again, there its column belongs.
     slices = [x[0, ...] if flag else x for x, flag in zip(columns, swept, strict=True)]
     column_of = {id(x): c for x, c, flag in zip(slices, columns, swept, strict=True) if flag}
-    return _taken_apart(arch, jax.tree.unflatten(structure, slices), column_of, grid, local, shape, mask)
+    first = jax.tree.unflatten(structure, slices)
+    return _taken_apart(arch, first, column_of, grid, local, shape=shape, mask=mask)
 
 
 def _on_host(x: Any) -> Any:
@@ -195,6 +196,7 @@ def _taken_apart(
     column_of: Mapping[int, np.ndarray],
     grid: Grid,
     local: bool,
+    *,
     shape: tuple[int, int],
     mask: Any,
 ) -> Cells:

@@ -10,7 +10,7 @@ whole outputs and cannot tell.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,43 +104,48 @@ class Part:
     narrow: bool
 
 
-def run_cells(
-    fixed: Fixed,
-    part: Part,
-    structure: Any,
-    params: Any,
-    base: Base,
-    run: Run,
-    reading: Sequence[Any],
-    start: Any,
-    layers: Any,
-    shared: Sequence[Any],
-    swept: Sequence[Any],
-) -> Any:
-    """Metrics ``[cells, ...]`` (or ``[models, cells, ...]``) of one chunk.
+class Given(NamedTuple):
+    """What the cells of a chunk have in common, arrays.
 
-    Args:
-      structure: puts hooks together, as `Cells.hooks`; static.
+    Attributes:
       run: of the base.
       reading: arrays of the metric.
       start: the layer they begin at.
       layers: bool ``[hooks, n_layers]``, in which layers each hook acts.
-      shared, swept: arrays of the hooks; the first swept one holds the indices of the cells, which may
-        differ in their layers only.
+      shared: arrays of the hooks.
     """
-    metric = jax.tree.unflatten(fixed.metric.tree, reading)
+
+    params: Any
+    base: Base
+    run: Run
+    reading: Sequence[Any]
+    start: Any
+    layers: Any
+    shared: Sequence[Any]
+
+
+def run_cells(fixed: Fixed, part: Part, structure: Any, given: Given, swept: Sequence[Any]) -> Any:
+    """Metrics ``[cells, ...]`` (or ``[models, cells, ...]``) of one chunk.
+
+    Args:
+      structure: puts hooks together, as `Cells.hooks`; static.
+      swept: arrays of the hooks that differ between cells; the first one holds the indices of the cells,
+        which may differ in their layers only.
+    """
+    metric = jax.tree.unflatten(fixed.metric.tree, given.reading)
 
     def cell(params: Any, base: Base, swept: Sequence[Any]) -> Any:
-        hooks = structure(layers, shared, swept[1:])
-        return as_arrays("the metric", metric(_cell(fixed, part, params, base, run, start, hooks)))
+        hooks = structure(given.layers, given.shared, swept[1:])
+        out = _cell(fixed, part, params, base, given.run, start=given.start, hooks=hooks)
+        return as_arrays("the metric", metric(out))
 
     cells = jax.vmap(cell, in_axes=(None, None, 0))
     if fixed.models:
-        return jax.vmap(cells, in_axes=(0, 0, None))(params, base, swept)
-    return cells(params, base, swept)
+        return jax.vmap(cells, in_axes=(0, 0, None))(given.params, given.base, swept)
+    return cells(given.params, given.base, swept)
 
 
-def _cell(fixed: Fixed, part: Part, params: Any, base: Base, run: Run, start: Any, hooks: Any) -> Output:
+def _cell(fixed: Fixed, part: Part, params: Any, base: Base, run: Run, *, start: Any, hooks: Any) -> Output:
     """The whole output of one cell, of which only what differs from the base run is computed."""
     arch, first = run.static.arch, part.first
     hooks = {
@@ -188,7 +193,7 @@ def _cell(fixed: Fixed, part: Part, params: Any, base: Base, run: Run, start: An
 
 
 def _filled(
-    arch: Any, point: str, kept: Any, base: jax.Array, row: jax.Array, first: int, start: Any
+    arch: Any, point: str, kept: Any, base: jax.Array, row: jax.Array, *, first: int, start: Any
 ) -> jax.Array:
     """A capture of a cell, with the base run's where the cell was not run."""
     axis = table_of(arch)[point].axis("pos", "query")

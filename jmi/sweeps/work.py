@@ -23,7 +23,7 @@ from jmi.sweeps.bases import Bases, bases_of
 from jmi.sweeps.cells import Cells, Structure, all_say, cells_of, grid_of
 from jmi.sweeps.chunks import Chunk, chunks_of, fitting, groups_of
 from jmi.sweeps.fingerprint import fingerprint
-from jmi.sweeps.sharing import Base, Fixed, Part, plan_base, run_base, run_cells
+from jmi.sweeps.sharing import Base, Fixed, Given, Part, plan_base, run_base, run_cells
 from jmi.sweeps.store import Store
 from jmi.tree import structure_of
 
@@ -122,18 +122,12 @@ class Work:
         lowered = traced.lower()
         return Compiled(lowered, lowered.compile())
 
-    def arguments(self, chunk: Chunk, run: Run, base: Base) -> tuple[Any, ...]:
+    def arguments(self, chunk: Chunk, run: Run, base: Base) -> tuple[Given, list[np.ndarray]]:
         """What a chunk's program is called with."""
-        return (
-            self.params,
-            base,
-            run,
-            self.reading,
-            np.int32(min(max(chunk.layer, 0), run.static.arch.n_layers - 1)),
-            self.cells.layers[chunk.cells[0]],
-            self.cells.shared,
-            [chunk.cells.astype(np.int32), *(x[chunk.cells] for x in self.cells.swept)],
-        )
+        start = np.int32(min(max(chunk.layer, 0), run.static.arch.n_layers - 1))
+        layers = self.cells.layers[chunk.cells[0]]
+        given = Given(self.params, base, run, self.reading, start, layers, self.cells.shared)
+        return given, [chunk.cells.astype(np.int32), *(x[chunk.cells] for x in self.cells.swept)]
 
     def fingerprint(self, programs: Programs, chunks: list[Chunk]) -> dict[str, str]:
         """Of everything that decides the results, their order included."""
@@ -227,10 +221,7 @@ def _program(
     run: Callable[..., Any] = functools.partial(run_cells, fixed, part, structure.hooks)
     if mesh is not None:
         where = jax.P(None, AXIS) if fixed.models else jax.P(AXIS)
-        args = jax.tree.unflatten(tree, leaves)
-        # All but the cells is the same on every device.
-        specs = (*(jax.P() for _ in args[:-1]), jax.P(AXIS))
-        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=where)
+        run = jax.shard_map(run, mesh=mesh, in_specs=(jax.P(), jax.P(AXIS)), out_specs=where)
     return functools.partial(jax.jit(run).trace, *jax.tree.unflatten(tree, leaves))
 
 
@@ -267,37 +258,3 @@ def run_chunks(
             yield fetched()
     while running:
         yield fetched()
-
-
-def assembled(
-    work: Work, chunks: list[Chunk], programs: Programs, results: Mapping[int, list[np.ndarray]]
-) -> Any:
-    """Results with the axes of the grid, on every process."""
-    shapes, tree = jax.tree.flatten(programs[chunks[0].part].program.out_info)
-    axis = int(work.fixed.models)
-    whole = []
-    for i, shape in enumerate(shapes):
-        size = (*shape.shape[:axis], len(work.cells), *shape.shape[axis + 1 :])
-        out = np.zeros(size, shape.dtype)
-        for index, arrays in results.items():
-            chunk = chunks[index]
-            # A file does not know bfloat16: its bytes come back without a name.
-            values = arrays[i].view(shape.dtype)[(slice(None),) * axis + (slice(chunk.count),)]
-            out[(slice(None),) * axis + (chunk.cells[: chunk.count],)] = values
-        whole.append(out)
-    if jax.process_count() > 1:
-        whole = _exchanged(whole, chunks, axis)
-    folded = [x.reshape(*x.shape[:axis], *work.cells.grid.shape, *x.shape[axis + 1 :]) for x in whole]
-    return jax.tree.unflatten(tree, folded)
-
-
-def _exchanged(parts: list[np.ndarray], chunks: list[Chunk], axis: int) -> list[np.ndarray]:
-    """Whole results of parts that each process has, cells on ``axis``."""
-    from jax.experimental import multihost_utils  # Slow to import, and for several processes alone.
-
-    owner = np.zeros(parts[0].shape[axis], int)
-    for index, chunk in enumerate(chunks):
-        owner[chunk.cells] = index % jax.process_count()
-    every = np.arange(len(owner))
-    gathered = [np.asarray(x) for x in multihost_utils.process_allgather(parts)]
-    return [x[owner, every] if not axis else np.moveaxis(x[owner, :, every], 0, 1) for x in gathered]

@@ -63,7 +63,7 @@ def _slopes(n_heads: int) -> np.ndarray:
 
 
 def attend(
-    arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, context: Context, layer: Any, tap: Tap
+    arch: "Transformer", p: Any, x: jax.Array, own: OwnInput, context: Context, *, layer: Any, tap: Tap
 ) -> jax.Array:
     """Wanted outputs ``[b, s, d]`` of the attention module on ``x`` ``[b, s, d]``."""
     q, k, v = _queries_keys_values(arch, p, x, own, context, tap)
@@ -73,7 +73,7 @@ def attend(
         q = tap("attn.hook_rot_q", turned)
         k = tap.recall("attn.hook_rot_k", rotate(k, cos, sin, arch.rope_interleaved))
     places = context.wanted(context.places(x.shape[1]))
-    z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), q, k, v, places, context, layer, tap))
+    z = tap("attn.hook_z", _mixed(arch, p.get("sinks"), (q, k, v), places, context, layer=layer, tap=tap))
     out = tap.where_wanted(
         ("attn.hook_result",),
         lambda tap: _summed(p, tap("attn.hook_result", jnp.einsum("bshk,hkd->bshd", z, p["W_O"]))),
@@ -89,15 +89,15 @@ def _summed(p: Any, results: jax.Array) -> jax.Array:
 def _mixed(
     arch: "Transformer",
     sinks: jax.Array | None,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    qkv: tuple[jax.Array, jax.Array, jax.Array],
     places: jax.Array,
     context: Context,
+    *,
     layer: Any,
     tap: Tap,
 ) -> jax.Array:
     """Values mixed by the pattern, ``[b, s, h, k]``, by the implementation that ``arch`` asks for."""
+    q, k, v = qkv
     length = q.shape[1]
 
     def eager(tap: Tap) -> jax.Array:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from jmi.errors import ArgumentError
 from jmi.model.architecture import Cache
+from jmi.model.axes import TRANSFORMER_AXES
 from jmi.model.inputs import Prompts
-from jmi.model.sites import TRANSFORMER_AXES, Site, sites_of
+from jmi.model.sites import Site, sites_of
 from jmi.model.tap import SILENT, Tap
 from jmi_models.decoder import attention, ops, param_tree, residual, rounding
 from jmi_models.decoder.attention import Alibi
@@ -225,8 +226,9 @@ class Transformer:
         """One layer on the residual stream ``[b, s, d]``: its wanted outputs."""
         p, x = layer_params, tap("hook_resid_pre", carry)
         normed = self._read(p, "ln1", x, tap)
-        own = functools.partial(self._own_input, p, x)
-        out = attention.attend(self, p["attn"], tap("attn.hook_in", normed), own, context, layer, tap)
+        own = functools.partial(self._own_input, (p, x))
+        read = tap("attn.hook_in", normed)
+        out = attention.attend(self, p["attn"], read, own, context, layer=layer, tap=tap)
         attn_out = tap("hook_attn_out", self._written(p, "ln1_post", out, tap))
         x, normed = context.wanted(x), context.wanted(normed)
         if self.parallel:
@@ -271,9 +273,10 @@ class Transformer:
         return normalise(self.norm, p.get(name), x, tap, name) if self.norms in ("pre", "both") else x
 
     def _own_input(
-        self, p: Any, stream: jax.Array, point: str, heads: int, x: jax.Array, tap: Tap
+        self, given: tuple[Any, jax.Array], point: str, heads: int, x: jax.Array, tap: Tap
     ) -> jax.Array:
         """Each head's copy of the module's input ``x``, moved by what hooks do to its copy of the stream."""
+        p, stream = given
         each = jnp.broadcast_to(stream[:, :, None], (*stream.shape[:2], heads, stream.shape[2]))
         return x[:, :, None] + self._moved(p, tap(point, each), each)
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from jmi.errors import ArgumentError
 from jmi.model.architecture import State
+from jmi.model.axes import RECURRENT_AXES
 from jmi.model.inputs import Prompts
-from jmi.model.sites import RECURRENT_AXES, Site, sites_of
+from jmi.model.sites import Site, sites_of
 from jmi.model.tap import SILENT, Tap
 from jmi_models.decoder import residual
 from jmi_models.decoder.norms import Norm, normalise
@@ -151,7 +152,7 @@ class Rwkv:
         version, p = VERSIONS[self.version], layer_params
         x = tap("hook_resid_pre", carry["stream"])
         read = tap("rwkv.hook_in", normalise(self.norm, p["ln1"], x, tap, "ln1"))
-        out, first = version.time_mix(self, p["rwkv"], read, carry["first"], context, layer, tap)
+        out, first = version.time_mix(self, p["rwkv"], read, carry["first"], context, layer=layer, tap=tap)
         x = tap("hook_resid_mid", x + tap("hook_attn_out", out))
         read = tap("mlp.hook_in", normalise(self.norm, p["ln2"], x, tap, "ln2"))
         out = tap("mlp.hook_out", version.channel_mix(p["mlp"], read, context, tap))

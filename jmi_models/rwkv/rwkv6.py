@@ -41,7 +41,7 @@ def first_values(shape: tuple[int, ...], dtype: Any) -> None:
 
 
 def time_mix(
-    arch: Any, p: Any, x: jax.Array, first: None, padding: Padding, layer: Any, tap: Tap
+    arch: Any, p: Any, x: jax.Array, first: None, padding: Padding, *, layer: Any, tap: Tap
 ) -> tuple[jax.Array, None]:
     """What the time mix adds to the stream."""
     delta = shifted("rwkv", x, padding, tap) - x

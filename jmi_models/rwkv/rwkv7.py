@@ -40,7 +40,7 @@ def first_values(shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def time_mix(
-    arch: Any, p: Any, x: jax.Array, first: jax.Array, padding: Padding, layer: Any, tap: Tap
+    arch: Any, p: Any, x: jax.Array, first: jax.Array, padding: Padding, *, layer: Any, tap: Tap
 ) -> tuple[jax.Array, jax.Array]:
     """What the time mix adds to the stream, and the values of the first layer ``[b, s, h, k]``."""
     delta = shifted("rwkv", x, padding, tap) - x

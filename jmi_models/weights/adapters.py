@@ -124,15 +124,20 @@ def merged(headers: Mapping[str, Stored], adapter: Adapter) -> dict[str, Stored]
                 f"{base.dtype}; {_LEAVE}"
             )
         wide = np.result_type(*(_DTYPES[stored.dtype] for stored in (base, a, b)))
-        read = functools.partial(_read, base, a, b, scale, adapter.transposed, wide)
+        read = functools.partial(_read, base, (a, b), scale, adapter.transposed, wide)
         out[name] = Stored(base.file, base.shape, "F64" if wide == np.float64 else "F32", read)
     return out
 
 
 def _read(
-    base: Stored, a: Stored, b: Stored, scale: float, transposed: bool, wide: np.dtype, box: Box | None = None
+    base: Stored,
+    pair: tuple[Stored, Stored],
+    scale: float,
+    transposed: bool,
+    wide: np.dtype,
+    box: Box | None = None,
 ) -> np.ndarray:
-    rows, columns = box or (slice(None), slice(None))
+    (a, b), (rows, columns) = pair, box or (slice(None), slice(None))
     out = np.array(base.read(box), dtype=wide)
     left, right = (np.asarray(part.read(), wide) for part in ((a, b) if transposed else (b, a)))
     left, right = (left.T, right.T) if transposed else (left, right)

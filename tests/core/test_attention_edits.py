@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import InterventionError
-from jmi.model.sites import AXES, PATTERN, SCORES, Site
+from jmi.model.axes import AXES
+from jmi.model.sites import PATTERN, SCORES, Site
 
 AT_PATTERN = Site(PATTERN, AXES[PATTERN], (None, 2, None, None))
 AT_SCORES = Site(SCORES, AXES[SCORES], (None, 2, None, None))

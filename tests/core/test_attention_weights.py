@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import InterventionError
-from jmi.model.sites import AXES, PATTERN, SCORES, Site
+from jmi.model.axes import AXES
+from jmi.model.sites import PATTERN, SCORES, Site
 from tests.support import committed
 from tests.support.committed import relative
 

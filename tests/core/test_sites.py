@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import HookError
-from jmi.model.sites import AXES, find, layer_name, split, table_of
+from jmi.model.axes import AXES
+from jmi.model.sites import find, layer_name, split, table_of
 
 
 @given(point=st.sampled_from([p for p in AXES if p.startswith("blocks.")]), layer=st.integers(0, 99))

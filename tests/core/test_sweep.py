@@ -11,12 +11,12 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, HookError, InterventionError, OutputError
+from jmi.hooks.grid import Swept
 from jmi.sweeps import chunks as sweep_plan
 from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
 from jmi.sweeps.cells import cells_of, grid_of
 from jmi.sweeps.chunks import groups_of
-from jmi.sweeps.grid import Swept
 from jmi.sweeps.sharing import Part
 from jmi_models.decoder.experts import Experts
 from jmi_models.rwkv.architecture import Rwkv

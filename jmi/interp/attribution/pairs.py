@@ -20,8 +20,9 @@ from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
+from jmi.model.axes import AXES
 from jmi.model.inputs import checked
-from jmi.model.sites import AXES, layer_name, table_of
+from jmi.model.sites import layer_name, table_of
 
 NODES = ("batch", "pos", "head")
 """Axes that tell nodes apart unless ``keep`` says otherwise."""

@@ -142,7 +142,7 @@ def eap(
     count = None if steps is None else np.int32(whole_number("steps", steps))
     metric = as_data(metric)
     changed, other = pair if into == "clean" else pair[::-1]
-    values = _scores(per_example, remat, lm, changed, other, metric, count, logits_at)
+    values = _scores((per_example, remat), lm, (changed, other), metric, count, logits_at)
     runs = {
         name: functools.partial(forward, lm.arch, lm.params, prompts, logits_at=logits_at)
         for name, prompts in zip(("clean", "corrupted"), pair, strict=True)
@@ -173,19 +173,17 @@ def per_row(metric: Metric, out: Output, batch: int) -> jax.Array:
     return value
 
 
-@compiled(static=(0, 1))
+@compiled(static=0)
 def _scores(
-    per_example: bool,
-    remat: bool,
+    flags: tuple[bool, bool],
     lm: LanguageModel,
-    changed: Prompts,
-    other: Prompts,
+    pair: tuple[Prompts, Prompts],
     metric: Metric,
     steps: Any,
     logits_at: Any,
 ) -> jax.Array:
-    """Scores of the edges into the readers of the run ``changed``."""
-    arch = lm.arch
+    """Scores of the edges; ``flags`` are per_example and remat, the first of the ``pair`` is changed."""
+    arch, (changed, other), (per_example, remat) = lm.arch, pair, flags
     run: Any = functools.partial(forward, arch, lm.params, logits_at=logits_at)
     gradients = functools.partial(
         value_and_grad_at,

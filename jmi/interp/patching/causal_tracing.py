@@ -15,6 +15,7 @@ import numpy as np
 from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import real_number, text, whole_array, whole_number
+from jmi.hooks.grid import Grid
 from jmi.hooks.interventions import Patch
 from jmi.hooks.noise import Noise
 from jmi.interp.patching.measure import (
@@ -33,7 +34,6 @@ from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Prob
 from jmi.model.sites import Site, table_of
 from jmi.numerics import wide
-from jmi.sweeps.grid import Grid
 
 MULTIPLE = 3.0
 """Noise in standard deviations of the embeddings, unless said otherwise."""

@@ -245,7 +245,7 @@ def _replacing(
     at = lined_up(site, base, others if using in OF_ROW else None, size, pairs)
     if using not in RANDOM:
         return Patch(placed(values, site, at, lead), **places.selectors)
-    hook = drawn(using, values, site, places.grid["seed"], at, own, others.mask)
+    hook = drawn(using, values, site, places.grid["seed"], at, own=own, mask=others.mask)
     return dataclasses.replace(hook, **places.selectors)
 
 

@@ -26,6 +26,7 @@ from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import choice, flag, several, shown
 from jmi.errors import ArgumentError
+from jmi.hooks.grid import Grid
 from jmi.hooks.interventions import Patch
 from jmi.hooks.layers import At, PerLayer
 from jmi.interp.patching.measure import Measured, Metrics, checked_metric, measured, prompts_of, swept
@@ -35,7 +36,6 @@ from jmi.interp.patching.replacements import replacement
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, slots, table_of
-from jmi.sweeps.grid import Grid
 from jmi.sweeps.sweep import sweep
 
 MLPS = "blocks.*.hook_mlp_out"

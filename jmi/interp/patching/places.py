@@ -12,12 +12,12 @@ import numpy as np
 
 from jmi.checks import as_array, choice, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError
+from jmi.hooks.grid import Grid
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.selection import axis_of
 from jmi.model import padding
 from jmi.model.inputs import Prompts
 from jmi.model.sites import HasSites, Site
-from jmi.sweeps.grid import Grid
 
 SELECTORS = {"position": "positions", "head": "heads", "unit": "units"}
 """Axis -> the selector that chooses along it."""

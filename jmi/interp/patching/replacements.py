@@ -109,7 +109,7 @@ class Drawn(Selective):
         return values[(jnp.arange(rows, dtype=jnp.int32) + row) % n if self.own else row]
 
 
-def drawn(kind: Kind, values: jax.Array, site: Site, seed: Any, at: Any, own: bool, mask: Any) -> Drawn:
+def drawn(kind: Kind, values: jax.Array, site: Site, seed: Any, at: Any, *, own: bool, mask: Any) -> Drawn:
     """`Drawn` of ``values`` ``[l, n, t, ...]`` (``[n, t, ...]`` without layers), its arrays by layer.
 
     Raises:
