@@ -18,7 +18,7 @@ from jmi.hooks.freeze import Detach, frozen
 from jmi.model.sites import table_of
 from tests.core.conftest import lively, tiny
 from tests.oracles import grid
-from tests.support import random_rwkv as test_rwkv
+from tests.support import random_rwkv
 from tests.support.committed import each, load
 from tests.support.tolerances import BARS, assert_agree
 
@@ -86,10 +86,10 @@ def test_gradients_at_every_site_are_those_of_finite_differences(name: str) -> N
     assert max(errors.values()) < BAR, errors
 
 
-@test_rwkv.each
+@random_rwkv.each
 def test_gradients_at_every_site_of_a_recurrent_model(version: int) -> None:
     dead_ends = ("blocks.*.rwkv.hook_state", "blocks.*.rwkv.hook_shift", "blocks.*.mlp.hook_shift")
-    errors = slope_errors(test_rwkv.load(version), test_rwkv.TOKENS, dead_ends)
+    errors = slope_errors(random_rwkv.load(version), random_rwkv.TOKENS, dead_ends)
     assert max(errors.values()) < BAR, errors
 
 
@@ -265,10 +265,10 @@ def test_with_patterns_and_norms_frozen_the_direct_path_has_its_closed_form(name
 
 
 def test_what_cannot_be_differentiated_is_refused(lm, tokens):
-    rwkv = test_rwkv.load(7, "float32")
+    rwkv = random_rwkv.load(7, "float32")
     derived = "blocks.0.rwkv.hook_effective_attn"
     with pytest.raises(HookError, match="derived"):
-        value_and_grad_at(jmi.LanguageModel(rwkv, tokens), lambda out: out.logits.sum(), [derived])
+        value_and_grad_at(rwkv, tokens, lambda out: out.logits.sum(), [derived])
     with pytest.raises(HookError, match="no point of that name"):
         found(lm, tokens, ["blocks.0.attn.hook_nothing"])
     with pytest.raises(ArgumentError, match="takes names"):

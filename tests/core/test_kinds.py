@@ -220,9 +220,7 @@ def test_mixtures_in_some_layers_only(mixed):
     assert_agree(listed.run(TOKENS).logits, out.logits)
     grid = jmi.Grid(expert=range(4), layer=[1, 4])
     hooks = {"blocks.*.mlp.hook_expert_weights": jmi.At(grid["layer"], jmi.Zero(units=grid["expert"]))}
-    got = jmi.sweep(
-        jmi.LanguageModel(mixed, TOKENS), hooks, lambda out: out.logits, logits_at=-1, progress=False
-    )
+    got = jmi.sweep(mixed, TOKENS, hooks, lambda out: out.logits, logits_at=-1, progress=False)
     want = [
         mixed.run(TOKENS, {f"blocks.{i}.mlp.hook_expert_weights": jmi.Zero(units=e)}, logits_at=-1).logits
         for e in range(4)

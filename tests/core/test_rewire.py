@@ -120,14 +120,11 @@ def test_features_are_hooked_swept_differentiated_and_generated_with_like_anythi
         for f in (0, 4)
         for p in (2, 5)
     ]
-    got = jmi.sweep(jmi.LanguageModel(spliced, tokens), hooks, metric, logits_at=-1, progress=False)
+    got = jmi.sweep(spliced, tokens, hooks, metric, logits_at=-1, progress=False)
     assert_agree(got.reshape(8, 2), np.asarray(want))
-    assert {
-        part.first
-        for part in jmi.plan(jmi.LanguageModel(spliced, tokens), hooks, metric, logits_at=-1).programs
-    } != {0}
+    assert {part.first for part in jmi.plan(spliced, tokens, hooks, metric, logits_at=-1).programs} != {0}
     # The gradient at a feature is the slope of the metric along it.
-    found = jmi.value_and_grad_at(jmi.LanguageModel(spliced, tokens), metric, "blocks.1.mlp.hook_features")
+    found = jmi.value_and_grad_at(spliced, tokens, metric, "blocks.1.mlp.hook_features")
     slope = found.grads["blocks.1.mlp.hook_features"]
     step = np.zeros(slope.shape)
     step[1, 2, 4] = 1e-6
@@ -178,9 +175,7 @@ def test_a_module_writes_in_later_layers(lm, tokens):
     # What it carries is carried into what is shared, generated and stopped at.
     grid = jmi.Grid(layer=range(4), position=[1, 6])
     edit = {"blocks.*.hook_resid_mid": jmi.At(grid["layer"], jmi.Scale(2.0, positions=grid["position"]))}
-    got = jmi.sweep(
-        jmi.LanguageModel(spliced, tokens), edit, lambda out: out.logits, logits_at=-1, progress=False
-    )
+    got = jmi.sweep(spliced, tokens, edit, lambda out: out.logits, logits_at=-1, progress=False)
     want = [
         spliced.run(tokens, {f"blocks.{i}.hook_resid_mid": jmi.Scale(2.0, positions=p)}, logits_at=-1).logits
         for i in range(4)

@@ -120,13 +120,13 @@ def test_what_cells_share_changes_nothing(model, kind):
     swept, cells = hooks_of(kind)
     want = loop(lm, tokens, cells, capture=CAPTURES)
     assert_cells_differ(want["logits"])
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES), want)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=CAPTURES, share=False), want)
-    last = jmi.sweep(jmi.LanguageModel(*model), swept, lambda out: out.logits, logits_at=[-1, 6])
+    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES), want)
+    assert_equal(jmi.sweep(*model, swept, everything, capture=CAPTURES, share=False), want)
+    last = jmi.sweep(*model, swept, lambda out: out.logits, logits_at=[-1, 6])
     picked = np.stack([want["logits"][:, 0, -1], want["logits"][:, 1, 6]], 1)
     assert_equal(last, picked)
     for few in (CAPTURES[:4], [CAPTURES[0], CAPTURES[2]]):
-        captured = jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=few, logits_at=[-1, 6])
+        captured = jmi.sweep(*model, swept, everything, capture=few, logits_at=[-1, 6])
         assert_equal(captured, {name: want[name] for name in captured} | {"logits": picked})
 
 
@@ -153,7 +153,7 @@ def test_the_cells_above_do_share(model):
     ],
 )
 def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(model, options, narrow):
-    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, **options)
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, **options)
     chunks, programs = work.compiled(2**30)
     assert {c.narrow for c in chunks if c.layer < 3} == {narrow}
     assert not any(c.narrow for c in chunks if c.layer == 3)
@@ -161,7 +161,7 @@ def test_one_position_alone_passes_through_a_last_layer_that_nobody_looks_into(m
 
 
 def test_no_other_position_is_computed_in_that_layer(model):
-    work = sweep_work.prepare(jmi.LanguageModel(*model), hooks_of("patch")[0], everything, logits_at=-1)
+    work = sweep_work.prepare(*model, hooks_of("patch")[0], everything, logits_at=-1)
     wide, narrow = (work._compile(Part(0, False, flag), 4).lowered.as_text() for flag in (False, True))
     all_positions, one = f"tensor<4x2x{LENGTH}x24xf64>", "tensor<4x2x1x24xf64>"
     assert narrow.count(all_positions) == wide.count(all_positions) > 0
@@ -295,7 +295,7 @@ def test_cells_may_edit_the_embedding_or_only_the_unembedding(model):
         cells = [{site: jmi.Scale(f, positions=p)} for f, p in ((0.5, 1), (2.0, 2), (3.0, -1))]
         capture = ["blocks.*.hook_resid_post", "hook_embed"]
         want = loop(lm, tokens, cells, capture=capture)
-        assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
+        assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
 
 
 def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
@@ -317,7 +317,7 @@ def test_cells_act_on_top_of_the_hooks_of_the_base_run(model):
         for layer, position in ((1, 4), (3, 9))
     ]
     want = loop(lm, tokens, cells, capture=CAPTURES)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, base=base, capture=CAPTURES), want)
+    assert_equal(jmi.sweep(*model, swept, everything, base=base, capture=CAPTURES), want)
 
 
 def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
@@ -337,7 +337,7 @@ def test_an_intervention_of_unknown_reach_is_run_at_every_position(model):
 
     swept = {"blocks.2.hook_resid_pre": MeanSoFar(*columns([0.5, 1.0], [4, 9]))}
     cells = [{"blocks.2.hook_resid_pre": MeanSoFar(f, p)} for f, p in ((0.5, 4), (1.0, 9))]
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(lm, tokens, cells))
+    assert_equal(jmi.sweep(*model, swept, everything), loop(lm, tokens, cells))
 
 
 def test_a_reducer_sees_every_position(model):
@@ -345,7 +345,7 @@ def test_a_reducer_sees_every_position(model):
     capture = [jmi.Capture("blocks.*.hook_resid_post", reduce=jmi.Select(position=2), label="second")]
     swept, cells = hooks_of("add")
     want = loop(lm, tokens, cells, capture=capture)
-    assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything, capture=capture), want)
+    assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
 
 
 def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
@@ -353,7 +353,7 @@ def test_one_cell_and_cells_that_differ_in_nothing_but_their_layers(model):
     for layers in ([0, 2, 3], [1]):
         swept = {"blocks.*.hook_mlp_out": jmi.At(of_cells(layers), jmi.Zero())}
         cells = [{f"blocks.{layer}.hook_mlp_out": jmi.Zero()} for layer in layers]
-        assert_equal(jmi.sweep(jmi.LanguageModel(*model), swept, everything), loop(lm, tokens, cells))
+        assert_equal(jmi.sweep(*model, swept, everything), loop(lm, tokens, cells))
 
 
 def test_the_arrays_of_a_metric_are_data(model):
@@ -368,7 +368,7 @@ def test_the_arrays_of_a_metric_are_data(model):
     want = loop(lm, tokens, cells, lambda out: out.logits[:, -1])
     counts = []
     for index in (3, 11):
-        got = jmi.sweep(jmi.LanguageModel(*model), swept, jax.tree_util.Partial(read, jnp.int32(index)))
+        got = jmi.sweep(*model, swept, jax.tree_util.Partial(read, jnp.int32(index)))
         assert_equal(got, want[..., index])
         counts.append(len(traces))
     assert counts[0] == counts[1], "another index is no other program"
@@ -390,9 +390,7 @@ def test_models_are_an_axis(model):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params)
     swept, cells = hooks_of("patch")
     want = np.stack([loop(each, tokens, cells, lambda out: out.logits) for each in (lm, other)])
-    assert_equal(
-        jmi.sweep(jmi.LanguageModel(jmi.Models(lm, stacked), tokens), swept, lambda out: out.logits), want
-    )
+    assert_equal(jmi.sweep(jmi.Models(lm, stacked), tokens, swept, lambda out: out.logits), want)
 
 
 def test_listed_layers(model):
@@ -401,7 +399,7 @@ def test_listed_layers(model):
     listed = jmi.LanguageModel(lm.arch, {**lm.params, "blocks": blocks})
     swept, cells = hooks_of("patch")
     want = loop(lm, tokens, cells)
-    assert_equal(jmi.sweep(jmi.LanguageModel(listed, tokens), swept, everything), want)
+    assert_equal(jmi.sweep(listed, tokens, swept, everything), want)
 
 
 @pytest.mark.parametrize("n_layers", [1, 4])
@@ -417,7 +415,7 @@ def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
             edit = jmi.Scale(factors, positions=positions)
             swept = {site: edit if layers is None else jmi.At(where, edit)}
             whole = jmi.sweep(lm, tokens, swept, read, share=False)
-            got = jmi.sweep(jmi.LanguageModel(listed, tokens), swept, read, logits_at=-1)
+            got = jmi.sweep(listed, tokens, swept, read, logits_at=-1)
             assert_equal(got, whole[:, :, -1])
 
 
@@ -434,9 +432,9 @@ def test_another_sweep_of_the_same_structure_compiles_nothing(model):
         swept = {"blocks.*.hook_mlp_out": jmi.At(layers, jmi.Scale(factor, positions=positions))}
         return jmi.sweep(lm, tokens, swept, read)
 
-    one = sweep(jmi.LanguageModel([0, 1, 2, 3], [1, 4, 7, 10]), [2.0, 3.0, 4.0, 5.0], tokens=tokens)
+    one = sweep([0, 1, 2, 3], [1, 4, 7, 10], [2.0, 3.0, 4.0, 5.0], tokens=tokens)
     first = len(traces)
-    two = sweep(jmi.LanguageModel([3, 1, 0, 2], [10, 7, 4, 1]), [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
+    two = sweep([3, 1, 0, 2], [10, 7, 4, 1], [3.0, 3.0, 4.0, 6.0], tokens=tokens[:, ::-1])
     assert len(traces) == first
     assert not np.array_equal(one, two)
 
@@ -445,19 +443,19 @@ def test_small_memory_means_small_chunks_and_the_same_results(model):
     vectors = RNG.normal(size=(37, 16))
     swept = {"blocks.1.hook_resid_pre": jmi.Add(of_cells(vectors))}
     read = lambda out: out.logits
-    whole = jmi.plan(jmi.LanguageModel(*model), swept, read)
+    whole = jmi.plan(*model, swept, read)
     assert [p.chunks for p in whole.programs] == [1]
     assert whole.cells == 37
     budget = whole.programs[0].bytes // 4
-    cut = jmi.plan(jmi.LanguageModel(*model), swept, read, memory=budget)
+    cut = jmi.plan(*model, swept, read, memory=budget)
     assert cut.programs[0].bytes <= budget
     assert cut.programs[0].chunks > 3
     assert_equal(
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=budget),
-        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+        jmi.sweep(*model, swept, read, memory=budget),
+        jmi.sweep(*model, swept, read),
     )
     with pytest.raises(ArgumentError, match="raise memory="):
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, memory=1000)
+        jmi.sweep(*model, swept, read, memory=1000)
 
 
 def test_cells_spread_over_devices_without_a_word_between_them(model):
@@ -465,10 +463,10 @@ def test_cells_spread_over_devices_without_a_word_between_them(model):
     mesh = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
     read = lambda out: out.logits[:, -1]
     assert_equal(
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, mesh=mesh),
-        jmi.sweep(jmi.LanguageModel(*model), swept, read),
+        jmi.sweep(*model, swept, read, mesh=mesh),
+        jmi.sweep(*model, swept, read),
     )
-    work = sweep_work.prepare(jmi.LanguageModel(*model), swept, read, mesh=mesh)
+    work = sweep_work.prepare(*model, swept, read, mesh=mesh)
     texts = [compiled.program.as_text() for compiled in work.compiled(2**30)[1].values()]
     assert texts
     for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
@@ -483,7 +481,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
         "best": out.logits.argmax(-1),
         "short": out.logits[:, -1].astype(jnp.bfloat16),
     }
-    want = jmi.sweep(jmi.LanguageModel(*model), swept, read)
+    want = jmi.sweep(*model, swept, read)
     folder = tmp_path / "sweep"
     written = []
     original = sweep_store.Store.write
@@ -496,13 +494,13 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
 
     monkeypatch.setattr(sweep_store.Store, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
+        jmi.sweep(*model, swept, read, output=folder)
     done = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
     assert len(done) == 5
     (folder / ".000007.npz.tmp").write_bytes(b"half a file")
 
     monkeypatch.setattr(sweep_store.Store, "write", original)
-    got = jmi.sweep(jmi.LanguageModel(*model), swept, read, output=folder)
+    got = jmi.sweep(*model, swept, read, output=folder)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert len(list(folder.glob("[0-9]*.npz"))) == 12
     assert {name: (folder / name).stat().st_mtime_ns for name in done} == done, "finished chunks stay"
@@ -510,10 +508,10 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(model, tmp
     doubled = jmi.LanguageModel(lm.arch, jax.tree.map(lambda x: x * 2, lm.params))
     for other in ((lm, tokens[:, ::-1]), (doubled, tokens)):
         with pytest.raises(OutputError, match="another sweep"):
-            jmi.sweep(jmi.LanguageModel(*other), swept, read, output=folder)
+            jmi.sweep(*other, swept, read, output=folder)
     with pytest.raises(OutputError, match="another sweep"):
         jmi.sweep(
-            jmi.LanguageModel(*model),
+            *model,
             swept,
             lambda out: {**read(out), "last": out.logits[:, -2]},
             output=folder,
@@ -525,7 +523,7 @@ def test_a_folder_that_is_not_a_sweep_is_left_alone(model, tmp_path):
     swept, _ = hooks_of("add")
     for where, words in ((tmp_path, "holds no sweep"), (tmp_path / "a" / "b", "create the folder")):
         with pytest.raises(OutputError, match=words):
-            jmi.sweep(jmi.LanguageModel(*model), swept, everything, output=where)
+            jmi.sweep(*model, swept, everything, output=where)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -612,7 +610,7 @@ def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch
 def test_a_mesh_of_another_shape_is_refused(model):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with pytest.raises(ArgumentError, match="'cells'"):
-        jmi.sweep(jmi.LanguageModel(*model), hooks_of("add")[0], everything, mesh=mesh)
+        jmi.sweep(*model, hooks_of("add")[0], everything, mesh=mesh)
 
 
 def test_static_parts_are_hashable_values(model):

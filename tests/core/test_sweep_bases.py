@@ -257,13 +257,8 @@ def test_models_are_an_axis_in_front(model: Any) -> None:
     models = jmi.Models(lm, jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params))
     read = lambda out: out.logits
     for options in ({}, {"logits_at": -1}):
-        want = [
-            jmi.sweep(jmi.LanguageModel(each, tokens), hooks, read, base=base, **options)
-            for each in (lm, other)
-        ]
-        assert_agree(
-            jmi.sweep(jmi.LanguageModel(models, tokens), hooks, read, base=base, **options), np.stack(want)
-        )
+        want = [jmi.sweep(each, tokens, hooks, read, base=base, **options) for each in (lm, other)]
+        assert_agree(jmi.sweep(models, tokens, hooks, read, base=base, **options), np.stack(want))
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,7 @@ def test_a_sweep_gives_what_runs_give(model: Any, which: str) -> None:
     if which != "outside of the layers":
         assert_agree(run(logits_at=-1), {**want, "logits": want["logits"][..., -1, :]})
     stacked = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), lm.params)
-    several = jmi.sweep(
-        jmi.LanguageModel(jmi.Models(lm, stacked), tokens), swept(), everything, capture=CAPTURES[which]
-    )
+    several = jmi.sweep(jmi.Models(lm, stacked), tokens, swept(), everything, capture=CAPTURES[which])
     assert_agree(jax.tree.map(lambda x: x[0], several), want)
 
 

@@ -22,7 +22,7 @@ from jmi.interp.attribution.attribution_patching import attribution_patching, in
 from jmi.metrics import LogitDiff, log_prob
 from tests.core.conftest import lively, tiny
 from tests.oracles import grid
-from tests.support import random_rwkv as test_rwkv
+from tests.support import random_rwkv
 from tests.support.committed import each, load
 from tests.support.tolerances import assert_agree
 
@@ -52,7 +52,7 @@ class Case:
 @functools.cache
 def case(name: str) -> Case:
     if name.startswith("rwkv"):
-        return Case(test_rwkv.load(int(name[4])), test_rwkv.TOKENS, test_rwkv.TOKENS[::-1, ::-1])
+        return Case(random_rwkv.load(int(name[4])), random_rwkv.TOKENS, random_rwkv.TOKENS[::-1, ::-1])
     if name == "tiny":
         with jax.enable_x64(True):
             lm = jmi.LanguageModel(tiny(3), lively(tiny(3), jnp.float64))
@@ -174,7 +174,7 @@ def test_scores_are_the_sums_of_differences_times_gradients(name: str) -> None:
     keep = ("batch", "query", "kv_head", "d_head", "d_mlp", "d_key")
     with jax.enable_x64(True):
         scores = attribution_patching(*one.arguments, sites, metric=metric, keep=keep)
-        found = value_and_grad_at(jmi.LanguageModel(one.lm, one.base), metric, sites)
+        found = value_and_grad_at(one.lm, one.base, metric, sites)
         runs = [one.lm.run(tokens, capture=sites) for tokens in (one.base, one.source)]
         base, source, gradients, got = (captured(out) for out in (*runs, found.grads, scores))
     for point, site in ((p, one.lm.arch.sites()[p]) for p in sites):
@@ -236,10 +236,7 @@ def test_steps_average_gradients_along_the_input_embedding(name: str) -> None:
         run = jax.jit(
             lambda embed: (
                 value_and_grad_at(
-                    jmi.LanguageModel(one.lm, one.base),
-                    metric,
-                    sites,
-                    hooks={"hook_embed": jmi.Replace(embed)},
+                    one.lm, one.base, metric, sites, hooks={"hook_embed": jmi.Replace(embed)}
                 ).grads.captures
             )
         )

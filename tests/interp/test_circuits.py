@@ -183,7 +183,7 @@ def test_a_circuit_lists_its_sites_generates_and_is_swept(name, monkeypatch):
     grid = jmi.Grid(layer=range(given.arch.n_layers), position=[1, 4])
     hooks = {"blocks.*.mlp.hook_out": jmi.At(grid["layer"], jmi.Scale(2.0, positions=grid["position"]))}
     last = lambda out: out.logits
-    got = jmi.sweep(jmi.LanguageModel(circuit, given.clean), hooks, last, logits_at=-1, progress=False)
+    got = jmi.sweep(circuit, given.clean, hooks, last, logits_at=-1, progress=False)
     want = [
         circuit.run(
             given.clean, {f"blocks.{i}.mlp.hook_out": jmi.Scale(2.0, positions=p)}, logits_at=-1
@@ -192,7 +192,7 @@ def test_a_circuit_lists_its_sites_generates_and_is_swept(name, monkeypatch):
         for p in (1, 4)
     ]
     assert_agree(got.reshape(len(want), *got.shape[2:]), np.stack(want))
-    plan = jmi.plan(jmi.LanguageModel(circuit, given.clean), hooks, last, logits_at=-1)
+    plan = jmi.plan(circuit, given.clean, hooks, last, logits_at=-1)
     assert max(program.first for program in plan.programs) > 0, "cells share the positions before their first"
 
 
