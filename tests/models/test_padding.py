@@ -46,7 +46,7 @@ def row_of(got: dict[str, np.ndarray], row: int, real: slice, name: str) -> dict
 def padded_rows(name: str, dtype: str, offsets: tuple[int, ...], filler: int) -> list[dict[str, np.ndarray]]:
     """Every site of each row at its real positions, from one padded batch."""
     tokens, mask = padded(name, offsets, filler)
-    got = run(load(name, dtype), tokens, mask=mask)
+    got = run(load(name, dtype), jmi.Prompts(tokens, mask))
     spans = enumerate(zip(offsets, LENGTHS, strict=True))
     return [row_of(got, row, slice(start, start + n), name) for row, (start, n) in spans]
 
