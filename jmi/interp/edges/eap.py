@@ -8,7 +8,7 @@ Axis letters: b batch, s sequence, d model width, x both of these, w writers, r 
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jmi.hooks.resolve import as_data
 from jmi.interp.attribution.finite import check_scores
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, of_run, outputs, points
+from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
@@ -87,7 +88,7 @@ def eap(
     corrupted: Any,
     *,
     metric: Metric,
-    into: Literal["clean", "corrupted"] = "clean",
+    into: Into = "clean",
     steps: int | None = None,
     per_example: bool = False,
     logits_at: Any = None,
