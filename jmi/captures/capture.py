@@ -15,6 +15,7 @@ import jax
 
 from jmi.checks import no_number_in, several, shown
 from jmi.errors import HookError, InterventionError
+from jmi.hooks.layers import having_rows
 from jmi.hooks.resolve import as_data
 from jmi.model.sites import HasSites, Site, find, slots, table_of
 
@@ -99,6 +100,7 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
         _check_reducer(spec)
         for site, layers in _found(arch, spec.name):
             site = site if mask is None else dataclasses.replace(site, mask=mask)
+            _check_rows(spec, arch, layers)
             if hasattr(spec.reduce, "check"):
                 spec.reduce.check(site, site.shape(*shape))  # type: ignore[union-attr]
             label = spec.label or site.point + ("@before" if spec.when == "before" else "")
@@ -138,6 +140,17 @@ def _check_reducer(spec: Capture) -> None:
         what = shown(spec.reduce) if wrong is None else f"{type(spec.reduce).__name__} with {shown(wrong[0])}"
         raise InterventionError(
             f"{spec.name}: reduce= is {what}; give a function (value, site) -> arrays, such as jmi.Norm()"
+        )
+
+
+def _check_rows(spec: Capture, arch: HasSites, layers: tuple[int, ...] | None) -> None:
+    has = having_rows(spec.reduce, arch.n_layers)
+    if has is None or isinstance(has, jax.core.Tracer) or layers is None:
+        return
+    lacking = [i for i in layers if not has[i]]
+    if lacking:
+        raise InterventionError(
+            f"{spec.name}: PerLayer has no row for layers {lacking}; capture those that have one"
         )
 
 

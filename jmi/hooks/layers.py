@@ -73,13 +73,18 @@ class PerLayer:
         """Raise InterventionError outside the blocks, or for arrays without one entry per layer."""
         if site.n_layers is None:
             raise InterventionError(f"{site.point}: PerLayer acts inside the blocks only")
-        if self.slots is not None:
-            return
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.hook) if jnp.ndim(leaf)}
-        if sizes - {(site.n_layers,)}:
+        if self.slots is None and sizes - {(site.n_layers,)}:
             raise InterventionError(
                 f"{site.point}: every array in PerLayer needs a leading axis of {site.n_layers} layers"
             )
+        if self.slots is not None and not isinstance(self.slots, jax.core.Tracer):
+            known, rows = np.asarray(self.slots), min((size for (size,) in sizes), default=np.inf)
+            if known.size and not (known.min() >= -1 and known.max() < rows):
+                raise InterventionError(
+                    f"{site.point}: slots={known.tolist()} of PerLayer name rows, of which there are {rows}; "
+                    "-1 stands for none"
+                )
         if hasattr(self.hook, "check") and not self._traced():
             for hook in self._rows(site):
                 hook.check(site, shape)
@@ -98,7 +103,7 @@ class PerLayer:
         )
 
     def _traced(self) -> bool:
-        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self.hook))
+        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((self.hook, self.slots)))
 
     def _rows(self, site: Site) -> list[Any]:
         """The intervention of each layer; where its arrays are traced, what is known of all of them."""
@@ -106,12 +111,26 @@ class PerLayer:
             return [self.hook]
         # In numpy: slicing device arrays layer by layer would cost more than a small model.
         host = jax.tree.map(np.asarray, self.hook)
-        return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in range(site.n_layers or 0)]
+        every = range(site.n_layers or 0) if self.slots is None else np.unique(self.slots)
+        return [jax.tree.map(lambda x, i=i: x[i] if x.ndim else x, host) for i in every if i >= 0]
 
 
 def is_per_layer(hook: Any) -> bool:
     """Whether ``hook`` has rows for layers."""
     return isinstance(hook, PerLayer)
+
+
+def having_rows(hook: Any, n_layers: int) -> Any:
+    """The layers for which ``hook`` has arrays, bool ``[n_layers]``; None where nothing differs by layer."""
+    if not is_per_layer(hook) or hook.slots is None:
+        return None
+    slots = hook.slots if isinstance(hook.slots, jax.core.Tracer) else np.asarray(hook.slots)
+    if slots.shape != (n_layers,) or not jnp.issubdtype(slots.dtype, jnp.integer):
+        raise InterventionError(
+            f"PerLayer: slots= is {slots.dtype}{list(slots.shape)}; give the row of each of {n_layers} "
+            "layers, or -1"
+        )
+    return slots >= 0
 
 
 def arrays_by_layer(trees: Any) -> list[jax.Array]:

@@ -17,7 +17,7 @@ import numpy as np
 from jmi.checks import as_array, check_architecture, no_number_in, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.hooks.grid import Swept
-from jmi.hooks.layers import At, PerLayer
+from jmi.hooks.layers import At, PerLayer, having_rows
 from jmi.hooks.masked import check_weights
 from jmi.model.sites import HasSites, Site, find
 
@@ -90,7 +90,7 @@ def _one(
         if isinstance(getattr(hook, "hook", None), At):
             raise HookError(f"{name}: put PerLayer() inside At(), not around it")
         _check(hook, site, shape)
-        return hook if layers is None else At(_layer_mask(layers, arch.n_layers), hook)
+        return hook if layers is None else At(_acting(name, _layer_mask(layers, arch.n_layers), hook), hook)
     if layers is None or layers != site.layers:
         raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
     if isinstance(hook.hook, (list, tuple)) or any(
@@ -101,7 +101,7 @@ def _one(
     _check(inner, site, shape)
     mask = _as_mask(name, hook.layers, arch.n_layers)
     _check_has(name, mask, site)
-    return At(mask, inner)
+    return At(_acting(name, mask, inner), inner)
 
 
 def _check_has(name: str, mask: Any, site: Site) -> None:
@@ -109,6 +109,19 @@ def _check_has(name: str, mask: Any, site: Site) -> None:
     lacking = () if isinstance(mask, jax.core.Tracer) else set(np.flatnonzero(mask)) - set(site.layers or ())
     if lacking and not mask.all():
         raise HookError(f"{name}: layers {sorted(map(int, lacking))} have no such point")
+
+
+def _acting(name: str, mask: Any, hook: Any) -> Any:
+    """``mask`` without layers for which `PerLayer` has no row; HookError where such a layer was named."""
+    has = having_rows(hook, len(mask))
+    if has is None:
+        return mask
+    if any(isinstance(x, jax.core.Tracer) for x in (mask, has)):
+        return mask & has
+    lacking = np.flatnonzero(mask & ~has).tolist()
+    if lacking and not mask.all():
+        raise HookError(f"{name}: PerLayer has no row for layers {lacking}")
+    return mask & has if lacking else mask
 
 
 def _check_acts(name: str, hook: Any) -> None:

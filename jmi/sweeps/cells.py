@@ -16,13 +16,13 @@ from jmi.hooks.attention import Edges, Knockout, ScaleAttention, SetAttention
 from jmi.hooks.freeze import Detach
 from jmi.hooks.grid import Grid, Swept
 from jmi.hooks.interventions import Add, Patch, Replace, Scale, Zero
-from jmi.hooks.layers import At
+from jmi.hooks.layers import At, having_rows
 from jmi.hooks.noise import Noise
 from jmi.hooks.projection import Project
 from jmi.hooks.reach import says
 from jmi.hooks.resolve import Hooks, as_data, named, prepare
 from jmi.hooks.selection import Selective
-from jmi.model.sites import HasSites, table_of
+from jmi.model.sites import HasSites, find, table_of
 from jmi.sweeps.starts import bare, first_layers, first_positions
 
 _OURS = (Add, Detach, Knockout, Noise, Patch, Project, Replace, Scale, ScaleAttention, SetAttention, Zero)
@@ -167,13 +167,20 @@ def _checked(
         answers = [all_say(arch, prepare(arch, each, shape, mask), "is_local") for each in cells]
         return all(answers)
 
-    if asked <= _BY_RANGE:
+    if asked <= _BY_RANGE and _in_every_layer(arch, first):
         extremes = [cell(functools.partial(extreme, axis=0)) for extreme in (np.min, np.max)]
         # Padded rows differ in length: the extremes tell of all cells if these choose the same rows.
         if mask is None or _rows(extremes[0]) == _rows(extremes[1]):
             with contextlib.suppress(HookError, InterventionError):
                 return local(extremes)
     return local(cell(operator.itemgetter(i)) for i in range(count))
+
+
+def _in_every_layer(arch: HasSites, hooks: Hooks) -> bool:
+    """Whether every hook inside the blocks can act in any layer: the point and its own arrays are there."""
+    whole = {site.n_layers in (None, arch.n_layers) for name in hooks for site, _ in find(arch, name)}
+    inner = (h.hook if isinstance(h, At) else h for sequence in hooks.values() for h in sequence)
+    return all(whole) and all(having_rows(hook, arch.n_layers) is None for hook in inner)
 
 
 def _rows(hooks: Hooks) -> list[Any]:
@@ -208,8 +215,13 @@ def _taken_apart(
         """``hook`` with, for layers that differ between cells, a mask that is known again by identity."""
         if not isinstance(hook, At) or id(hook.layers) not in column_of:
             return hook
-        mark = np.ones(arch.n_layers, bool)
-        masks[id(mark)] = _layer_masks(column_of[id(hook.layers)], arch.n_layers)
+        every, has = (
+            _layer_masks(column_of[id(hook.layers)], arch.n_layers),
+            having_rows(hook.hook, arch.n_layers),
+        )
+        every = every if has is None else every & has
+        mark = every.any(0)
+        masks[id(mark)] = every
         return dataclasses.replace(hook, layers=mark)
 
     marked_hooks = {name: tuple(map(marked, hooks)) for name, hooks in first.items()}

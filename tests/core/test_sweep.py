@@ -21,6 +21,7 @@ from jmi.sweeps.sharing import Part
 from jmi_models.decoder.experts import Experts
 from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
+from tests.core.test_rewire import IN, OUT, Transcoder, weights
 from tests.oracles import grid as configs
 from tests.support import committed
 from tests.support.committed import each
@@ -216,6 +217,16 @@ FORMS = {
         "blocks.2.attn.hook_attn_scores": jmi.Knockout(edges=of_cells(RNG.integers(2, LENGTH, (6, 3, 2))))
     },
     "several points": {"blocks.*.hook_*_out": jmi.At([1, 2, 3], jmi.Scale(of_cells(np.arange(3))))},
+    "layers that have arrays": {
+        "blocks.*.hook_mlp_out": jmi.At(
+            of_cells([[1, 1], [3, 1], [3, 3]]), jmi.PerLayer(jmi.Add(SOURCE[:2, 0, 0]), slots=[-1, 1, -1, 0])
+        )
+    },
+    "whole masks of layers that have arrays": {
+        "blocks.*.hook_mlp_out": jmi.At(
+            of_cells(np.ones((3, 4), bool)), jmi.PerLayer(jmi.Add(SOURCE[:2, 0, 0]), slots=[-1, 1, -1, 0])
+        )
+    },
     "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(of_cells(jnp.arange(3)))},
     "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(of_cells(jnp.arange(3)), jmi.Zero())},
     "embedding": {
@@ -242,6 +253,21 @@ def test_cells_are_what_each_of_them_prepares(model, form):
         got = cells.structure.hooks(cells.layers[i], cells.shared, [x[i] for x in cells.swept])
         assert jax.tree.structure(got) == jax.tree.structure(want)
         jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_layer_of_one_cell_that_has_no_such_point_is_refused(model):
+    """Between layers that have it: the least and the largest of all cells are fine."""
+    lm, tokens = model
+    module = Transcoder(weights(2))
+    spliced = jmi.rewire(lm, {(IN.replace("*", i), OUT.replace("*", i)): module for i in "13"})
+    for layers in ([1, 3], [1, 2, 3]):
+        hooks = {"blocks.*.mlp.hook_features": jmi.At(of_cells(layers), jmi.Zero())}
+        if layers == [1, 3]:
+            want = loop(spliced, tokens, [{f"blocks.{i}.mlp.hook_features": jmi.Zero()} for i in layers])
+            assert_equal(jmi.sweep(spliced, tokens, hooks, everything), want)
+            continue
+        with pytest.raises(HookError, match=r"layers \[2\] have no such point"):
+            jmi.sweep(spliced, tokens, hooks, everything)
 
 
 FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3")
@@ -598,6 +624,15 @@ class Picky:
             "zero or not finite",
         ),
         ({"hook_embed": Picky(of_cells([1, 13, 2]))}, InterventionError, "13"),
+        (
+            {
+                "blocks.*.hook_mlp_out": jmi.At(
+                    of_cells([1, 2, 3]), jmi.PerLayer(jmi.Add(np.ones((2, 16))), slots=[-1, 1, -1, 0])
+                )
+            },
+            HookError,
+            r"no row for layers \[2\]",
+        ),
     ],
 )
 def test_a_wrong_cell_is_one_clear_error_before_anything_runs(model, monkeypatch, hooks, error, words):
