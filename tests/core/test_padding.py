@@ -12,9 +12,11 @@ import jmi
 from jmi import metrics
 from jmi.errors import ArgumentError, HookError, InterventionError
 from jmi.gradients import value_and_grad_at
+from jmi.interp.patching.patch import patch
 from tests.support.committed import each
 from tests.support.padded import (
     CLEAN,
+    GOALS,
     LENGTHS,
     MODELS,
     OFFSETS,
@@ -204,6 +206,10 @@ def test_a_token_that_a_row_does_not_have(name: str) -> None:
             lm.run(jmi.Prompts(tokens, mask), capture=[jmi.Capture(site, reduce=jmi.Select(position=-5))])
         with pytest.raises(ArgumentError, match="row 0 has 4 tokens"):
             lm.run(jmi.Prompts(tokens, mask), logits_at=4)
+        with pytest.raises(InterventionError, match="row 0, which has 4"):
+            patch(
+                lm, (tokens, mask), None, "hook_mlp_out", metric=GOALS, using="zero", at={"position": [1, 4]}
+            )
         grid = jmi.Grid(row=[0, 1], position=[3, 5])
         hooks = {site: jmi.Zero(rows=grid["row"], positions=grid["position"])}
         with pytest.raises(InterventionError, match="row 0, which has 4"):
