@@ -248,14 +248,10 @@ def _taken_apart(
         grid,
         layers,
         [x for x, flag in zip(values, swept, strict=True) if not flag],
-        [_canonical(x) for x, flag in zip(values, swept, strict=True) if flag],
+        [x for x, flag in zip(values, swept, strict=True) if flag],
         first_layers(arch, list(inner), layers),
         first_position,
     )
-
-
-def _canonical(column: np.ndarray) -> np.ndarray:
-    return column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
 
 
 def _layer_masks(layers: np.ndarray, n_layers: int) -> np.ndarray:

@@ -173,6 +173,17 @@ def noised(seeds: Any) -> tuple[jmi.Grid, Cell, Cell]:
     return grid, hooks, {"hook_embed": jmi.Noise(0.3, seed=grid["seed"])}
 
 
+@pytest.mark.parametrize("seeds", [[2**31 + 5, 0], [2**32 - 1]])
+def test_every_seed_that_noise_takes(lm: jmi.LanguageModel, seeds: list[int]) -> None:
+    """In 32 bits, where integers that large have none."""
+    tokens, grid = np.arange(5)[None], jmi.Grid(seed=seeds)
+    read = lambda out: out.logits[:, -1]
+    noise = {"hook_embed": jmi.Noise(0.3, seed=grid["seed"])}
+    want = [lm.run(tokens, {"hook_embed": jmi.Noise(0.3, seed=seed)}).logits[:, -1] for seed in seeds]
+    assert_agree(jmi.sweep(lm, tokens, {}, read, base=noise), np.stack(want))
+    assert_agree(jmi.sweep(lm, tokens, noise, read), np.stack(want))
+
+
 def mesh_of(n: int | None) -> jax.sharding.Mesh | None:
     axis_types = (jax.sharding.AxisType.Auto,)
     return None if n is None else jax.make_mesh((n,), ("cells",), axis_types=axis_types)
