@@ -100,9 +100,9 @@ def plan(arch: HasSites, capture: Sequence[str | Capture], shape: tuple[int, int
         _check_reducer(spec)
         for site, layers in _found(arch, spec.name):
             site = site if mask is None else dataclasses.replace(site, mask=mask)
-            _check_rows(spec, arch, layers)
             if hasattr(spec.reduce, "check"):
                 spec.reduce.check(site, site.shape(*shape))  # type: ignore[union-attr]
+            _check_rows(spec, arch, layers)
             label = spec.label or site.point + ("@before" if spec.when == "before" else "")
             point, when, reduce, known = merged.setdefault(
                 label, (site.point, spec.when, spec.reduce, None if layers is None else set())

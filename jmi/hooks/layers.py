@@ -80,7 +80,8 @@ class PerLayer:
             )
         if self.slots is not None and not isinstance(self.slots, jax.core.Tracer):
             known, rows = np.asarray(self.slots), min((size for (size,) in sizes), default=np.inf)
-            if known.size and not (known.min() >= -1 and known.max() < rows):
+            integers = np.issubdtype(known.dtype, np.integer)
+            if not integers or not known.size or known.min() < -1 or known.max() >= rows:
                 raise InterventionError(
                     f"{site.point}: slots={known.tolist()} of PerLayer name rows, of which there are {rows}; "
                     "-1 stands for none"
@@ -125,10 +126,9 @@ def having_rows(hook: Any, n_layers: int) -> Any:
     if not is_per_layer(hook) or hook.slots is None:
         return None
     slots = hook.slots if isinstance(hook.slots, jax.core.Tracer) else np.asarray(hook.slots)
-    if slots.shape != (n_layers,) or not jnp.issubdtype(slots.dtype, jnp.integer):
+    if slots.shape != (n_layers,):
         raise InterventionError(
-            f"PerLayer: slots= is {slots.dtype}{list(slots.shape)}; give the row of each of {n_layers} "
-            "layers, or -1"
+            f"PerLayer: slots= has shape {slots.shape}; give the row of each of {n_layers} layers, or -1"
         )
     return slots >= 0
 

@@ -90,7 +90,11 @@ def _one(
         if isinstance(getattr(hook, "hook", None), At):
             raise HookError(f"{name}: put PerLayer() inside At(), not around it")
         _check(hook, site, shape)
-        return hook if layers is None else At(_acting(name, _layer_mask(layers, arch.n_layers), hook), hook)
+        return (
+            hook
+            if layers is None
+            else At(_acting(name, _layer_mask(layers, arch.n_layers), hook, site), hook)
+        )
     if layers is None or layers != site.layers:
         raise HookError(f"{name}: At() chooses the layers itself; give it a name with blocks.*")
     if isinstance(hook.hook, (list, tuple)) or any(
@@ -101,7 +105,7 @@ def _one(
     _check(inner, site, shape)
     mask = _as_mask(name, hook.layers, arch.n_layers)
     _check_has(name, mask, site)
-    return At(_acting(name, mask, inner), inner)
+    return At(_acting(name, mask, inner, site), inner)
 
 
 def _check_has(name: str, mask: Any, site: Site) -> None:
@@ -111,7 +115,7 @@ def _check_has(name: str, mask: Any, site: Site) -> None:
         raise HookError(f"{name}: layers {sorted(map(int, lacking))} have no such point")
 
 
-def _acting(name: str, mask: Any, hook: Any) -> Any:
+def _acting(name: str, mask: Any, hook: Any, site: Site) -> Any:
     """``mask`` without layers for which `PerLayer` has no row; HookError where such a layer was named."""
     has = having_rows(hook, len(mask))
     if has is None:
@@ -119,7 +123,7 @@ def _acting(name: str, mask: Any, hook: Any) -> Any:
     if any(isinstance(x, jax.core.Tracer) for x in (mask, has)):
         return mask & has
     lacking = np.flatnonzero(mask & ~has).tolist()
-    if lacking and not mask.all():
+    if lacking and not mask[list(site.layers or ())].all():
         raise HookError(f"{name}: PerLayer has no row for layers {lacking}")
     return mask & has if lacking else mask
 

@@ -251,6 +251,28 @@ def test_per_layer_vectors_share_a_scalar_strength(lm, tokens):
     assert_agree(one, lm.run(tokens, each).logits)
 
 
+def test_arrays_for_some_layers_act_in_these_alone(lm, tokens):
+    vectors, site = np.arange(32.0).reshape(2, 16) / 50, "blocks.*.hook_resid_pre"
+    hook = jmi.PerLayer(jmi.Add(vectors), slots=[-1, 1, -1, 0])
+    want = {
+        "blocks.1.hook_resid_pre": jmi.Add(vectors[1]),
+        "blocks.3.hook_resid_pre": jmi.Add(vectors[0]),
+    }
+    assert_agree(lm.run(tokens, {site: hook}).logits, lm.run(tokens, want).logits)
+    for at in (jmi.At([1, 3], hook), jmi.At([True] * 4, hook)):
+        assert_agree(lm.run(tokens, {site: at}).logits, lm.run(tokens, want).logits)
+    for named in ({"blocks.2.hook_resid_pre": hook}, {site: jmi.At([1, 2], hook)}):
+        with pytest.raises(HookError, match=r"no row for layers \[2\]"):
+            lm.run(tokens, named)
+    for slots, words in (
+        ([0, 1, 2, -1], "there are 2"),
+        ([0, 1], "each of 4 layers"),
+        ([0.0] * 4, "there are 2"),
+    ):
+        with pytest.raises(InterventionError, match=words):
+            lm.run(tokens, {site: jmi.PerLayer(jmi.Add(vectors), slots=slots)})
+
+
 def test_random_directions_are_seeded_have_the_length_of_the_one_they_stand_for_and_no_preference():
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)) * [[1.0], [5.0], [0.1]], jnp.float32)
     drawn = np.asarray(jmi.random_directions(range(2000), vectors))

@@ -243,7 +243,7 @@ def test_only_what_is_kept_takes_memory(arch: Any, params: Any) -> None:
         (POST, jmi.PerLayer(jmi.Dot(VECTORS), slots=[0, -1, 1, -1]), InterventionError, r"layers \[1, 3\]"),
         (POST, jmi.PerLayer(jmi.Dot(VECTORS), slots=[0, 1, 2, 4]), InterventionError, "of which there are 4"),
         (POST, jmi.PerLayer(jmi.Dot(VECTORS), slots=[0, 1, 2]), InterventionError, "each of 4 layers"),
-        (POST, jmi.PerLayer(jmi.Dot(VECTORS), slots=[0.0] * 4), InterventionError, "each of 4 layers"),
+        (POST, jmi.PerLayer(jmi.Dot(VECTORS), slots=[0.0] * 4), InterventionError, "of which there are 4"),
         (POST, jmi.Top(25), ArgumentError, "k"),
         (POST, jmi.Top(0), ArgumentError, "k"),
         (POST, lambda value, site: (value, 3), InterventionError, "must return arrays"),

@@ -80,7 +80,11 @@ SWEPT = {
     "patch": (
         lambda i, p: {"blocks.*.hook_resid_mid": jmi.At(i, jmi.PerLayer(jmi.Patch(SOURCE, positions=p)))}
     ),
-    "add": lambda i, p: {"blocks.*.hook_mlp_out": jmi.At(i, jmi.Add(SOURCE[0, 0, 0], positions=p))},
+    "add": lambda i, p: {
+        "blocks.*.hook_mlp_out": jmi.At(
+            i, jmi.PerLayer(jmi.Add(SOURCE[:3, 0, 0], positions=p), slots=[2, -1, 0, 1])
+        )
+    },
     "knockout": lambda i, p: {"blocks.*.attn.hook_attn_scores": jmi.At(i, jmi.Knockout(keys=p, heads=1))},
     "edges": lambda i, p: {
         "blocks.*.attn.hook_pattern": [
