@@ -58,7 +58,7 @@ from jmi.modules import rewire as rewire
 from jmi.engine.program_cache import cache_programs as cache_programs
 from jmi.hooks.grid import Grid as Grid
 from jmi.sweeps.sweep import SweepPlan as SweepPlan, plan as plan, sweep as sweep
-from jmi.sweeps.work import Models as Models
+from jmi.sweeps.models import Models as Models
 from jmi.tokenizers import Tokenizer as Tokenizer
 from jmi.vjp import vjp_at as vjp_at
 

@@ -17,9 +17,10 @@ from jmi.captures.output import Output
 from jmi.hooks.resolve import Hooks
 from jmi.lm import LanguageModel
 from jmi.sweeps.chunks import bytes_of
+from jmi.sweeps.models import Models
 from jmi.sweeps.results import assembled
 from jmi.sweeps.store import Store
-from jmi.sweeps.work import Models, prepare, run_chunks
+from jmi.sweeps.work import prepare, run_chunks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,29 +23,13 @@ from jmi.sweeps.bases import Bases, bases_of
 from jmi.sweeps.cells import Cells, Structure, all_say, cells_of, grid_of
 from jmi.sweeps.chunks import Chunk, chunks_of, fitting, groups_of
 from jmi.sweeps.fingerprint import fingerprint
+from jmi.sweeps.models import Models, check_stacked
 from jmi.sweeps.sharing import Base, Fixed, Given, Part, plan_base, run_base, run_cells
 from jmi.sweeps.store import Store
 from jmi.tree import structure_of
 
 AXIS = "cells"
 """Name of the mesh axis that a sweep spreads over."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """A model with weights that have a leading axis, such as random initialisations by seed.
-
-    `jmi.sweep` runs every cell in each of them, and its results have that axis first.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jmi, jmi_models
-      >>> lm = jmi_models.load("atlas")
-      >>> several = [jmi_models.init(lm.arch, seed) for seed in range(3)]
-      >>> models = jmi.Models(lm, jax.tree.map(lambda *x: jnp.stack(x), *several))
-    """
-
-    lm: LanguageModel
-    params: Any
 
 
 class Compiled(NamedTuple):
@@ -164,6 +148,8 @@ def prepare(
     models = isinstance(lm, Models)
     held, params = (lm.lm, lm.params) if isinstance(lm, Models) else (lm, getattr(lm, "params", None))
     arch = check_lm(held).arch
+    if models:
+        check_stacked(held.params, params)
     found, metric = checked(arch, held.prompts(prompts)), as_function("metric", metric)
     share = flag("share", share)
     _check_mesh(mesh)

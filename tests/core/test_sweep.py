@@ -423,6 +423,21 @@ def test_models_are_an_axis(model):
     assert_equal(jmi.sweep(jmi.Models(lm, stacked), tokens, swept, lambda out: out.logits), want)
 
 
+@pytest.mark.parametrize("wrong", ["no axis", "unlike axes", "no model", "another model", "nothing"])
+def test_weights_that_are_not_those_of_several_models_are_refused(model, wrong):
+    lm, tokens = model
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), lm.params)
+    params = {
+        "no axis": lm.params,
+        "unlike axes": {**stacked, "embed": {"W_E": stacked["embed"]["W_E"][:1]}},
+        "no model": jax.tree.map(lambda x: x[:0], stacked),
+        "another model": jax.tree.map(lambda x: x[None], lively(tiny(2), jnp.float64)),
+        "nothing": None,
+    }[wrong]
+    with pytest.raises(ArgumentError, match="one axis of models in front"):
+        jmi.sweep(jmi.Models(lm, params), tokens, hooks_of("add")[0], everything)
+
+
 def test_listed_layers(model):
     lm, tokens = model
     blocks = [jax.tree.map(lambda w, i=i: w[i], lm.params["blocks"]) for i in range(4)]
