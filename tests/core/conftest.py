@@ -1,6 +1,5 @@
 """Two tiny decoders with random weights, one with grouped heads and biases."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jmi
 import jmi_models
 from jmi_models.decoder.norms import Norm
 from jmi_models.decoder.rope import Rope
+from tests.support.programs import compiled
 
 
 def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
@@ -67,16 +67,16 @@ class Programs:
     """How often layers were traced, and how many programs were compiled, since it was last asked."""
 
     def __init__(self) -> None:
-        self.traced = self.compiled = 0
+        self.traced, self.before = 0, compiled()
 
     def __call__(self) -> tuple[int, int]:
-        found = self.traced, self.compiled
-        self.traced = self.compiled = 0
+        found = self.traced, compiled() - self.before
+        self.traced, self.before = 0, compiled()
         return found
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+def programs(monkeypatch: pytest.MonkeyPatch) -> Programs:
     counts, arch = Programs(), type(tiny())
     block = arch.block
 
@@ -84,10 +84,5 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
         counts.traced += 1
         return block(self, *args)
 
-    def listen(event: str, _: float, **__: Any) -> None:
-        counts.compiled += event == "/jax/core/compile/backend_compile_duration"
-
     monkeypatch.setattr(arch, "block", counted)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield counts
-    jax.monitoring.unregister_event_duration_listener(listen)
+    return counts
