@@ -4,7 +4,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ConfigError, TokenizerError
+from jmi.errors import ArgumentError, TokenizerError
 from jmi.tokenizers import Tokenizer
 from jmi_models.embedded import MODELS
 from tests.support.tolerances import assert_agree
@@ -153,9 +153,9 @@ def test_no_control_character_reaches_a_message(tokenizer):
 
 
 def test_prompts_longer_than_the_context_and_foreign_ids_are_refused(lm):
-    with pytest.raises(ConfigError, match="context"):
+    with pytest.raises(ArgumentError, match="context"):
         lm.run(np.zeros((1, 65), np.int32))
-    with pytest.raises(ConfigError, match="0 to 28"):
+    with pytest.raises(ArgumentError, match="0 to 28"):
         lm.run(np.full((1, 3), 29, np.int32))
 
 
