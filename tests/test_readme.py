@@ -21,7 +21,7 @@ def test_the_tour_runs_and_shows_what_it_says():
     assert "Tokyo" in names["texts"][0]
     assert "Paris" in names["texts"][-1]
     assert names["result"].kl > 1
-    assert names["moved"].recovery["diff"].max() > 0.2
+    assert names["moved"].recovery.max() > 0.2
     assert names["scores"].graph.n_edges == 1108
 
 
