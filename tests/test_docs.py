@@ -1,6 +1,7 @@
 """The Python in docs/ runs as printed, every page as a script of its own, and links lead to files."""
 
 import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 OTHERS = ("# TransformerLens", "# nnsight")
-"""First lines of blocks in the words of other libraries, which are not installed here: they are only parsed."""
+"""First lines of blocks in the words of other libraries: these are parsed, not run."""
 
 
 def blocks(page: Path) -> list[str]:
@@ -43,3 +44,13 @@ def test_every_test_that_a_promise_names_is_there():
     named = set(re.findall(r"test_\w+\.py", (ROOT / "docs" / "proofs.md").read_text(encoding="utf-8")))
     assert len(named) > 40
     assert named <= {file.name for file in (ROOT / "tests").rglob("test_*.py")}
+
+
+def test_the_page_of_public_names_is_current():
+    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "api.py")
+    api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(api)
+    assert api.PAGE.read_text(encoding="utf-8") == api.page(), "python -m docs.api"
+    for package in api.PACKAGES:
+        names = set(sys.modules[package].__all__) - {"interp", "metrics", "stats", "tree", "__version__"}
+        assert not {name for name in names if f"### {package}.{name}\n" not in api.page()}
