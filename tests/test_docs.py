@@ -15,6 +15,12 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 OTHERS = ("# TransformerLens", "# nnsight")
 """First lines of blocks in the words of other libraries: these are parsed, not run."""
 
+WARNINGS = [
+    "-Werror",
+    *(f"-Wdefault:Error {doing} persistent compilation cache" for doing in ("reading", "writing")),
+]
+"""As in the suite: what another process still writes is compiled anew, and JAX says so."""
+
 
 def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
@@ -28,8 +34,8 @@ def test_snippets_run(page, tmp_path):
         ours += [] if block.startswith(OTHERS) else [block]
     script = tmp_path / f"{page.stem}.py"
     script.write_text("\n".join(ours), encoding="utf-8")
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}  # programs may be kept there
-    command = [sys.executable, "-W", "error", str(script)]
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), **os.environ}
+    command = [sys.executable, *WARNINGS, str(script)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
