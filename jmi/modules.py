@@ -84,8 +84,8 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
       ...     def __call__(self, read, written, carry, here):
       ...         return here.tap("mlp.hook_half", self.params * written), carry
       >>> lm = jmi_models.load("atlas")
-      >>> half = jmi.rewire(lm, {("blocks.*.mlp.hook_in", "blocks.*.mlp.hook_out"):
-      Half(jax.numpy.float32(0.5))})
+      >>> ends = "blocks.*.mlp.hook_in", "blocks.*.mlp.hook_out"
+      >>> half = jmi.rewire(lm, {ends: Half(jax.numpy.float32(0.5))})
       >>> out = half.run("Paris is", capture=["blocks.2.mlp.hook_half"])
     """
     check_lm(lm)
