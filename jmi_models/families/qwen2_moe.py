@@ -73,7 +73,7 @@ def _windows(read: Reader) -> tuple[int | None, ...]:
     read.ignore("sliding_window", "layer_types")
     if not read.flag("use_sliding_window", False):
         return ()
-    return windows(read, 4096, lambda layer: layer % 2 == 0 and layer < last)
+    return windows(read, 4096, lambda layer: layer % 2 == 0 and layer < last, optional=False)
 
 
 QWEN2_MOE = Family(

@@ -38,6 +38,7 @@ def watch():
         time.sleep(0.001)
 
 folder, *dtype = sys.argv[1:]
+load = jmi_models.load  # imports what loads, which is no part of the model
 jax.block_until_ready(jax.device_put(0))
 programs, peaks, done, before = [], [], False, held()
 monitoring.register_event_duration_secs_listener(
@@ -45,7 +46,7 @@ monitoring.register_event_duration_secs_listener(
 )
 thread = threading.Thread(target=watch)
 thread.start()
-params = jax.block_until_ready(jmi_models.load(folder, dtype=dtype[0]).params)
+params = jax.block_until_ready(load(folder, dtype=dtype[0]).params)
 done = True
 thread.join()
 anonymous, resident = (max(each) for each in zip(*peaks))
