@@ -1,4 +1,4 @@
-"""Every error jmi raises on purpose. Each message says what is wrong and how to mend it."""
+"""Every error jmi raises on purpose. Each message says what is wrong and how to fix it."""
 
 
 class JmiError(Exception):

@@ -32,7 +32,7 @@ def read_bytes(path: Path, refusal: type[JmiError]) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        raise refusal(f"{name} cannot be read: {error.strerror}; mend or remove it") from None
+        raise refusal(f"{name} cannot be read: {error.strerror}; fix or remove it") from None
 
 
 def read_text(path: Path, refusal: type[JmiError]) -> str:
@@ -62,11 +62,11 @@ def parse_object(text: str, name: str, refusal: type[JmiError]) -> dict[str, Any
         found = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         _check_depth(found)
     except ValueError as error:
-        raise refusal(f"{name} is not valid JSON: {printable(error)}; mend it") from None
+        raise refusal(f"{name} is not valid JSON: {printable(error)}; fix it") from None
     except RecursionError:
-        raise refusal(f"{name} is nested too deeply; mend it") from None
+        raise refusal(f"{name} is nested too deeply; fix it") from None
     if not isinstance(found, dict):
-        raise refusal(f"{name} must hold an object, not {type(found).__name__}; mend it")
+        raise refusal(f"{name} must hold an object, not {type(found).__name__}; fix it")
     return found
 
 

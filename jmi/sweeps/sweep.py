@@ -87,7 +87,7 @@ def sweep(
         grid may stand in it, such as seeds of a `Noise`: there is then a base run for each of them.
       capture: what the metric reads besides logits.
       logits_at: one position, or one for each row: the metric then gets logits ``[b, vocab]`` and no
-        others are computed. Say so when you need one only; the unembedding is dear.
+        others are computed. Say so when you need one only; the unembedding costs much.
       share: False runs every cell whole.
       memory: bytes that a program may use on a device, beside weights and base run; decides how many
         cells run together.

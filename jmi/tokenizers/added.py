@@ -98,7 +98,7 @@ def _said(
 
 def _check_extra(extra: Any, place: str) -> None:
     if not isinstance(extra, list | dict):
-        raise TokenizerError(f"{place}: {_EXTRA[0]} must be a list or an object; mend it")
+        raise TokenizerError(f"{place}: {_EXTRA[0]} must be a list or an object; fix it")
 
 
 def _merged(extra: Any, more: Any) -> Any:
@@ -110,13 +110,13 @@ def _merged(extra: Any, more: Any) -> Any:
 
 def _numbered(given: Any, place: str) -> dict[int, AddedToken]:
     if not isinstance(given, dict):
-        raise TokenizerError(f"{place}: added_tokens_decoder must be an object, id -> token; mend it")
+        raise TokenizerError(f"{place}: added_tokens_decoder must be an object, id -> token; fix it")
     found = {}
     for index, token in given.items():
         whole = index.isdecimal() and index.isascii() and len(index) <= 10
         if not whole or not isinstance(token, dict):
             raise TokenizerError(
-                f"{place}: added_tokens_decoder must map ids to objects, not {printable(index)}; mend it"
+                f"{place}: added_tokens_decoder must map ids to objects, not {printable(index)}; fix it"
             )
         found[int(index)] = _object(token, f"{place}: added_tokens_decoder {index}")
     return found
@@ -129,7 +129,7 @@ def _legacy(folder: Path, said: Mapping[str, Any], extra: Any) -> dict[int, Adde
     for text, index in read_if_there(folder / "added_tokens.json", TokenizerError).items():
         if type(index) is not int or index < 0:
             raise TokenizerError(
-                f"added_tokens.json: the id of {printable(repr(text))} must be a whole number from 0; mend it"
+                f"added_tokens.json: the id of {printable(repr(text))} must be a whole number from 0; fix it"
             )
         found[index] = AddedToken(text, normalized=text not in special, special=text in special)
     return found
@@ -153,7 +153,7 @@ def _object(value: Any, place: str) -> AddedToken:
         text = value.get("content")
         if isinstance(text, str) and all(isinstance(flag, bool) for flag in flags.values()):
             return AddedToken(text, **flags)
-    raise TokenizerError(f"{place} must be a text, or an object with content and flags; mend it")
+    raise TokenizerError(f"{place} must be a text, or an object with content and flags; fix it")
 
 
 def _text(token: Any) -> str:

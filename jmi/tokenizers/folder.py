@@ -73,7 +73,7 @@ def _carry_out(backend: tokenizers.Tokenizer, config: Mapping[str, Any], named: 
     """What ``tokenizer_config.json`` says of the steps, as the class of the tokenizer reads it."""
     for key in ("add_prefix_space", "legacy", "split_special_tokens", "add_bos_token", "add_eos_token"):
         if not isinstance(config.get(key), bool | None):
-            raise TokenizerError(f"tokenizer_config.json: {key} must be true or false; mend it")
+            raise TokenizerError(f"tokenizer_config.json: {key} must be true or false; fix it")
     kind, given = kind_of(named), config.get("add_prefix_space")
     if may_prefix(named) and given is not None and given is not prefixes(backend):
         raise TokenizerError(
@@ -107,9 +107,9 @@ def _gpt2(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> 
     lines = [line.removesuffix("\r") for line in read_text(folder / "merges.txt", TokenizerError).split("\n")]
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if not all(type(index) is int for index in vocabulary.values()):
-        raise TokenizerError("vocab.json must map tokens to whole numbers; mend it")
+        raise TokenizerError("vocab.json must map tokens to whole numbers; fix it")
     if not all(len(pair) == 2 for pair in pairs):
-        raise TokenizerError("merges.txt must have two tokens a line; mend it")
+        raise TokenizerError("merges.txt must have two tokens a line; fix it")
     merges = [(left, right) for left, right in pairs]
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -134,7 +134,7 @@ def _check_around(backend: tokenizers.Tokenizer) -> None:
     around = backend.encode("", add_special_tokens=True).ids
     foreign = [index for index in around if index > limits.LARGEST_ID or backend.id_to_token(index) is None]
     if foreign:
-        raise ValueError(f"its post_processor adds id {foreign[0]}, which is no token; mend it")
+        raise ValueError(f"its post_processor adds id {foreign[0]}, which is no token; fix it")
 
 
 def _ids(backend: tokenizers.Tokenizer, names: Mapping[str, str]) -> dict[str, int]:

@@ -132,7 +132,7 @@ def class_of(config: Mapping[str, Any], model: Mapping[str, Any], byte_level: bo
     if named is None:
         return registered or "TokenizersBackend"
     if not isinstance(named, str):
-        raise TokenizerError(f"tokenizer_class must be a name, not {printable(repr(named))}; mend it")
+        raise TokenizerError(f"tokenizer_class must be a name, not {printable(repr(named))}; fix it")
     named = named.removesuffix("Fast")
     if named in _GENERIC or registered == "TokenizersBackend" != named:
         named = "TokenizersBackend"

@@ -79,9 +79,9 @@ def check_tokens(backend: tokenizers.Tokenizer) -> None:
     if not tokens:
         raise ValueError("the vocabulary is empty; use a tokenizer that has tokens")
     if len(set(tokens.values())) < len(tokens):
-        raise ValueError("two tokens have the same id; mend the vocabulary")
+        raise ValueError("two tokens have the same id; fix the vocabulary")
     if max(tokens.values()) > LARGEST_ID:
-        raise ValueError(f"ids must be at most {LARGEST_ID}; mend the vocabulary")
+        raise ValueError(f"ids must be at most {LARGEST_ID}; fix the vocabulary")
     longest = max(tokens, key=len)
     if len(longest) > LONGEST_TOKEN:
         raise ValueError(f"token {printable(longest, 20)} is longer than {LONGEST_TOKEN} characters")

@@ -208,7 +208,7 @@ def _parse(line: str, place: str) -> tuple[int, bytes]:
     index, _, rest = line.partition(" ")
     literal, _, length = rest.rpartition(" ")
     if not (index and literal and length):
-        raise TokenizerError(f"{place}: not three fields, ID LITERAL LENGTH, with spaces between; mend it")
+        raise TokenizerError(f"{place}: not three fields, ID LITERAL LENGTH, with spaces between; fix it")
     # Not int() alone: it takes "1_0" and digits of other scripts too.
     if not re.fullmatch("[0-9]{1,10}", index) or int(index) > _LARGEST_ID:
         raise TokenizerError(f"{place}: id {printable(index)} must be a whole number from 0 to {_LARGEST_ID}")
@@ -217,7 +217,7 @@ def _parse(line: str, place: str) -> tuple[int, bytes]:
         raise TokenizerError(f"{place}: an empty token would match anywhere; drop the line")
     if length != str(len(token)):
         raise TokenizerError(
-            f"{place}: {printable(literal)} is {len(token)} bytes, not {printable(length)}; mend either"
+            f"{place}: {printable(literal)} is {len(token)} bytes, not {printable(length)}; fix either"
         )
     return int(index), token
 

@@ -165,5 +165,5 @@ def _flat(value: Any) -> dict[str, Tensor]:
     inner = [
         name for name in others if type(value[name]) is dict and Tensor in map(type, value[name].values())
     ]
-    mend = f"; save its tensors alone: torch.save(torch.load(path)[{inner[0]!r}], path)" if inner else ""
-    raise CheckpointError(f"not a flat state dict of tensors, it holds {{{shown}{more}}}{mend}")
+    fix = f"; save its tensors alone: torch.save(torch.load(path)[{inner[0]!r}], path)" if inner else ""
+    raise CheckpointError(f"not a flat state dict of tensors, it holds {{{shown}{more}}}{fix}")

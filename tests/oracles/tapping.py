@@ -74,12 +74,12 @@ def _tapped(model: Any, tap: Tap, site: str, seen: Seen) -> contextlib.AbstractC
 def _repaired(model: Any, repair: Repair) -> Iterator[None]:
     """Replace a keyword of a module, in every layer."""
 
-    def mend(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, repair.keyword: repair.mend(kwargs[repair.keyword])}
+    def fix(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, repair.keyword: repair.fix(kwargs[repair.keyword])}
 
     layers = range(model.config.num_hidden_layers)
     modules = [_find(model, repair.module.replace("*", str(layer))) for layer in layers]
-    handles = [module.register_forward_pre_hook(mend, with_kwargs=True) for module in modules]
+    handles = [module.register_forward_pre_hook(fix, with_kwargs=True) for module in modules]
     try:
         yield
     finally:

@@ -74,11 +74,11 @@ class When:
 
 @dataclasses.dataclass(frozen=True)
 class Repair:
-    """A mistake of Hugging Face that the oracle undoes: ``mend`` replaces a keyword of a module."""
+    """A mistake of Hugging Face that the oracle undoes: ``fix`` replaces a keyword of a module."""
 
     module: str
     keyword: str
-    mend: Callable[[Any], Any]
+    fix: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,7 @@ def atp_star(
     capture: Sequence[str | Capture] = (),
     logits_at: Any = None,
 ) -> Any:
-    """`jmi.interp.attribution_patching`, mended where attention saturates and where effects cancel.
+    """`jmi.interp.attribution_patching`, corrected where attention saturates and where effects cancel.
 
     Args:
       qk_fix: nodes among ``hook_q``, ``hook_rot_q``, ``hook_q_input`` and the same of keys act through

@@ -65,7 +65,7 @@ def attribution_patching(
         patterns or norm denominators.
       capture: what the metric reads besides logits.
       logits_at: of both runs, as `jmi.forward`. A metric that needs the logits of one position only costs
-        less with it: the unembedding is dear, and its gradient too.
+        less with it: the unembedding costs much, and so does its gradient.
 
     Returns:
       `NodeScores` in at least float32, addressed as captures are and with the kept axes only:
