@@ -54,8 +54,9 @@ def forward(
         ``[b, s, d_model]``, or for some architectures a dict with it.
       stop_at_layer: stop before this layer and return its input as ``out.carry`` (no logits).
       memory: True returns ``out.memory``, what the positions left behind for later ones. Given that of an
-        earlier run, ``prompts`` go on behind its own: hooks then count positions from the start of the whole
-        text, captures and reducers have those of ``prompts``. A prompt run in pieces is one run.
+        earlier run, ``prompts`` go on where it ended. Interventions that act position by position
+        (`jmi.hooks.reach`) then count from the start of the whole text; any other, captures and reducers see
+        ``prompts`` alone. A text run in pieces is one run.
       logits_at: the position whose logits are wanted, an int (negative counts from the last real token)
         or int32 ``[b]``, one for each row: ``out.logits`` is then ``[b, vocab]``, and no other is computed.
         A traced one out of range gives NaN.

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 
 from jmi.errors import ArgumentError
 from jmi.model.architecture import Cache
-from jmi.model.axes import TRANSFORMER_AXES
 from jmi.model.inputs import Prompts
-from jmi.model.sites import Site, sites_of
+from jmi.model.sites import Site
 from jmi.model.tap import SILENT, Tap
-from jmi_models.decoder import attention, ops, param_tree, residual, rounding
+from jmi_models.decoder import attention, ops, param_tree, points, residual, rounding
 from jmi_models.decoder.attention import Alibi
 from jmi_models.decoder.context import Context, context_of, looked_up
 from jmi_models.decoder.experts import Experts, mixture
@@ -128,53 +127,7 @@ class Transformer:
 
     def sites(self) -> dict[str, Site]:
         """Every point of the model, in execution order."""
-        sizes = {
-            "d_model": self.d_model,
-            "head": self.n_heads,
-            "kv_head": self.n_kv_heads,
-            "d_head": self.d_head,
-            "d_mlp": self.d_mlp,
-            "expert": self.experts.n_experts if self.experts else 0,
-            "vocab": self.d_vocab,
-        }
-        has = [point for point in TRANSFORMER_AXES if not self._lacks(point)]
-        return sites_of(has, sizes, self.n_layers, self._some() if self.dense_layers else None)
-
-    def _some(self) -> dict[str, tuple[int, ...]]:
-        """The layers of points that not every layer has."""
-        mixed = tuple(i for i, kind in enumerate(self.kinds) if kind == "experts")
-        routing = dict.fromkeys(
-            ("blocks.*.mlp.hook_router_logits", "blocks.*.mlp.hook_expert_weights"), mixed
-        )
-        names = ("pre", "pre_linear", "post")
-        return {
-            **routing,
-            **dict.fromkeys((f"blocks.*.mlp.hook_{name}" for name in names), self.dense_layers),
-        }
-
-    def _lacks(self, point: str) -> bool:
-        name = point.removeprefix("blocks.*.")
-        second = self.parallel and self.shared_norm
-        absent = {
-            "hook_pos_embed": self.learned_positions is None,
-            "attn.hook_rot_q": not self.rotary,
-            "attn.hook_rot_k": not self.rotary,
-            "hook_resid_mid": self.parallel,
-            "ln1.": self.norms == "post",
-            "ln2.": self.norms == "post" or second,
-            "ln1_post.": self.norms in ("pre", "stream"),
-            "ln2_post.": self.norms in ("pre", "stream"),
-            "ln_final.": self.norms == "stream",
-            "hook_final_norm": self.norms == "stream",
-            "mlp.hook_router_logits": self.experts is None,
-            "mlp.hook_expert_weights": self.experts is None,
-            "mlp.hook_pre": "mlp" not in self.kinds,
-            "mlp.hook_pre_linear": "mlp" not in self.kinds or not self.gated,
-            "mlp.hook_post": "mlp" not in self.kinds,
-        }
-        return any(
-            gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items()
-        )
+        return points.sites(self)
 
     def context(self, params: Any, prompts: Prompts) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless positions are given."""
