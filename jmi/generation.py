@@ -110,14 +110,13 @@ def generate(
       temperature: divides the logits before a random choice.
       hooks: run on the prompt and on every generated token when it is read. An intervention that acts
         position by position (`jmi.hooks.reach`) counts them from the start of the text, negative ones from
-        the token that is
-        read: it does what it would in one run of the whole text. Any other gets what is run alone, the prompt
-        or one token, and a site of attention has a key for every place of the text.
+        the token that is read: it does what it would in one run of the whole text. Any other sees what is
+        run alone, the prompt or one token; a site of attention has a key for every place of the text.
       prompt_hooks, step_hooks: run after these, on the prompt or on the generated tokens alone.
-      capture: what to return of the runs of one token. Scores and patterns have a key for each of the ``s +
-        n`` places. Without captures or ``memory`` the last token is not read.
+      capture: what to return of the runs of one token. Scores and patterns have a key for each place of the
+        text, those to come included. Without captures or ``memory`` the last token is not read.
       memory: True returns what all that was read left behind; given that of an earlier run, ``prompts`` go on
-        behind its own.
+        where it ended.
 
     Raises:
       ArgumentError: the model cannot continue a text, or not one of this length; ``max_new_tokens`` is less
