@@ -15,7 +15,7 @@ from jmi import tree
 from jmi.captures.capture import Capture
 from jmi.checks import shown
 from jmi.errors import ArgumentError
-from jmi.model.architecture import Cache, Remembering, State
+from jmi.model.architecture import Cache, State, remembers
 from jmi.model.inputs import Prompts
 from jmi.model.sites import table_of
 
@@ -35,7 +35,7 @@ class Memory:
 
 def declared(arch: Any) -> Mapping[str, Cache | State]:
     """What an architecture remembers, by name; ArgumentError for one that remembers nothing."""
-    if not isinstance(arch, Remembering):
+    if not remembers(arch):
         raise ArgumentError(
             f"{getattr(arch, 'family', type(arch).__name__)}: this model cannot go on from what earlier "
             "positions left behind; run the whole text"
@@ -45,7 +45,7 @@ def declared(arch: Any) -> Mapping[str, Cache | State]:
 
 def only_caches(arch: Any) -> bool:
     """Whether any position can be run by itself, given the keys and values of those before it."""
-    return isinstance(arch, Remembering) and all(isinstance(part, Cache) for part in arch.memory().values())
+    return remembers(arch) and all(isinstance(part, Cache) for part in arch.memory().values())
 
 
 def leaving(arch: Any) -> list[Capture]:

@@ -8,7 +8,7 @@ is missing there is one clear error where it is asked for.
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 
@@ -77,7 +77,6 @@ class State:
     leaves: str
 
 
-@runtime_checkable
 class Remembering(Protocol):
     """An architecture that can go on from what earlier positions left behind."""
 
@@ -94,7 +93,6 @@ class Remembering(Protocol):
         ...
 
 
-@runtime_checkable
 class Narrowing(Protocol):
     """An architecture whose block can return one position of each row, having read all."""
 
@@ -103,7 +101,6 @@ class Narrowing(Protocol):
         ...
 
 
-@runtime_checkable
 class Mixed(Protocol):
     """An architecture with several kinds of layers; like ones that follow each other run as one scan."""
 
@@ -113,7 +110,6 @@ class Mixed(Protocol):
         ...
 
 
-@runtime_checkable
 class Described(Protocol):
     """An architecture that describes its parameters: they can be made, loaded, saved, placed and checked."""
 
@@ -122,13 +118,17 @@ class Described(Protocol):
         ...
 
 
-@runtime_checkable
 class Checking(Protocol):
     """An architecture that checks its inputs itself, for it reads something else than tokens."""
 
     def check(self, prompts: Prompts) -> None:
         """Raise ArgumentError for prompts that cannot be run; arrays may be traced."""
         ...
+
+
+def remembers(arch: Any) -> bool:
+    """Whether an architecture is `Remembering`; also one that hands a question on to the model it holds."""
+    return all(hasattr(arch, name) for name in ("memory", "within", "check_continued"))
 
 
 def runs_of(arch: Any) -> list[range]:
