@@ -5,7 +5,7 @@ modules. All else goes through unchanged: sites, memory, sweeps, gradients, gene
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -68,7 +68,9 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
     A module must act position by position: sweeps and generation run positions by themselves.
 
     Raises:
-      HookError: an unknown site, a point that is not in the layers, or one read behind what is written.
+      HookError: an unknown site, a point that is not in the layers or of another module, or one read that
+        comes after what is written; in a run, a point that is computed step by step (``rwkv.hook_states``).
+      InterventionError: in a run, a module that returns another shape or dtype than it was given.
       ArgumentError: what is no module, or parameters without a row for each layer.
 
     Example:
@@ -93,21 +95,24 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
         raise ArgumentError(f"modules={shown(modules)}: give a dict, {{(reads, writes): module}}")
     host, held = lm.arch, list(lm.params.get("modules", ()))
     wires = list(host.wires) if isinstance(host, Rewired) else []
-    own = dict(host.own) if isinstance(host, Rewired) else {}
+    own = {site.point: (site, writes) for site, writes in host.own} if isinstance(host, Rewired) else {}
     numbers: dict[int, int] = {}
+    owners: dict[tuple[str, int], int] = {}
     for key, module in modules.items():
         number = numbers.setdefault(id(module), len(held))
         if number == len(held):
             held.append(_checked(module))
         wire = _wire(host, key, number)
         wires.append(wire)
-        _add_sites(host, own, module, wire)
+        for site, writes in _sites_of(host, module, wire):
+            _check_owner(owners, site, number)
+            own[site.point] = _joint(own.get(site.point), site, writes)
     for number in numbers.values():
         _check_rows(held[number], layers_of(wires, number))
     arch = Rewired(
         host.model if isinstance(host, Rewired) else host,
         tuple(wires),
-        tuple(own.items()),
+        tuple(own.values()),
         tuple(hasattr(module, "start") for module in held),
     )
     return dataclasses.replace(lm, arch=arch, params={**lm.params, "modules": tuple(held)})
@@ -125,9 +130,7 @@ def _wire(host: Any, key: Any, number: int) -> Wire:
     order = list(table_of(host))
     for site, _ in ends[:-1]:
         if order.index(site.point) > order.index(ends[-1][0].point):
-            raise HookError(
-                f"{site.point} comes after {ends[-1][0].point}: a module writes behind what it reads"
-            )
+            raise HookError(f"{site.point} comes after {ends[-1][0].point}: a module reads before it writes")
     short = [site.point.removeprefix("blocks.*.") for site, _ in ends]
     return Wire(tuple(short[:-1]), short[-1], ends[-1][1], number)
 
@@ -138,6 +141,8 @@ def _point(host: Any, name: Any) -> tuple[Site, tuple[int, ...]]:
     found = find(host, name)
     if len(found) != 1 or found[0][1] is None or found[0][0].derived:
         raise HookError(f"{name}: a module stands between single points inside the layers")
+    if isinstance(host, Rewired) and found[0][0].point not in table_of(host.model):
+        raise HookError(f"{name}: a point of a module; modules stand between points of the model itself")
     return found[0][0], found[0][1]
 
 
@@ -159,17 +164,30 @@ def _check_rows(module: Any, layers: tuple[int, ...]) -> None:
         )
 
 
-def _add_sites(host: Any, own: dict[str, Site], module: Any, wire: Wire) -> None:
-    """Add the points of a module; those of several modules of one name and shape are one point."""
+def _sites_of(host: Any, module: Any, wire: Wire) -> Iterator[tuple[Site, str]]:
+    """The points that a module brings where it stands, each with the point that it writes there."""
     if not hasattr(module, "sites"):
         return
-    table = table_of(host)
+    table, writes = table_of(host), f"blocks.*.{wire.writes}"
     reads = tuple(table[f"blocks.*.{name}"] for name in wire.reads)
-    for name, axes in module.sites(reads, table[f"blocks.*.{wire.writes}"]).items():
-        point = f"blocks.*.{name}"
-        site = Site(point, tuple(axes), tuple(axes.values()), wire.layers)
-        other = own.get(point)
-        if point in table or (other and (other.axes, other.sizes) != (site.axes, site.sizes)):
+    for name, axes in module.sites(reads, table[writes]).items():
+        if f"blocks.*.{name}" in table:
             raise HookError(f"{name}: there is a point of this name already; give that of a module its own")
-        layers = tuple(sorted({*wire.layers, *(other.layers or () if other else ())}))
-        own[point] = dataclasses.replace(site, layers=layers)
+        yield Site(f"blocks.*.{name}", tuple(axes), tuple(axes.values()), wire.layers), writes
+
+
+def _check_owner(owners: dict[tuple[str, int], int], site: Site, number: int) -> None:
+    """Raise HookError where two modules have a point of one name in one layer: it would hold the last."""
+    for layer in site.layers or ():
+        if owners.setdefault((site.point, layer), number) != number:
+            raise HookError(f"{site.point}: of two modules in layer {layer}; give each a name of its own")
+
+
+def _joint(other: tuple[Site, str] | None, site: Site, writes: str) -> tuple[Site, str]:
+    """One point of modules in several layers."""
+    if other is None:
+        return site, writes
+    if (other[0].axes, other[0].sizes) != (site.axes, site.sizes):
+        raise HookError(f"{site.point}: of modules of several shapes; give each a name of its own")
+    layers = tuple(sorted({*(other[0].layers or ()), *(site.layers or ())}))
+    return dataclasses.replace(site, layers=layers), other[1]

@@ -12,8 +12,8 @@ from jmi.checks import as_arrays, real_array, shown, whole_number
 from jmi.engine.forward import forward, precise
 from jmi.engine.probe import Probe, follow, names_of, plan_points
 from jmi.engine.programs import compiled
+from jmi.engine.varying import vary_like
 from jmi.errors import ArgumentError
-from jmi.gradients import zeros_at
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts, checked
@@ -94,23 +94,26 @@ def _linearised(
 ) -> tuple[Output, Any]:
     """A run with captures at the first names, and its pullback to the others."""
     of, wrt = names
-    layouts = [plan_points(lm.arch, name, prompts.shape) for name in wrt]
-    zeros = [zeros_at(lm, prompts, hooks, name, at)[0] for name, at in zip(wrt, layouts, strict=True)]
-    # Of one layer alone the gradient has no axis of layers.
-    alone = [at.groups[0].count == 1 and "*" not in name for name, at in zip(wrt, layouts, strict=True)]
-    start = {n: z[0] if one else z for n, z, one in zip(wrt, zeros, alone, strict=True)}
+    layouts = {name: plan_points(lm.arch, name, prompts.shape) for name in wrt}
 
-    def values(start: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Output]:
-        probed = hooks
-        for name, at, one in zip(wrt, layouts, alone, strict=True):
-            probe = Probe(start[name][None] if one else start[name])
-            probed = follow(lm.arch, probed, prompts.shape, at, [probe])
+    def run(hooks: Any, names: tuple[str, ...]) -> tuple[dict[str, jax.Array], Output]:
         # All that the way back needs is kept: each cotangent would else compute the run anew.
-        out = forward(lm.arch, lm.params, prompts, probed, list(of), remat=False)
-        return {name: out[name] for name in of}, out
+        out = forward(lm.arch, lm.params, prompts, hooks, list(names), remat=False)
+        return {name: out[name] for name in names}, out
+
+    def probed(zeros: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], Output]:
+        followed = hooks
+        for name, at in layouts.items():
+            # A capture of one layer alone has no axis of layers, a probe has one.
+            one = at.groups[0].count is not None and "*" not in name
+            probe = Probe(zeros[name][None] if one else zeros[name])
+            followed = follow(lm.arch, followed, prompts.shape, at, [probe])
+        return run(followed, of)
 
     with precise():
-        _, back, out = jax.vjp(values, start, has_aux=True)
+        shapes = jax.eval_shape(lambda: run(hooks, wrt)[0])
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        _, back, out = jax.vjp(probed, vary_like(zeros, (lm.params, prompts, hooks)), has_aux=True)
     return out, back
 
 

@@ -28,7 +28,7 @@ from jmi_models.auto import CompatibilityReport, examine
 from jmi_models.auto.remote import headers_of
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
-from jmi_models.params import flat
+from jmi_models.params import flat, stacked
 from jmi_models.weights import adapters, hub, words
 from jmi_models.weights.checkpoint import load_params, plan_reads
 from jmi_models.weights.layout import to_disk
@@ -235,8 +235,7 @@ def save(
 
 def stored_tensors(arch: AnyArch, family: Family, params: Any) -> dict[str, np.ndarray]:
     """``params`` by the names and in the axis order of a checkpoint."""
-    if isinstance(params["blocks"], (list, tuple)):
-        params = {**params, "blocks": jax.tree.map(lambda *rows: np.stack(rows), *params["blocks"])}
+    params = stacked(arch, params)
     tree, given = flat(arch.param_tree()), flat(params)
     wrong = sorted(set(given) ^ set(tree))
     wrong += [f"{p} {given[p].shape}" for p in given if p in tree and given[p].shape != tree[p].shape]

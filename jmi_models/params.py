@@ -15,6 +15,7 @@ import numpy as np
 
 from jmi.checks import check_architecture, check_params, float_dtype, shown, whole_number
 from jmi.errors import ArgumentError
+from jmi.model.architecture import runs_of, stack_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,20 @@ def listed(params: Any) -> Any:
     kinds = all(":" in name for name in blocks)
     stacks = sorted(blocks.items(), key=lambda item: int(item[0].split(":")[0])) if kinds else [("", blocks)]
     return {**params, "blocks": [layer for _, stack in stacks for layer in _layers(stack)]}
+
+
+def stacked(arch: Any, params: Any) -> Any:
+    """``params`` with listed layers in stacks of like ones, on the host; those in stacks stay as they are."""
+    blocks, runs = params["blocks"], runs_of(arch)
+    if not isinstance(blocks, (list, tuple)):
+        return params
+    if len(blocks) != arch.n_layers:
+        raise ArgumentError(f"params['blocks'] lists {len(blocks)} layers, the model has {arch.n_layers}")
+    stacks = {
+        stack_name(run): jax.tree.map(lambda *rows: np.stack(rows), *blocks[run.start : run.stop])
+        for run in runs
+    }
+    return {**params, "blocks": stacks if len(runs) > 1 else stacks[stack_name(runs[0])]}
 
 
 def _layers(stack: Any) -> list[Any]:

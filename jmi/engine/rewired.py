@@ -15,21 +15,20 @@ from jmi.model.tap import Tap
 
 @dataclasses.dataclass(frozen=True)
 class Rewired:
-    """Architecture of a model with modules in it; made by `rewire`, which gives the parameters that go with
-    it.
+    """Architecture of a model with modules in it; `rewire` makes it, and the parameters that go with it.
 
     What flows between layers is ``{"host": ..., "modules": ...}``: that of the model, and what modules carry.
 
     Attributes:
       model: the architecture without them; whatever is not said here is asked of it.
       wires: where modules stand.
-      own: points of theirs.
+      own: points of theirs, each with the point of the model that their module writes.
       carries: which modules carry something.
     """
 
     model: Any
     wires: tuple[Wire, ...]
-    own: tuple[tuple[str, Site], ...]
+    own: tuple[tuple[Site, str], ...]
     carries: tuple[bool, ...]
 
     def __getattr__(self, name: str) -> Any:
@@ -49,13 +48,8 @@ class Rewired:
     def sites(self) -> dict[str, Site]:
         """Every point of the model, and those of modules in front of what they write."""
         found: dict[str, Site] = {}
-        before = {f"blocks.*.{wire.writes}": wire.module for wire in self.wires}
-        own = dict(self.own)
         for point, site in table_of(self.model).items():
-            if point in before:
-                # All at the first point that a module writes: which module brought a name is not kept.
-                found.update(own)
-                own = {}
+            found |= {own.point: own for own, writes in self.own if writes == point}
             found[point] = site
         return found
 

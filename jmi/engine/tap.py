@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jmi.captures.capture import CARRY, Group, reduced
 from jmi.engine.run import Run
 from jmi.engine.varying import vary_like
-from jmi.errors import HookError
+from jmi.errors import ArgumentError, HookError
 from jmi.hooks.interventions import apply
 from jmi.hooks.layers import At
 from jmi.hooks.reach import says
@@ -54,6 +54,11 @@ class LiveTap:
         part, held = self._remembered(name)
         if held is None:
             return self(name, value)
+        if held.dtype != value.dtype:
+            raise ArgumentError(
+                f"memory: {name} is {held.dtype}, in this run {value.dtype}; give what a run of this model "
+                f"left behind in {value.dtype}"
+            )
         if isinstance(part, State):
             return self(name, held)
         axis = self._site(self._point(name)).axis("pos") or 1

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmi.errors import HookError, InterventionError
+from jmi.hooks.interventions import check_returned
 from jmi.hooks.layers import picked
 from jmi.model.sites import Site, slots, table_of
 from jmi.model.tap import Tap
@@ -82,7 +84,7 @@ class WiredTap:
 
     def _acted(self, wire: Wire, value: jax.Array) -> jax.Array:
         """What is written, in the layers in which the module stands."""
-        n_layers, module = self.model.n_layers, self.modules[wire.module]
+        n_layers, module, carry = self.model.n_layers, self.modules[wire.module], self.carries[wire.module]
         given = [self.read[name] for name in wire.reads]
         read = None if not given else given[0] if len(given) == 1 else tuple(given)
         site = dataclasses.replace(table_of(self.model)[f"blocks.*.{wire.writes}"], layer=self.layer)
@@ -92,10 +94,10 @@ class WiredTap:
             if module.per_layer:
                 rows = slots(self.rows[wire.module], n_layers)
                 own = dataclasses.replace(module, params=picked(module.params, rows, self.layer))
-            return own(read, value, self.carries[wire.module], here)
+            return _checked(own(read, value, carry, here), value, carry, site)
 
         def leave() -> Any:
-            return value, self.carries[wire.module]
+            return value, carry
 
         if len(wire.layers) == n_layers:
             value, self.carries[wire.module] = act(self.tap)
@@ -119,16 +121,36 @@ class WiredTap:
         return any(name == wire.writes or name in wire.reads for wire in self.wires)
 
     def wants(self, name: str) -> bool:
-        return self._stands_at(name) or self.tap.wants(name)
+        return self.hooked(name) or self.captured(name)
 
     def hooked(self, name: str) -> bool:
-        return self.tap.hooked(name)
+        return self._stands_at(name) or self.tap.hooked(name)
 
     def captured(self, name: str) -> bool:
         return self.tap.captured(name)
 
     def at_step(self, name: str, value: jax.Array, step: Any, length: int) -> jax.Array:
+        if self._stands_at(name):
+            raise HookError(f"{name}: computed step by step; a module stands where all positions are at once")
         return self.tap.at_step(name, value, step, length)
 
     def passed(self, name: str, arrived: jax.Array, onward: jax.Array) -> None:
         self.tap.passed(name, arrived, onward)
+
+
+def _checked(found: Any, value: jax.Array, carry: Any, site: Site) -> Any:
+    """What a module returned, held to the shapes and dtypes of what it replaces."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise InterventionError(
+            f"{site.point}: a module returns two things, what is written and what is carried on; got "
+            f"{type(found).__name__}"
+        )
+    check_returned("the module", found[0], value, site)
+    given, got = (jax.tree.flatten(jax.tree.map(_kind, x)) for x in (carry, found[1]))
+    if got != given:
+        raise InterventionError(f"{site.point}: the module carries {got[0]} on; it was given {given[0]}")
+    return found
+
+
+def _kind(x: Any) -> str:
+    return f"{jnp.result_type(x)}{list(jnp.shape(x))}"

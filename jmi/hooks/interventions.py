@@ -278,10 +278,15 @@ def apply(hook: Intervention, value: jax.Array, site: Site) -> jax.Array:
             f"{site.point}: the intervention asks for a number that is not known before the run, as in "
             "`if site.layer == 3`. To act in layer 3 only use jmi.At([3], hook), for values use jnp.where"
         ) from error
+    check_returned("the intervention", out, value, site)
+    return out
+
+
+def check_returned(who: str, out: Any, value: jax.Array, site: Site) -> None:
+    """Raise InterventionError where ``out`` is no array of the shape and dtype of ``value``."""
     if getattr(out, "shape", None) != value.shape or out.dtype != value.dtype:
         got = f"{out.dtype}{list(out.shape)}" if hasattr(out, "shape") else shown(out)
         raise InterventionError(
-            f"{site.point}: the intervention returned {got}; it must return "
+            f"{site.point}: {who} returned {got}; it must return "
             f"{value.dtype}{list(value.shape)} like the value it was given"
         )
-    return out

@@ -61,7 +61,7 @@ class Tap(Protocol):
         ...
 
     def hooked(self, name: str) -> bool:
-        """Whether this run hooks the point."""
+        """Whether anything acts on the point in this run."""
         ...
 
     def captured(self, name: str) -> bool:

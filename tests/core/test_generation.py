@@ -307,6 +307,9 @@ def test_what_cannot_be_generated_is_refused(model):
     run = lambda arch=arch, n=3, **options: jmi.generate(arch, params, tokens, n, **options)
     with pytest.raises(ArgumentError, match=r"give True, or out\.memory"):
         run(memory={})
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    with pytest.raises(ArgumentError, match="is float64, in this run float32"):
+        jmi.generate(arch, narrow, tokens, 3, memory=jmi.forward(arch, params, tokens, memory=True).memory)
     with pytest.raises(ArgumentError, match="cannot go on from what earlier"):
         run(Unknown(arch))
     for prompt in (tokens[0], tokens[:, :0]):

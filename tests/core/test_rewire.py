@@ -10,8 +10,9 @@ import pytest
 
 import jmi
 from jmi import tree
-from jmi.errors import ArgumentError, HookError
+from jmi.errors import ArgumentError, HookError, InterventionError
 from tests.core.conftest import lively, tiny
+from tests.support import random_rwkv
 from tests.support.tolerances import assert_agree
 
 FEATURES = 9
@@ -202,6 +203,24 @@ class Shift:
         return written + self.params[None, None], carry
 
 
+@tree.dataclass
+class Named(Shift):
+    """With a point of its own."""
+
+    def sites(self, reads, writes):
+        return {"hook_named": dict(zip(writes.axes, writes.sizes, strict=True))}
+
+
+@tree.dataclass
+class Returning(Shift):
+    """Returns what it is told to."""
+
+    returned: Any = tree.static(default=None)
+
+    def __call__(self, read, written, carry, here):
+        return self.returned(written, carry)
+
+
 def test_hooks_act_before_a_module_that_reads_what_it_writes_and_else_on_what_it_wrote(lm, tokens):
     vector = np.random.default_rng(0).normal(size=16)
     name = "blocks.1.hook_resid_post"
@@ -248,8 +267,48 @@ def test_a_module_is_data(lm, tokens):
         ({("blocks.1.mlp.hook_in", OUT): Shift(np.zeros(16))}, HookError, "same layers"),
         ({("hook_embed", "hook_embed"): Shift(np.zeros(16))}, HookError, "inside the layers"),
         ({("blocks.*.mlp.hook_inn", OUT): Shift(np.zeros(16))}, HookError, "Nearest"),
+        (
+            {(IN, OUT): Transcoder(weights(4)), (IN, IN): Transcoder(weights(4))},
+            HookError,
+            "of two modules in layer 0",
+        ),
     ],
 )
 def test_what_cannot_be_wired_is_refused(lm, modules, error, words):
     with pytest.raises(error, match=words):
         jmi.rewire(lm, modules)
+
+
+def test_a_module_stands_where_it_acts_or_is_refused(lm, tokens):
+    """The point of another module, and one that is computed step by step, would leave it out of the run."""
+    spliced = jmi.rewire(lm, {(IN, OUT): Transcoder(weights(4))})
+    features = "blocks.*.mlp.hook_features"
+    for ends in (((), features), (features, OUT)):
+        with pytest.raises(HookError, match="a point of a module"):
+            jmi.rewire(spliced, {ends: Shift(np.zeros(FEATURES))})
+    with jax.enable_x64(True):
+        recurrent, states = random_rwkv.load(7), "blocks.*.rwkv.hook_states"
+        with pytest.raises(HookError, match="step by step"):
+            jmi.rewire(recurrent, {((), states): Shift(np.zeros(4))}).run(random_rwkv.TOKENS)
+
+
+def test_points_of_modules_stand_before_what_these_write(lm):
+    named = Named(np.zeros(16))
+    spliced = jmi.rewire(lm, {(IN, OUT): Transcoder(weights(4)), ((), "blocks.1.hook_resid_mid"): named})
+    order = list(spliced.arch.sites())
+    for own, writes in (("mlp.hook_features", "mlp.hook_out"), ("hook_named", "hook_resid_mid")):
+        assert order.index(f"blocks.*.{own}") + 1 == order.index(f"blocks.*.{writes}")
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda written, carry: (written.astype(jnp.float32), carry), "the module returned float32"),
+        (lambda written, carry: (written[:, :1], carry), r"the module returned float64\[2, 1, 16\]"),
+        (lambda written, carry: written, "a module returns two things"),
+        (lambda written, carry: (written, written), "the module carries"),
+    ],
+)
+def test_what_a_module_returns_is_what_it_was_given(lm, tokens, returned, words):
+    with pytest.raises(InterventionError, match=words):
+        jmi.rewire(lm, {(IN, OUT): Returning(np.zeros(1), returned=returned)}).run(tokens)

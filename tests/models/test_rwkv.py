@@ -268,10 +268,12 @@ def test_generation_follows_from_its_seed_and_goes_on_from_its_state(version: in
 def test_what_does_not_fit_is_refused() -> None:
     left = run(7, memory=True).memory
     bad = dataclasses.replace(left, parts={**left.parts, "wkv": np.zeros((3, 2, 2, 12, 11))})
+    narrow = jax.tree.map(lambda x: x.astype(np.float32), left.parts)
     for kwargs, message in (
         ({"tokens": jmi.Prompts(TOKENS, None, np.zeros((2, 8), np.int32))}, "no positions"),
         ({"memory": {"wkv": 0}}, "give True, or out.memory"),
         ({"memory": bad}, r"this needs \(3, 2, 2, 12, 12\)"),
+        ({"memory": dataclasses.replace(left, parts=narrow)}, "is float32, in this run float64"),
         ({"memory": left, "tokens": TOKENS[:1]}, "2 rows, the prompts have 1"),
         ({"memory": left, "stop_at_layer": 1}, "run through all layers"),
     ):

@@ -10,8 +10,9 @@ import pytest
 
 import jmi_models
 from jmi.errors import ArgumentError, OutputError
+from jmi_models.families import family_of
 from jmi_models.loading import read_config
-from tests.oracles import llama_grid
+from tests.oracles import grid, llama_grid
 
 CONFIG = llama_grid.GRID["attention_bias"]
 
@@ -26,6 +27,19 @@ def test_saved_model_loads_bit_by_bit(tmp_path: Path, name: str, dtype: str) -> 
     assert second.arch == first.arch
     assert second.dtype == first.dtype == np.dtype(dtype)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(second.params), jax.device_get(first.params))
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe/normalised", "qwen2_moe/sparse_step"])
+def test_listed_layers_are_saved_as_stacked_ones(tmp_path: Path, name: str) -> None:
+    config = grid.GRID[name]
+    arch = family_of(config).from_config(config)
+    params = jmi_models.init(arch, 0)
+    jmi_models.save(tmp_path, arch, jmi_models.listed(params), config)
+    again = jmi_models.load(tmp_path)
+    assert again.arch == arch
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+    with pytest.raises(ArgumentError, match="lists 1 layers"):
+        jmi_models.save(tmp_path, arch, {**params, "blocks": [{}]}, config)
 
 
 def test_saving_under_a_foreign_config_is_refused(tmp_path: Path) -> None:

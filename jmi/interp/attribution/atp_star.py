@@ -107,11 +107,11 @@ def atp_star(
         raise ArgumentError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
     if grad_drop and lm.arch.n_layers < 2:
         raise ArgumentError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
-    return checked_scores(pair, _mended(pair, tuple(fixed), grad_drop))
+    return checked_scores(pair, _corrected(pair, tuple(fixed), grad_drop))
 
 
 @compiled(static=(1, 2))
-def _mended(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Any:
+def _corrected(pair: Pair, fixed: tuple[str, ...], grad_drop: bool) -> Any:
     with precise():
         there, n_layers = pair.values(pair.source), pair.lm.arch.n_layers
         rest = pair.only([point for point in pair.points if point not in fixed])

@@ -4,7 +4,7 @@ A node is a value of a base run, such as what a head gives at a token; patching 
 source run in its place. Attribution patching (Nanda 2023, neelnanda.io/attribution-patching; Syed et al.
 2023, arXiv:2310.10348) estimates the change of a metric as ``(source - base) * gradient``, summed over the
 node: three passes for all nodes at once. It is exact where the metric is linear in the node; norms,
-softmax and activations are not. `jmi.interp.attribution.atp_star` mends its two commonest failures.
+softmax and activations are not. `jmi.interp.attribution.atp_star` avoids its two commonest failures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -125,8 +125,8 @@ def integrated_gradients(
     All nodes of ``sites`` go together along the straight line between their values in the two runs, each
     replaced whatever arrives there, and a node's score is ``(source - base)`` times its gradient averaged
     along that line (midpoint rule). The scores of a row then sum to the change of the metric when all these
-    nodes are patched at once, up to an error that falls with the square of ``steps``. Nodes behind
-    other nodes are overwritten, so for the effect of one site give that site alone.
+    nodes are patched at once, up to an error that falls with the square of ``steps``. Nodes after other
+    nodes are overwritten, so for the effect of one site give that site alone.
 
     Args:
       steps: runs along the line.
