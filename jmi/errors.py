@@ -1,4 +1,4 @@
-"""Every error jmi raises on purpose. Each message says what is wrong and how to fix it."""
+"""Every error and warning of jmi that has a name. Each message says what is wrong and how to fix it."""
 
 
 class JmiError(Exception):
@@ -35,6 +35,10 @@ class DownloadError(JmiError):
 
 class OutputError(JmiError):
     """A file that could not be written, or a path that may not be written to."""
+
+
+class RetraceWarning(UserWarning):
+    """A hook, reducer or metric comes as a new function each time, and each compiles anew."""
 
 
 def printable(value: object, most: int | None = 200) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jmi import tree
-from jmi.captures.capture import Capture, Plan, as_list, plan
+from jmi.captures.capture import CARRY, Capture, Plan, as_list, plan
 from jmi.captures.output import wrap
 from jmi.checks import check_model, real_number, whole_number
 from jmi.engine.forward import execute, finished, precise
+from jmi.engine.lengths import beginning
 from jmi.engine.memory import Memory, declared, grown, leaving, written
 from jmi.engine.run import Run, Static, plan_run
 from jmi.engine.varying import vary_like
@@ -26,7 +28,7 @@ from jmi.metrics import final_logits
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts, checked
 from jmi.model.padding import place_of
-from jmi.model.sites import part_of
+from jmi.model.sites import part_of, table_of
 from jmi.numerics import wide
 from jmi.tree import classes
 
@@ -50,6 +52,11 @@ class Generated:
         names = ", ".join(list(self.captures)[:6]) or "nothing"
         return f"Generated({list(jnp.shape(self.tokens))} tokens, captured: {names})"
 
+    def first(self, count: int) -> "Generated":
+        """The first ``count`` tokens, and what was captured of them."""
+        captures = jax.tree.map(lambda x: beginning(x, (count, *x.shape[1:])), self.captures)
+        return Generated(beginning(self.tokens, (len(self.tokens), count)), captures, self.memory)
+
 
 @tree.dataclass
 class Generation:
@@ -59,17 +66,26 @@ class Generation:
       prompt: the run of the prompt, which returns its memory.
       token: a run of one token, without what differs between tokens: its captures, and then its memory.
       names: of the captures, as they were asked for. Static.
+      steps: how many tokens are read, where that is less than there is room for; None for all.
       layers: which layers the captures keep. Static.
-      count: how many tokens. Static.
+      count: for how many tokens there is room. Static.
       keeps: whether the memory is returned. Static.
     """
 
     prompt: Run
     token: Run
+    steps: Any
     names: tuple[str, ...] = tree.static()
     layers: tuple[tuple[int, ...] | None, ...] = tree.static()
     count: int = tree.static()
     keeps: bool = tree.static()
+
+    @property
+    def captures_keys(self) -> bool:
+        """Whether something captured has an entry for each place of the text."""
+        static = self.token.static
+        own = static.groups[: len(self.layers)]
+        return any("key" in table_of(static.arch)[g.point].axes for g in own if g.point != CARRY)
 
     def captured(self, rows: tuple[Any, ...]) -> dict[str, Any]:
         """What was captured of one token, under the names that were asked for."""
@@ -156,9 +172,15 @@ def plan_generation(
     step_hooks: Hooks | None,
     capture: Sequence[str | Capture],
     memory: bool | Memory,
+    room: int | None = None,
 ) -> Generation:
-    """Validate the arguments of `generate` but key and temperature."""
-    count, asked = whole_number("max_new_tokens", max_new_tokens), as_list(capture)
+    """Validate the arguments of `generate` but key and temperature.
+
+    Args:
+      room: for how many tokens; up to it all numbers share a program. None for those asked for.
+    """
+    asked, wanted = as_list(capture), whole_number("max_new_tokens", max_new_tokens)
+    count = wanted if room is None else room
     declared(arch)
     own = checked(arch, prompts)
     if own.positions is not None:
@@ -179,6 +201,7 @@ def plan_generation(
     return Generation(
         dataclasses.replace(run, hooks=prompt, logits_at=None if behind else at),
         Run(own, steps, kept.data, static=static),
+        None if room is None else np.int32(_reads(wanted, names, memory is not False)),
         names=names,
         layers=layout.layers,
         count=count,
@@ -216,8 +239,8 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
     start = (first, tokens, grown(arch, out.memory.parts, whole), jnp.int32(length))
     start = vary_like(start, (start, params, work, keys, temperature))
 
-    def step(carry: tuple[Any, ...], key: Any) -> tuple[tuple[Any, ...], Any]:
-        token, tokens, parts, place = carry
+    def step(state: tuple[Any, ...], key: Any) -> tuple[tuple[Any, ...], Any]:
+        token, tokens, parts, place = state
         tokens = jax.lax.dynamic_update_slice_in_dim(tokens, token[:, None].astype(tokens.dtype), place, 1)
         # For hooks the text ends with the token that is read.
         known = jnp.broadcast_to(jnp.arange(whole, dtype=jnp.int32)[None] <= place, tokens.shape)
@@ -225,14 +248,23 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
         run = dataclasses.replace(work.token, prompts=prompts, memory=parts, first=place, context=context)
         logits, rows, _ = execute(run, params)
         parts = written(arch, parts, rows[len(work.layers) :], place)
-        chosen = _choose(logits[:, 0], key, temperature)
-        return (chosen, tokens, parts, place + 1), (token, work.captured(rows))
+        return (_choose(logits[:, 0], key, temperature), tokens, parts, place + 1), work.captured(rows)
 
-    end, (chosen, captures) = jax.lax.scan(step, start, None if keys is None else keys[1:], length=count)
-    last, tokens, parts, _ = end
-    found = jnp.concatenate([chosen, last[None]])[: work.count]
+    def body(i: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        state, chosen, captures = carry
+        chosen = chosen.at[i].set(state[0])
+        state, rows = step(state, None if keys is None else keys[i + 1])
+        put = lambda kept, row: jax.lax.dynamic_update_index_in_dim(kept, row, i, 0)  # noqa: E731
+        return state, chosen, jax.tree.map(put, captures, rows)
+
+    _, shapes = jax.eval_shape(step, start, None if keys is None else keys[0]) if work.names else (None, {})
+    captures = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+    room = vary_like((jnp.zeros((count + 1, *first.shape), first.dtype), captures), start)
+    steps = count if work.steps is None else work.steps
+    (last, tokens, parts, _), chosen, captures = jax.lax.fori_loop(0, steps, body, (start, *room))
+    chosen = chosen.at[steps].set(last)[: work.count]
     memory = Memory(Prompts(tokens, mask), parts) if work.keeps else None
-    return Generated(found.T, captures, memory)
+    return Generated(chosen.T, captures, memory)
 
 
 def _of_whole_text(run: Run, params: Params, count: int) -> Run:

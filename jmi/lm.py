@@ -1,6 +1,8 @@
 """LanguageModel: architecture, parameters and tokenizer in one hand. Convenience, not semantics."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -10,16 +12,18 @@ import numpy as np
 
 from jmi.captures.capture import Capture
 from jmi.captures.output import Output
-from jmi.checks import check_model, real_number, shown, whole_number
+from jmi.checks import check_model, flag, real_number, shown, whole_number
 from jmi.engine.forward import finished, forward, run_compiled
+from jmi.engine.indifferent import held_in
+from jmi.engine.lengths import cut, length_for, padded, rooms_for
 from jmi.engine.memory import Memory
 from jmi.engine.programs import compiled
 from jmi.engine.run import plan_run
-from jmi.errors import ArgumentError, TokenizerError
+from jmi.errors import ArgumentError, JmiError, TokenizerError
 from jmi.generation import Generated, Generation, plan_generation, run_generation
 from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
-from jmi.model.inputs import Prompts, as_prompts
+from jmi.model.inputs import Prompts, as_prompts, checked
 from jmi.model.sites import layer_name, spans, split, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
@@ -78,6 +82,7 @@ class LanguageModel:
         stop_at_layer: Any = None,
         memory: bool | Memory = False,
         logits_at: Any = None,
+        exact: bool = False,
     ) -> Output:
         """Run the model, compiled; arguments and result as `jmi.forward`.
 
@@ -85,26 +90,41 @@ class LanguageModel:
           prompts: a text, several texts, tokens ``[b, s]``, ``(tokens, mask)`` or `Prompts`. Texts are padded
             on the left; position 0 is the first token of each and -1 the last, in arrays by way of
             `Output.at`.
+          exact: run at the very length of the prompts. Otherwise they are padded to the next of few lengths
+            (`jmi.engine.lengths`) where that costs little and all hooks and reducers take padding, as those
+            of jmi do; the results are the same up to rounding, cut on the host.
 
-        Nothing recompiles for another vector, strength, position, head, layer or mask; a new shape
-        or another kind of hook does.
+        Nothing recompiles for another vector, strength, position, head, layer or mask, nor for most prompts
+        of another length; another number of rows or kind of hook does.
 
         Raises:
           ArgumentError: no token, more tokens than the context holds, or ids outside the vocabulary.
           TokenizerError: text without a tokenizer.
           HookError, InterventionError: as `jmi.forward`.
         """
-        run, layout = plan_run(
+        prompts = checked(self.arch, self.prompts(prompts))
+        plan = functools.partial(
+            plan_run,
             self.arch,
-            self.prompts(prompts),
-            hooks,
-            capture,
+            hooks=hooks,
+            capture=capture,
             start_at_layer=start_at_layer,
             carry=carry,
             stop_at_layer=stop_at_layer,
             memory=memory,
             logits_at=logits_at,
         )
+        run, layout = plan(prompts)
+        length = None
+        whole = start_at_layer is None and stop_at_layer is None and memory is False
+        if not flag("exact", exact) and whole:
+            length = length_for(self.arch, self.params, prompts, held_in(self.arch, hooks, capture))
+        if length is not None:
+            # What does not fit is said below, in numbers of the prompts themselves.
+            with contextlib.suppress(JmiError):
+                more, layout = plan(padded(prompts, length))
+                out = finished(more, layout, *run_compiled(more, self.params))
+                return cut(out, layout, self.arch, prompts)
         return finished(run, layout, *run_compiled(run, self.params))
 
     def generate(
@@ -119,28 +139,41 @@ class LanguageModel:
         step_hooks: Hooks | None = None,
         capture: Sequence[str | Capture] = (),
         memory: bool | Memory = False,
+        exact: bool = False,
     ) -> Generated:
         """Continue texts or tokens ``[b, s]``, compiled; as `jmi.generate`.
 
         Args:
           seed: of the random choice; without one the most likely token is taken.
+          exact: compile for these very numbers of tokens. Otherwise prompts are padded as in `run`, with room
+            for more tokens than are generated, unless memory is asked for or captures have a key for each
+            place.
 
         Raises:
           ArgumentError: a model that gives NaN; else as `jmi.generate`.
         """
         key = None if seed is None else jax.random.key(whole_number("seed", seed, 0))
-        work = plan_generation(
+        prompts = checked(self.arch, self.prompts(prompts))
+        plan = functools.partial(
+            plan_generation,
             self.arch,
-            self.prompts(prompts),
-            max_new_tokens,
             hooks=hooks,
             prompt_hooks=prompt_hooks,
             step_hooks=step_hooks,
             capture=capture,
             memory=memory,
         )
+        work = plan(prompts, max_new_tokens)
+        rooms = None
+        if not flag("exact", exact) and memory is False and not work.captures_keys:
+            given = [one for some in (hooks, prompt_hooks, step_hooks) for one in held_in(self.arch, some)]
+            given += held_in(self.arch, None, capture)
+            rooms = rooms_for(self.arch, self.params, prompts, work.count, given)
+        if rooms is not None:
+            work = plan(padded(prompts, rooms[0], left=True), max_new_tokens, room=rooms[1])
         temperature = real_number("temperature", temperature, above=0)
         found = _generate(work, self.params, key, temperature)
+        found = found if rooms is None else found.first(max_new_tokens)
         if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
             raise ArgumentError(
                 "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "

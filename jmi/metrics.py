@@ -5,7 +5,7 @@ no token is an error (`ArgumentError`); one that is only known when the program 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,7 @@ class LogitDiff:
       True
     """
 
+    takes_padding: ClassVar[bool] = True
     token: Any
     other: Any
 
@@ -103,6 +104,7 @@ class LogitDiff:
 class Prob:
     """Metric: `prob` of ``token``, one id or ``[b]``."""
 
+    takes_padding: ClassVar[bool] = True
     token: Any
 
     def __call__(self, out: Output) -> jax.Array:
@@ -113,6 +115,7 @@ class Prob:
 class LogProb:
     """Metric: `log_prob` of ``token``, one id or ``[b]``."""
 
+    takes_padding: ClassVar[bool] = True
     token: Any
 
     def __call__(self, out: Output) -> jax.Array:
@@ -123,6 +126,7 @@ class LogProb:
 class Rank:
     """Metric: `rank` of ``token``, one id or ``[b]``."""
 
+    takes_padding: ClassVar[bool] = True
     token: Any
 
     def __call__(self, out: Output) -> jax.Array:
@@ -133,6 +137,7 @@ class Rank:
 class KL:
     """Metric: `kl_divergence` from the ``baseline`` logits ``[b, vocab]`` of another run."""
 
+    takes_padding: ClassVar[bool] = True
     baseline: Any
 
     def __call__(self, out: Output) -> jax.Array:

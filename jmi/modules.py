@@ -15,6 +15,7 @@ from jmi.checks import no_number_in, shown
 from jmi.engine.rewired import Rewired, layers_of
 from jmi.engine.wired import Here, Wire
 from jmi.errors import ArgumentError, HookError
+from jmi.hooks.reach import takes_padding
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.sites import Site, find, table_of
 
@@ -26,6 +27,9 @@ class Module(Protocol):
       params: its parameters; of all else that it holds there is one set for all layers.
       per_layer: whether ``params`` have a leading axis, one row for each layer in which it stands; each layer
         then gets the module with its own row. Static.
+
+    With ``takes_padding = True`` in its class it says that it holds no entry for each place of a prompt, and
+    prompts run at few lengths.
     """
 
     params: Any
@@ -114,6 +118,7 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
         tuple(wires),
         tuple(own.values()),
         tuple(hasattr(module, "start") for module in held),
+        takes_padding=getattr(host, "takes_padding", False) and all(map(takes_padding, held)),
     )
     return dataclasses.replace(lm, arch=arch, params={**lm.params, "modules": tuple(held)})
 

@@ -4,7 +4,7 @@ A reducer is a pure ``(value, site) -> pytree of arrays`` that runs in the layer
 `PerLayer` they differ by layer.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Select:
     gives NaN.
     """
 
+    takes_padding: ClassVar[bool] = True
     position: Any = None
     head: Any = None
 
@@ -56,6 +57,7 @@ class Select:
 class Positions:
     """Reducer: the tokens ``index`` ``[p]``, or ``[b, p]`` with those of each row; ``[b, p, ...]``."""
 
+    takes_padding: ClassVar[bool] = True
     index: Any
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
@@ -76,6 +78,7 @@ class Dot:
     Of attention scores, over the keys that a query sees.
     """
 
+    takes_padding: ClassVar[bool] = True
     vectors: Any
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
@@ -94,6 +97,8 @@ class Dot:
 @tree.dataclass
 class Norm:
     """Reducer: Euclidean length of the last axis, at least float32; of scores, over the keys a query sees."""
+
+    takes_padding: ClassVar[bool] = True
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array:
         return jnp.linalg.norm(seen(value, site).astype(wide(value.dtype)), axis=-1)
@@ -127,6 +132,7 @@ class Top:
       8
     """
 
+    takes_padding: ClassVar[bool] = True
     k: int = tree.static()
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:

@@ -24,12 +24,14 @@ class Rewired:
       wires: where modules stand.
       own: points of theirs, each with the point of the model that their module writes.
       carries: which modules carry something.
+      takes_padding: whether the model and all modules do (`jmi.hooks.reach`).
     """
 
     model: Any
     wires: tuple[Wire, ...]
     own: tuple[tuple[Site, str], ...]
     carries: tuple[bool, ...]
+    takes_padding: bool = False
 
     def __getattr__(self, name: str) -> Any:
         # One place alone of a layer can be run where nothing but it is carried on.

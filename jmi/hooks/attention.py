@@ -74,11 +74,11 @@ class Edges:
             query, key = (named(pairs[:, i], value.shape[i - 2], site.mask) for i in (0, 1))
             chosen = (query[..., :, None] & key[..., None, :]).any(-3)
             mask = mask & (chosen[None, None] if chosen.ndim == 2 else chosen[:, None])
-        if self.mask is not None:
-            given = jnp.asarray(self.mask)
-            mask = mask & given.reshape((1,) * (value.ndim - given.ndim) + given.shape)
+        mask = jnp.broadcast_to(mask, value.shape)
+        if self.mask is None:
+            return mask
         try:
-            return jnp.broadcast_to(mask, value.shape)
+            return mask & jnp.broadcast_to(jnp.asarray(self.mask), value.shape)
         except ValueError:
             raise InterventionError(
                 f"{site.point}: mask= of shape {jnp.shape(self.mask)} does not broadcast to {value.shape}"
@@ -97,6 +97,7 @@ class Knockout(Edges):
       >>> hooks = {"blocks.8.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=0)}
     """
 
+    takes_padding: ClassVar[bool] = True
     acts_on: ClassVar[str] = SCORES
 
     def is_local(self, site: Site) -> bool:
@@ -124,6 +125,7 @@ class ScaleAttention(Edges):
         one that is not gives NaN.
     """
 
+    takes_padding: ClassVar[bool] = True
     acts_on: ClassVar[str] = PATTERN
     factor: Any = payload()
 
@@ -168,6 +170,7 @@ class SetAttention(Edges):
         gives NaN.
     """
 
+    takes_padding: ClassVar[bool] = True
     acts_on: ClassVar[str] = PATTERN
     weight: Any = payload()
 

@@ -1,5 +1,7 @@
 """Where gradients stop: interventions that leave values as they are and let no gradient through."""
 
+from typing import ClassVar
+
 import jax
 
 from jmi import tree
@@ -17,6 +19,8 @@ class Detach(Selective):
       >>> from jmi.hooks.freeze import Detach
       >>> hooks = {"blocks.*.attn.hook_pattern": Detach(heads=3)}
     """
+
+    takes_padding: ClassVar[bool] = True
 
     def is_local(self, site: Site) -> bool:
         """Values stay as they are."""

@@ -9,7 +9,7 @@ projections in `jmi.hooks.projection`, noise in `jmi.hooks.noise`.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class Intervention(Protocol):
     of your own with `jmi.tree.dataclass`; its optional method ``check(site, shape)`` is called
     before anything is traced, and ``is_local(site)`` and ``is_causal(site)`` (`jmi.hooks.reach`) let a
     sweep start its cells later. A class that says yes to both and is `Selective` acts nowhere but at
-    ``positions``.
+    ``positions``. With ``takes_padding = True`` in the class prompts of a new length compile nothing.
     """
 
     def __call__(self, value: jax.Array, site: Site) -> jax.Array: ...
@@ -81,6 +81,7 @@ class Replace(Selective):
       >>> hooks = {"blocks.3.hook_mlp_out": jmi.Replace(mean, positions=-1)}
     """
 
+    takes_padding: ClassVar[bool] = True
     value: Any = payload()
 
     def is_local(self, site: Site) -> bool:
@@ -99,6 +100,7 @@ class Replace(Selective):
 class Add(Selective):
     """Add ``scale * vector``, where selected: activation steering."""
 
+    takes_padding: ClassVar[bool] = True
     vector: Any = payload()
     scale: Any = payload(default=1.0)
 
@@ -119,6 +121,7 @@ class Add(Selective):
 class Scale(Selective):
     """Multiply by ``factor``, where selected."""
 
+    takes_padding: ClassVar[bool] = True
     factor: Any = payload()
 
     def is_local(self, site: Site) -> bool:
@@ -143,6 +146,7 @@ class Zero(Selective):
         keys, and what is outside of their window. Static.
     """
 
+    takes_padding: ClassVar[bool] = True
     masked: bool = tree.static(default=False, kw_only=True)
 
     def check(self, site: Site, shape: tuple[int, ...]) -> None:
@@ -181,6 +185,7 @@ class Patch(Selective):
         position lists do not pair up.
     """
 
+    takes_padding: ClassVar[bool] = True
     source: Any
     source_positions: Any = None
     source_mask: Any = None

@@ -1,6 +1,6 @@
 """Projection: a subspace taken out of activations, or all that is kept of them."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ class Project(Selective):
       keep: False removes the subspace (directional ablation), True keeps nothing else. Static.
     """
 
+    takes_padding: ClassVar[bool] = True
     directions: Any
     keep: bool = tree.static(default=False)
 

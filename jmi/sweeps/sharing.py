@@ -21,7 +21,7 @@ from jmi.captures.output import Output, wrap
 from jmi.checks import as_arrays
 from jmi.engine.forward import execute, last_layer
 from jmi.engine.memory import leaving, named, only_caches
-from jmi.engine.programs import compiled
+from jmi.engine.programs import compiled, warn_of_retraces
 from jmi.engine.run import Run, plan_run
 from jmi.model.sites import part_of, table_of
 from jmi.tree import Structure
@@ -133,6 +133,7 @@ def run_cells(fixed: Fixed, part: Part, structure: Any, given: Given, swept: Seq
         which may differ in their layers only.
     """
     metric = jax.tree.unflatten(fixed.metric.tree, given.reading)
+    warn_of_retraces((metric, structure(given.layers, given.shared, [x[0] for x in swept[1:]])))
 
     def cell(params: Any, base: Base, swept: Sequence[Any]) -> Any:
         hooks = structure(given.layers, given.shared, swept[1:])

@@ -69,6 +69,7 @@ def sweep(
     mesh: jax.sharding.Mesh | None = None,
     output: str | Path | None = None,
     progress: bool = True,
+    exact: bool = False,
 ) -> Any:
     """Run a model once for each cell of ``hooks`` and return what ``metric`` makes of each run.
 
@@ -97,6 +98,9 @@ def sweep(
         with the same bits; one that differs in anything that decides them is refused. A damaged file is
         named in a warning and computed again.
       progress: show a bar, if standard error is a terminal.
+      exact: run at the very length of the prompts. Otherwise small sweeps pad them on the left, as
+        `LanguageModel.run` does, where that shows in nothing the metric is given (with ``logits_at`` and
+        without captures that have positions) or the metric takes padding, as those of `jmi.metrics` do.
 
     Returns:
       The metric's pytree as numpy arrays ``[*grid.shape, ...]``, or ``[models, *grid.shape, ...]``.
@@ -128,6 +132,7 @@ def sweep(
         logits_at=logits_at,
         share=share,
         mesh=mesh,
+        exact=exact,
     )
     chunks, programs = work.compiled(memory)
     store = None if output is None else Store(output, work.fingerprint(programs, chunks))

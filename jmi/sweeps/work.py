@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.captures.capture import Capture
+from jmi.captures.capture import Capture, Plan
 from jmi.checks import as_function, flag, shown, whole_number
+from jmi.engine.indifferent import Held, held_in
+from jmi.engine.lengths import affordable, has_places, roomy
 from jmi.engine.memory import only_caches
 from jmi.engine.run import Run, check_logits_at
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import check_metric
-from jmi.model.inputs import checked
+from jmi.model.inputs import Prompts, checked
 from jmi.sweeps.bases import Bases, bases_of
 from jmi.sweeps.cells import Cells, Structure, all_say, cells_of, grid_of
 from jmi.sweeps.chunks import Chunk, chunks_of, fitting, groups_of
@@ -39,6 +41,9 @@ class Compiled(NamedTuple):
     program: Any
 
 
+CELLS = 16
+"""Chunks of small sweeps have a multiple of so many cells, so that a few cells more are no other program."""
+
 Programs = Mapping[Part, Compiled]
 
 
@@ -52,6 +57,7 @@ class Work:
       last_first: the last position at which a cell may start.
       narrow: whether nothing but the wanted logits is needed of the last layer where cells do not edit it.
       reading: arrays of the metric.
+      exact: whether numbers of tokens and cells are as they are, or rounded up where that costs little.
     """
 
     fixed: Fixed
@@ -64,6 +70,7 @@ class Work:
     share: bool
     mesh: jax.sharding.Mesh | None
     reading: list[Any]
+    exact: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,6 +101,9 @@ class Work:
                 return programs[part].program
 
             tokens = self.shape[0] * (self.shape[1] - part.first)
+            more = -(-largest // CELLS) * CELLS
+            if not self.exact and affordable(self.params, (more - largest) * tokens):
+                largest = more
             return fitting(build, largest, tokens, devices, memory)
 
         return chunks_of(groups, size), programs
@@ -143,6 +153,7 @@ def prepare(
     logits_at: Any = None,
     share: bool = True,
     mesh: jax.sharding.Mesh | None = None,
+    exact: bool = False,
 ) -> Work:
     """Validate the arguments of `jmi.sweep`."""
     models = isinstance(lm, Models)
@@ -151,15 +162,20 @@ def prepare(
     if models:
         check_stacked(held.params, params)
     found, metric = checked(arch, held.prompts(prompts)), as_function("metric", metric)
-    share = flag("share", share)
+    share, exact = flag("share", share), flag("exact", exact)
     _check_mesh(mesh)
     check_metric(arch, metric)
     grid = grid_of(hooks, base)
-    cells = cells_of(arch, hooks, grid, found.shape, found.mask)
-    bases = bases_of(arch, base, grid, found.shape, found.mask)
-    run, layout = plan_base(arch, found, bases.hooks(0), capture, logits_at)
-    if logits_at is not None:
-        check_logits_at(arch, logits_at, found, cells.structure.points)
+    plan = functools.partial(_planned, arch, hooks, grid, base, capture=capture, logits_at=logits_at)
+    cells, bases, run, layout = plan(found)
+    if not exact and mesh is None:
+        acting = [*held_in(arch, hooks, capture), *held_in(arch, base)]
+        if logits_at is None or has_places(arch, layout, found, held.dtype):
+            acting.append(Held(metric))
+        longer = roomy(arch, params, found, acting, copies=len(cells))
+        if longer is not found:
+            found = longer
+            cells, bases, run, layout = plan(found)
     read = as_data(metric)
     fixed = Fixed(layout.groups, layout.layers, structure_of(read), models)
     last_first, caches = 0, only_caches(arch)
@@ -177,7 +193,19 @@ def prepare(
     if where is not None:
         params = jax.device_put(params, where)
     cells = dataclasses.replace(cells, shared=shared)
-    return Work(fixed, params, run, bases, cells, last_first, narrow, share, mesh, reading)
+    return Work(fixed, params, run, bases, cells, last_first, narrow, share, mesh, reading, exact)
+
+
+def _planned(
+    arch: Any, hooks: Hooks, grid: Any, base: Hooks | None, prompts: Prompts, *, capture: Any, logits_at: Any
+) -> tuple[Cells, Bases, Run, Plan]:
+    """The cells, the bases, and the run of the first of these with the plan of what the user captures."""
+    cells = cells_of(arch, hooks, grid, prompts.shape, prompts.mask)
+    bases = bases_of(arch, base, grid, prompts.shape, prompts.mask)
+    run, layout = plan_base(arch, prompts, bases.hooks(0), capture, logits_at)
+    if logits_at is not None:
+        check_logits_at(arch, logits_at, prompts, cells.structure.points)
+    return cells, bases, run, layout
 
 
 def _check_mesh(mesh: Any) -> None:

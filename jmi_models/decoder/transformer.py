@@ -7,7 +7,7 @@ input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads t
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,7 @@ class Transformer:
         default, is eager up to 1,024 tokens and blockwise beyond. The results are the same.
     """
 
+    takes_padding: ClassVar[bool] = True
     family: str
     n_layers: int
     d_model: int

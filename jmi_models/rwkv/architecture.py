@@ -45,6 +45,7 @@ class Rwkv:
         captures of ``rwkv.hook_states`` always take one token after another.
     """
 
+    takes_padding: ClassVar[bool] = True
     version: Literal[6, 7]
     n_layers: int
     d_model: int

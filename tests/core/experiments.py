@@ -341,7 +341,7 @@ VARIANTS = {
     # The run.
     "tokens": lambda i: {"prompts": TOKENS.at[0, 5].add(i)},
     "a mask": lambda i: {"prompts": (TOKENS, bits(i, KNOWN, np.arange(LENGTH)[None] > 0))},
-    "any mask": lambda i: {"prompts": jmi.Prompts(TOKENS, bits(i, None, KNOWN))},
+    "any mask": lambda i: {"prompts": jmi.Prompts(TOKENS, bits(i, None, KNOWN)), "exact": True},
     "the positions of tokens": lambda i: {
         "prompts": jmi.Prompts(TOKENS, positions=np.arange(LENGTH)[None] + i)
     },

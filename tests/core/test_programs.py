@@ -1,10 +1,13 @@
 """Compiled programs do not pile up."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jmi
 from jmi.engine import programs
+from jmi.errors import RetraceWarning
 from jmi.sweeps import work as sweep_work
 from tests.core.conftest import lively, tiny
 
@@ -48,3 +51,33 @@ def test_a_fresh_lambda_makes_cells_compile_anew_but_not_the_base_run(monkeypatc
     first, second = counts[1] - counts[0], counts[2] - counts[1]
     assert first == second < counts[0]
     assert sweep_work._program.cache_info().maxsize <= 16
+
+
+@pytest.mark.filterwarnings("error::jmi.errors.RetraceWarning")
+def test_code_that_comes_as_a_new_function_each_time_is_named_once(lm, tokens):
+    site, grid = "blocks.1.hook_mlp_out", jmi.Grid(layer=range(2))
+
+    def hooked(factor):
+        lm.run(tokens, {site: lambda value, site: value * factor})
+
+    def measured(row):
+        hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
+        jmi.sweep(lm, tokens, hooks, lambda out: out.logits[row, 0], progress=False)
+
+    for use, code in ((hooked, "hooked.<locals>.<lambda>"), (measured, "measured.<locals>.<lambda>")):
+        use(0)
+        with pytest.raises(RetraceWarning, match=f"{code} comes as a new function.*tree_util.Partial"):
+            use(1)
+        use(0)  # Once is enough.
+
+    def doubled(value, site):
+        return value * 2
+
+    def scaled(factor, value, site):
+        return value * factor
+
+    for length in (3, 4):  # A new shape is no new function.
+        lm.run(tokens[:, :length], {site: doubled})
+        lm.run(tokens[:, :length], {site: jax.tree_util.Partial(scaled, np.float32(length))})
+    several = {f"blocks.{i}.hook_mlp_out": (lambda value, site, i=i: value * i) for i in range(2)}
+    lm.run(tokens, several)  # Nor are several functions of one trace.

@@ -535,7 +535,17 @@ def test_seeds_are_an_axis_of_one_sweep() -> None:
     def programs(seeds: Any) -> int:
         before = _program.cache_info().misses
         for using in ("resample", "random", "shuffled"):
-            patch(lm, CLEAN, CORRUPTED, "hook_mlp_out", metric=keep, using=using, seeds=seeds, share=False)
+            patch(
+                lm,
+                CLEAN,
+                CORRUPTED,
+                "hook_mlp_out",
+                metric=keep,
+                using=using,
+                seeds=seeds,
+                share=False,
+                exact=True,
+            )
         return _program.cache_info().misses - before
 
     assert programs([5]) == programs([0, 1, 2]) == 3

@@ -22,11 +22,10 @@ from jmi.errors import ArgumentError
 from jmi.hooks.freeze import Detach
 from jmi.hooks.interventions import Patch, Replace
 from jmi.hooks.layers import At, PerLayer
-from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.nodes import Pair, then
-from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
+from jmi.interp.attribution.pairs import checked_scores, pair_of
 from jmi.interp.patching.patch import Into
-from jmi.lm import LanguageModel
+from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric
 from jmi.model.sites import PATTERN, Site, layer_name, slots, table_of
 from jmi.numerics import wide
@@ -40,6 +39,8 @@ ADDED = ("blocks.*.hook_attn_out", "blocks.*.hook_mlp_out")
 
 RESID_PRE = "blocks.*.hook_resid_pre"
 
+_OPTIONS = ("keep", "hooks", "capture", "logits_at", "exact")
+
 
 def atp_star(
     lm: LanguageModel,
@@ -51,10 +52,7 @@ def atp_star(
     into: Into = "corrupted",
     qk_fix: bool = True,
     grad_drop: bool = True,
-    keep: Sequence[str] = NODES,
-    hooks: Hooks | None = None,
-    capture: Sequence[str | Capture] = (),
-    logits_at: Any = None,
+    **options: Any,
 ) -> Any:
     """`jmi.interp.attribution_patching`, corrected where attention saturates and where effects cancel.
 
@@ -68,9 +66,10 @@ def atp_star(
         stream, and the sum of their absolute values is divided by the number of layers less one (a
         node's own layer gives zero): so scores are never negative. Costs a backward pass for each layer,
         and with ``qk_fix`` the memory of that many gradients at the patterns.
+      options: ``keep``, ``hooks``, ``capture``, ``logits_at`` and ``exact``.
 
-    Other arguments and returns as `jmi.interp.attribution_patching`. A query or key is a whole vector, so
-    its last axis is summed.
+    Options, other arguments and returns as `jmi.interp.attribution_patching`. A query or key is a whole
+    vector, so its last axis is summed.
 
     Raises:
       ArgumentError: ``keep`` tells parts of a query or key apart, or gradients are to be dropped in a
@@ -89,25 +88,18 @@ def atp_star(
       True
     """
     qk_fix, grad_drop = flag("qk_fix", qk_fix), flag("grad_drop", grad_drop)
-    pair = pair_of(
-        lm,
-        clean,
-        corrupted,
-        sites,
-        metric=metric,
-        into=into,
-        keep=keep,
-        hooks=hooks,
-        capture=capture,
-        logits_at=logits_at,
-    )
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise ArgumentError(f"{', '.join(unknown)}: no such argument; options are {', '.join(_OPTIONS)}")
+    runs = 3 * check_lm(lm).arch.n_layers if grad_drop else 3
+    pair, prompts = pair_of(lm, clean, corrupted, sites, metric=metric, into=into, passes=2 + runs, **options)
     fixed = [point for point in pair.points if qk_fix and point in (*QUERIES, *KEYS)]
     parts = pair.kept & {table_of(lm.arch)[point].axes[-1] for point in fixed}
     if parts:
         raise ArgumentError(f"keep: qk_fix patches whole queries and keys; it cannot keep {', '.join(parts)}")
     if grad_drop and lm.arch.n_layers < 2:
         raise ArgumentError("grad_drop=True: a model of one layer has no other layer to drop; turn it off")
-    return checked_scores(pair, _corrected(pair, tuple(fixed), grad_drop))
+    return checked_scores(pair, prompts, _corrected(pair, tuple(fixed), grad_drop))
 
 
 @compiled(static=(1, 2))

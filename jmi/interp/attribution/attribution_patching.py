@@ -44,6 +44,7 @@ def attribution_patching(
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
     logits_at: Any = None,
+    exact: bool = False,
 ) -> Any:
     """Estimate for every node how patching it from one run into another changes a metric.
 
@@ -66,6 +67,7 @@ def attribution_patching(
       capture: what the metric reads besides logits.
       logits_at: of both runs, as `jmi.forward`. A metric that needs the logits of one position only costs
         less with it: the unembedding costs much, and so does its gradient.
+      exact: as in `jmi.sweep`.
 
     Returns:
       `NodeScores` in at least float32, addressed as captures are and with the kept axes only:
@@ -91,7 +93,8 @@ def attribution_patching(
       >>> heads.shape == (lm.arch.n_layers, *lm.encode(clean).shape, lm.arch.n_heads)
       True
     """
-    pair = pair_of(
+    steps = None if steps is None else whole_number("steps", steps)
+    pair, prompts = pair_of(
         lm,
         clean,
         corrupted,
@@ -102,8 +105,10 @@ def attribution_patching(
         hooks=hooks,
         capture=capture,
         logits_at=logits_at,
+        exact=exact,
+        passes=2 + 3 * (steps or 1),
     )
-    return checked_scores(pair, _patched(pair, None if steps is None else whole_number("steps", steps)))
+    return checked_scores(pair, prompts, _patched(pair, steps))
 
 
 def integrated_gradients(
@@ -119,6 +124,7 @@ def integrated_gradients(
     hooks: Hooks | None = None,
     capture: Sequence[str | Capture] = (),
     logits_at: Any = None,
+    exact: bool = False,
 ) -> Any:
     """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from base to source values of nodes.
 
@@ -145,7 +151,8 @@ def integrated_gradients(
       >>> scores[site].shape == lm.encode(clean).shape
       True
     """
-    pair = pair_of(
+    steps = whole_number("steps", steps)
+    pair, prompts = pair_of(
         lm,
         clean,
         corrupted,
@@ -156,8 +163,10 @@ def integrated_gradients(
         hooks=hooks,
         capture=capture,
         logits_at=logits_at,
+        exact=exact,
+        passes=2 + 3 * steps,
     )
-    return checked_scores(pair, _integrated(pair, whole_number("steps", steps)))
+    return checked_scores(pair, prompts, _integrated(pair, steps))
 
 
 @compiled(static=1)

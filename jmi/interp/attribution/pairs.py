@@ -1,5 +1,6 @@
 """The arguments of an attribution, checked, as a `Pair`; and its scores, found to be numbers."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 
 from jmi import tree
 from jmi.captures.capture import Capture, as_list, plan
-from jmi.checks import as_function, choice, several, shown
+from jmi.checks import as_function, choice, flag, several, shown
+from jmi.engine.indifferent import Held, held_in
+from jmi.engine.lengths import beginning, has_places, length_for, padded
 from jmi.engine.probe import plan_points
 from jmi.engine.run import check_logits_at
 from jmi.errors import ArgumentError
@@ -16,12 +19,13 @@ from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.interp.attribution.finite import check_scores
 from jmi.interp.attribution.nodes import Pair
 from jmi.interp.attribution.repadded import repadded
+from jmi.interp.attribution.scores import NodeScores
 from jmi.interp.patching.patch import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
 from jmi.model.axes import AXES
-from jmi.model.inputs import checked
+from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import layer_name, table_of
 
 NODES = ("batch", "pos", "head")
@@ -38,12 +42,18 @@ def pair_of(
     *,
     metric: Metric | Mapping[str, Metric],
     into: Into,
-    keep: Sequence[str],
-    hooks: Hooks | None,
-    capture: Sequence[str | Capture],
-    logits_at: Any,
-) -> Pair:
-    """The arguments of an attribution, checked."""
+    passes: int,
+    keep: Sequence[str] = NODES,
+    hooks: Hooks | None = None,
+    capture: Sequence[str | Capture] = (),
+    logits_at: Any = None,
+    exact: bool = False,
+) -> tuple[Pair, Prompts]:
+    """The arguments of an attribution, checked, and the prompts of the base, of which the pair may have more.
+
+    Args:
+      passes: through the model, about: whether padding is worth less than a compilation.
+    """
     arch = check_lm(lm).arch
     both = {
         name: checked(arch, lm.prompts(given))
@@ -66,11 +76,17 @@ def pair_of(
         check_logits_at(arch, logits_at, base, [*points, *prepared])
         logits_at = jnp.asarray(logits_at, jnp.int32)
     reducers = [as_data(c.reduce) for c in seen]
-    return Pair(
+    held = held_in(arch, hooks, seen)
+    if logits_at is None or has_places(arch, read, base, lm.dtype):
+        held += [Held(one) for one in (measure.values() if isinstance(measure, dict) else [measure])]
+    length = None if flag("exact", exact) else length_for(arch, lm.params, base, held, copies=passes)
+    whole = [each if length is None else padded(each, length) for each in (base, source)]
+    changed, other = jax.tree.map(jnp.asarray, whole)
+    pair = Pair(
         # Its name and tokenizer decide nothing here, and another of them would compile anew.
         LanguageModel(arch, lm.params),
-        jax.tree.map(jnp.asarray, base),
-        jax.tree.map(jnp.asarray, source),
+        changed,
+        other,
         measure,
         prepared,
         reducers,
@@ -81,15 +97,32 @@ def pair_of(
         seen=tuple((c.name, c.when, c.label) for c in seen),
         classes=tree.classes((prepared, reducers, measure)),
     )
+    return pair, base
 
 
-def checked_scores(pair: Pair, scores: Any) -> Any:
-    """``scores`` as they are; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
+def checked_scores(pair: Pair, prompts: Prompts, scores: Any) -> Any:
+    """``scores`` of ``prompts``; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
     run = lambda prompts: lambda: pair.measured(prompts, pair.hooks)  # noqa: E731
     (other,) = (name for name in get_args(Into) if name != pair.into)
     runs = {pair.into: run(pair.base), other: run(pair.source)}
+    if pair.base.shape != prompts.shape:
+        each = scores if isinstance(scores, dict) else {"": scores}
+        each = {name: _cut(pair, prompts, one) for name, one in each.items()}
+        scores = each if isinstance(scores, dict) else each[""]
     check_scores(jax.tree.leaves(scores), runs, pair.metric)
     return scores
+
+
+def _cut(pair: Pair, prompts: Prompts, scores: NodeScores) -> NodeScores:
+    """``scores`` of ``prompts``, which the pair has padded at their end."""
+    captures = {}
+    for group in pair.layout.groups:
+        site = table_of(pair.lm.arch)[group.point]
+        sizes = zip(site.axes, site.shape(*prompts.shape), strict=True)
+        lead = () if group.count is None else (group.count,)
+        shape = (*lead, *(size for axis, size in sizes if axis in pair.kept))
+        captures[group.label] = beginning(scores.captures[group.label], shape)
+    return dataclasses.replace(scores, captures=captures, mask=prompts.mask)
 
 
 def _metrics(arch: Architecture, metric: Any) -> Any:

@@ -19,7 +19,9 @@ from jmi.captures.capture import CARRY, plan
 from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, choice, flag, shown, whole_number
 from jmi.engine.forward import forward, precise
+from jmi.engine.indifferent import Held
 from jmi.engine.layers import one_layer, over_layers
+from jmi.engine.lengths import roomy
 from jmi.engine.probe import Probe
 from jmi.engine.programs import compiled
 from jmi.engine.run import Run, Static, check_logits_at
@@ -93,6 +95,7 @@ def eap(
     per_example: bool = False,
     logits_at: Any = None,
     remat: bool = True,
+    exact: bool = False,
 ) -> EdgeScores:
     """Scores of all edges by edge attribution patching; compiled, and may be part of your own jit or vmap.
 
@@ -114,6 +117,7 @@ def eap(
       logits_at: of both runs, as `jmi.forward`; a metric that needs the logits of one
         position only costs less with ``logits_at``.
       remat: recompute layers in the backward pass: less memory, for more operations.
+      exact: as in `jmi.sweep`.
 
     Memory: what every writer wrote, w s d numbers per example, and the gradients of one layer's readers;
     nothing has an axis of edges besides the scores. Large sets: score them in pieces and take the mean.
@@ -142,6 +146,8 @@ def eap(
         check_logits_at(lm.arch, logits_at, pair[0], [])
     count = None if steps is None else np.int32(whole_number("steps", steps))
     metric = as_data(metric)
+    if not flag("exact", exact):
+        pair = roomy_pair(lm, pair, metric, logits_at, 2 + 3 * (steps or 1))
     changed, other = pair if into == "clean" else pair[::-1]
     values = _scores((per_example, remat), lm, (changed, other), metric, count, logits_at)
     runs = {
@@ -163,6 +169,15 @@ def pair_of(lm: LanguageModel, clean: Any, corrupted: Any) -> tuple[Prompts, Pro
         raise ArgumentError(f"clean and corrupted tokens must line up; got {own.shape} and {other.shape}")
     if is_known((own.mask, other.mask)) and not same(own.mask, other.mask):
         raise ArgumentError("clean and corrupted must have their padding in the same places")
+    return own, other
+
+
+def roomy_pair(
+    lm: LanguageModel, pair: tuple[Prompts, Prompts], metric: Metric, logits_at: Any, passes: int
+) -> tuple[Prompts, Prompts]:
+    """Two such prompts at the length at which they run (`jmi.engine.lengths`)."""
+    held = [Held(metric)] if logits_at is None else []
+    own, other = (roomy(lm.arch, lm.params, each, held, copies=passes) for each in pair)
     return own, other
 
 

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.checks import as_array, as_function
+from jmi.checks import as_array, as_function, flag
 from jmi.engine.forward import forward, precise
 from jmi.engine.programs import compiled
 from jmi.engine.run import check_logits_at
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import as_data
 from jmi.interp.edges.circuits import circuit_model
-from jmi.interp.edges.eap import pair_of, per_row
+from jmi.interp.edges.eap import pair_of, per_row, roomy_pair
 from jmi.interp.edges.graph import edge_graph
 from jmi.interp.edges.written import Written, check_written, written
 from jmi.lm import LanguageModel
@@ -73,6 +73,7 @@ def faithfulness(
     metric: Metric,
     ablated: Written | None = None,
     logits_at: Any = None,
+    exact: bool = False,
 ) -> Faithfulness:
     """Run circuits one after another in one compiled program, and compare each with the model.
 
@@ -81,6 +82,7 @@ def faithfulness(
       circuits: bool ``[n, w, r]``, the edges that each keeps.
       ablated: what stands in for removed edges; by default what is written in the corrupted run, and
         ``corrupted`` may be None where this is given.
+      exact: as in `jmi.sweep`; with ``ablated``, which has an entry for each place, it is so anyway.
 
     Raises:
       ArgumentError: circuits of another shape, prompts that do not line up, a metric of another shape, or a
@@ -113,12 +115,14 @@ def faithfulness(
         raise ArgumentError("corrupted=None: give corrupted tokens, or ablated=, to say what replaces edges")
     own, other = pair_of(lm, clean, clean if corrupted is None else corrupted)
     check_metric(lm.arch, metric)
+    if logits_at is not None:
+        check_logits_at(lm.arch, logits_at, own, [])
     if ablated is not None:
         check_written(ablated)
     else:
+        if not flag("exact", exact):
+            own, other = roomy_pair(lm, (own, other), as_data(metric), logits_at, 2 + len(chosen))
         ablated = written(lm, other)
-    if logits_at is not None:
-        check_logits_at(lm.arch, logits_at, own, [])
     every = np.concatenate([np.zeros_like(chosen[:1]), chosen])
     found = _metrics(lm, own, as_data(metric), every, ablated, logits_at)
     model, (none, *each) = jax.tree.map(lambda x: np.asarray(x, np.float64), found)

@@ -26,6 +26,7 @@ from jmi.interp.patching.measure import (
     measured,
     prompts_of,
     swept,
+    with_room,
 )
 from jmi.interp.patching.patch import PatchResult, point_of
 from jmi.interp.patching.places import checked_at, lined_up, placed, places_of
@@ -69,7 +70,7 @@ def causal_trace(
       seeds: of the noise, an axis of one sweep.
       at: axis -> which layers and positions are visited, as `jmi.interp.patching.patch`; all by default.
       logits_at: the position that metrics read, one or ``[b]``.
-      options: ``memory``, ``mesh``, ``output`` and ``progress`` of `jmi.sweep`.
+      options: ``memory``, ``mesh``, ``output``, ``progress`` and ``exact`` of `jmi.sweep`.
 
     Returns:
       `PatchResult` with the axes seed, layer and position, into the corrupted run: ``patched`` is restored,
@@ -95,6 +96,10 @@ def causal_trace(
     window, options = whole_number("window", window), checked_options(options)
     around = (window // 2, (window + 1) // 2 - 1)
     places = places_of(lm.arch, point, prompts, None, chosen, window=around, seeds=tried)
+    # The noise of one row does not depend on how many places follow; of several rows it would be another.
+    exact = prompts.shape[0] > 1 or options.get("exact", False)
+    cells = len(places.grid)
+    prompts = with_room(lm, prompts, None, cells=cells, logits_at=logits_at, exact=exact)
 
     clean = lm.run(prompts, capture=[point.point], logits_at=logits_at)
     metric = checked_metric(Prob(clean.logits.argmax(-1)) if metric is None else metric)

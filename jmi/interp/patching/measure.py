@@ -8,11 +8,14 @@ import numpy as np
 
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.checks import as_arrays, as_function, several, shown, whole_number
+from jmi.checks import as_arrays, as_function, flag, several, shown, whole_number
+from jmi.engine.indifferent import held_in
+from jmi.engine.lengths import roomy
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel
 from jmi.model.inputs import Prompts, checked
+from jmi.model.padding import check_token
 from jmi.sweeps.sweep import sweep
 
 Measure = Callable[[Output], Any]
@@ -21,7 +24,7 @@ Measure = Callable[[Output], Any]
 Metrics = Measure | Mapping[str, Measure]
 """One metric, or several by name."""
 
-_OPTIONS = ("logits_at", "share", "memory", "mesh", "output", "progress")
+_OPTIONS = ("logits_at", "share", "memory", "mesh", "output", "progress", "exact")
 
 Measured = Any
 """What a metric returned, in numpy; of several metrics a dict."""
@@ -96,6 +99,16 @@ def measured(metric: Measure, out: Output) -> Measured:
         if np.isnan(value).any():
             raise ArgumentError(f"{name} is NaN: its token ids must be 0 to {out.logits.shape[1] - 1}")
     return values
+
+
+def with_room(
+    lm: LanguageModel, prompts: Prompts, hooks: Hooks | None, *, cells: int, logits_at: Any, exact: Any
+) -> Prompts:
+    """Prompts at the length at which they run (`jmi.engine.lengths`); ``hooks`` are those of every run."""
+    check_token("logits_at", logits_at, prompts.shape, prompts.mask)
+    if flag("exact", exact):
+        return prompts
+    return roomy(lm.arch, lm.params, prompts, held_in(lm.arch, hooks), copies=cells)
 
 
 def swept(

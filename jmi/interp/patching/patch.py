@@ -29,6 +29,7 @@ from jmi.interp.patching.measure import (
     measured,
     prompts_of,
     swept,
+    with_room,
 )
 from jmi.interp.patching.places import Places, checked_at, counts, lined_up, placed, places_of
 from jmi.interp.patching.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, drawn, replacement
@@ -132,8 +133,8 @@ def patch(
       seeds: of resample, random and shuffled; the result then has a first axis "seed".
       hooks: of the run that is changed, and so of every patched run. The other has none.
       options: ``logits_at``, the position that metrics read, one or ``[b]``, by default the last token
-        (counted from the end in prompts of different lengths); ``memory``, ``mesh``, ``output`` and
-        ``progress`` of `jmi.sweep`.
+        (counted from the end in prompts of different lengths); ``memory``, ``mesh``, ``output``,
+        ``progress`` and ``exact`` of `jmi.sweep`.
 
     Raises:
       ArgumentError: prompts, axes or metrics that do not fit.
@@ -162,6 +163,9 @@ def patch(
     places = places_of(lm.arch, point, base, over, chosen, window=window, seeds=tried)
 
     logits_at = options.pop("logits_at", -1)
+    room: Any = {"cells": len(places.grid), "exact": options.get("exact", False) or not _pads(using, point)}
+    base = with_room(lm, base, hooks, logits_at=logits_at, **room)
+    source = None if source is None else with_room(lm, source, None, logits_at=-1, **room)
     before = lm.run(base, hooks, [point.point], logits_at=logits_at)
     unchanged = measured(metric, before)
     after, towards, others = before, None, base
@@ -225,6 +229,11 @@ def _sides(
             "each, or a single one"
         )
     return which, base, source
+
+
+def _pads(using: Kind, site: Site) -> bool:
+    """Whether padding is nothing to what is put there."""
+    return using in ("source", "zero") or (using not in RANDOM and site.axis("pos") is not None)
 
 
 def turned(pair: tuple[Any, Any], into: Into) -> tuple[Any, Any]:

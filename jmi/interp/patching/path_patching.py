@@ -29,7 +29,16 @@ from jmi.errors import ArgumentError
 from jmi.hooks.grid import Grid
 from jmi.hooks.interventions import Patch
 from jmi.hooks.layers import At, PerLayer
-from jmi.interp.patching.measure import Measured, Metrics, checked_metric, measured, prompts_of, swept
+from jmi.interp.patching.measure import (
+    Measured,
+    Metrics,
+    checked_metric,
+    checked_options,
+    measured,
+    prompts_of,
+    swept,
+    with_room,
+)
 from jmi.interp.patching.patch import Into, PatchResult, turned
 from jmi.interp.patching.places import lined_up, placed, places_of
 from jmi.interp.patching.replacements import replacement
@@ -87,7 +96,7 @@ def path_patch(
       through_mlps: recompute MLPs between sender and receivers.
       positions: where the sender is patched, one or several together, of real tokens; None for all.
       logits_at: the position that metrics read, one or ``[b]``.
-      options: ``memory``, ``mesh`` and ``progress`` of `jmi.sweep`.
+      options: ``memory``, ``mesh``, ``progress`` and ``exact`` of `jmi.sweep`.
 
     Returns:
       `PatchResult` with the axes layer (and head) of the sender.
@@ -109,6 +118,7 @@ def path_patch(
     both = (prompts_of(check_lm(lm), clean), prompts_of(lm, corrupted))
     if both[0].shape != both[1].shape:
         raise ArgumentError(f"clean is {both[0].shape} and corrupted {both[1].shape}: use one shape")
+    options = checked_options(options)
     prompts, others = turned(both, choice("into", into, ("clean", "corrupted")))
     choice("senders", senders, ("heads", "mlps"))
     metric, through_mlps = checked_metric(metric), flag("through_mlps", through_mlps)
@@ -117,6 +127,8 @@ def path_patch(
     heads = next(point for point in _HEADS if point in table)
     sender = table[heads if senders == "heads" else MLPS]
 
+    room: Any = {"cells": lm.arch.n_layers * (sender.sizes[2] or 1), "exact": options.get("exact", False)}
+    prompts, others = (with_room(lm, each, None, logits_at=logits_at, **room) for each in (prompts, others))
     before = lm.run(prompts, capture=[heads, MLPS], logits_at=logits_at)
     after = lm.run(others, capture=[sender.point], logits_at=logits_at)
     base, source = measured(metric, before), measured(metric, after)

@@ -14,7 +14,7 @@ from jmi.checks import as_array, choice, several, shown, whole_number
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks.grid import Grid
 from jmi.hooks.layers import At, PerLayer
-from jmi.hooks.selection import axis_of
+from jmi.hooks.selection import axis_of, check_selectors
 from jmi.model import padding
 from jmi.model.inputs import Prompts
 from jmi.model.sites import HasSites, Site
@@ -142,6 +142,7 @@ def _values(arch: HasSites, site: Site, axis: str, given: Any, shape: tuple[int,
     if (values.ndim != 1 and not per_row) or not np.issubdtype(values.dtype, np.integer) or not values.size:
         rows = f", or [{shape[0]}, n], a list for each row" if axis == "position" else ""
         raise ArgumentError(f"at: {SELECTORS[axis]} {shown(given)}: give one or more indices in a row{rows}")
+    check_selectors({SELECTORS[axis]: values}, site, site.shape(*shape))
     return values
 
 
