@@ -33,13 +33,13 @@ def attribution(repeats: int) -> list[dict[str, Any]]:
     given = np.random.default_rng(0).integers(0, CONFIG["vocab_size"], (2, BATCH, LENGTH))
     clean, corrupted = jnp.asarray(given, jnp.int32)
     pair = (lm, clean, corrupted)
-    last: dict[str, Any] = {"metric": DIFFERENCE, "logits_at": -1}
+    last: dict[str, Any] = {"metric": DIFFERENCE, "logits_at": -1, "exact": True}
     nodes = functools.partial(attribution_patching, *pair, NODES, into="clean", **last)
     edges = functools.partial(eap, *pair, into="clean", **last)
     scores = edges()
     kept = top_edges(scores, 1000)
     cases = {
-        "one forward pass": lambda: lm.run(clean, logits_at=-1).logits,
+        "one forward pass": lambda: lm.run(clean, logits_at=-1, exact=True).logits,
         "nodes: every head and MLP": lambda: nodes().captures,
         **_transformer_lens(given),
         "EAP: every edge": lambda: edges().values,

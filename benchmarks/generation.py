@@ -41,10 +41,10 @@ def _jmi() -> dict[str, Generate]:
     in_list = dataclasses.replace(lm, params=jmi_models.listed(lm.params))
     steer = {"blocks.6.hook_resid_post": jmi.Add(jnp.ones(CONFIG["n_embd"]))}
     return {
-        "jmi": lambda tokens: lm.generate(tokens, DECODED).tokens,
-        "jmi, layers listed": lambda tokens: in_list.generate(tokens, DECODED).tokens,
+        "jmi": lambda tokens: lm.generate(tokens, DECODED, exact=True).tokens,
+        "jmi, layers listed": lambda tokens: in_list.generate(tokens, DECODED, exact=True).tokens,
         "jmi, layers listed, steered": lambda tokens: (
-            in_list.generate(tokens, DECODED, hooks=steer, step_hooks=steer).tokens
+            in_list.generate(tokens, DECODED, hooks=steer, step_hooks=steer, exact=True).tokens
         ),
     }
 

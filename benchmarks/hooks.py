@@ -1,6 +1,7 @@
 """What hooks and captures cost, as ratios to a forward pass without an engine."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -33,7 +34,7 @@ def overhead(repeats: int) -> list[dict[str, Any]]:
     memory = {"plain forward": _memory(plain_forward.lower(GPT2_SMALL, params, tokens))}
     for name, (hooks, capture) in SITES.items():
         edited = {site: edits[edit] for site, edit in hooks.items()}
-        runs[name] = lambda h=edited, c=capture: lm.run(tokens, h, c)
+        runs[name] = lambda h=edited, c=capture: lm.run(tokens, h, c, exact=True)
         run, _ = plan_run(GPT2_SMALL, tokens, edited, capture)
         memory[name] = _memory(run_compiled.lower(run, params))
     times = compare(runs, repeats)
@@ -81,7 +82,7 @@ def traces() -> list[dict[str, Any]]:
     for name, hooks in (("add a vector at a position", add), ("knock out a key in a head", cut)):
         Counted.traced = 0
         for i in range(arch.n_layers):
-            lm.run(tokens, hooks(i))
+            lm.run(tokens, hooks(i), exact=True)
         rows.append({"case": name, "runs, another layer each": arch.n_layers, "traces": Counted.traced})
     return rows
 
@@ -90,16 +91,16 @@ def dispatch(repeats: int) -> list[dict[str, Any]]:
     """Time of a 12-layer width-32 model on 8 tokens: what is not computation is overhead."""
     params = jmi_models.init(TINY, 0)
     tokens = jnp.zeros((1, 8), jnp.int32)
-    lm = jmi.LanguageModel(TINY, params)
+    run = functools.partial(jmi.LanguageModel(TINY, params).run, tokens, exact=True)
     compiled = plain_forward.lower(TINY, params, tokens).compile()
     knockout = lambda: {"blocks.5.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=0)}  # noqa: E731
     times = compare(
         {
             "computation alone": lambda: compiled(params, tokens),
-            "lm.run": lambda: lm.run(tokens),
-            "lm.run, one knockout": lambda: lm.run(tokens, knockout()),
-            "lm.run, one capture": lambda: lm.run(tokens, capture=["blocks.5.attn.hook_pattern"]),
-            "lm.run, all sites": lambda: lm.run(tokens, capture=["*"]),
+            "lm.run": run,
+            "lm.run, one knockout": lambda: run(knockout()),
+            "lm.run, one capture": lambda: run(capture=["blocks.5.attn.hook_pattern"]),
+            "lm.run, all sites": lambda: run(capture=["*"]),
         },
         repeats,
     )

@@ -60,8 +60,8 @@ def _jmi() -> dict[str, Forward]:
     lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     streams = ["blocks.*.hook_resid_post"]
     return {
-        "jmi": lambda tokens: lm.run(tokens).logits,
-        "jmi, all residuals": lambda tokens: jax.tree.leaves(lm.run(tokens, capture=streams)),
+        "jmi": lambda tokens: lm.run(tokens, exact=True).logits,
+        "jmi, all residuals": lambda tokens: jax.tree.leaves(lm.run(tokens, capture=streams, exact=True)),
     }
 
 

@@ -42,14 +42,14 @@ def models(repeats: int) -> list[dict[str, Any]]:
     rng, rows = np.random.default_rng(0), []
     for length in PROMPTS:
         tokens = rng.integers(0, ARCH.d_vocab, (1, length)).astype(np.int32)
-        runs: dict[str, Run] = {"jmi": functools.partial(lm.run, tokens)}
+        runs: dict[str, Run] = {"jmi": functools.partial(lm.run, tokens, exact=True)}
         if package is not None:
             runs["rwkv"] = functools.partial(package.forward, tokens[0].tolist(), None, full_output=True)
         rows += throughput(f"prompt of {length}", length, runs, repeats)
     prompt = rng.integers(0, ARCH.d_vocab, (1, 1)).astype(np.int32)
     in_list = dataclasses.replace(lm, params=jmi_models.listed(params))
     runs = {
-        "jmi": functools.partial(lm.generate, prompt, DECODED),
+        "jmi": functools.partial(lm.generate, prompt, DECODED, exact=True),
         "jmi, layers listed": functools.partial(in_list.generate, prompt, DECODED),
     }
     if package is not None:

@@ -85,7 +85,7 @@ def _ours(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) 
     arch = FAMILIES["gpt2"].from_config(patching.config)
     lm = jmi.LanguageModel(arch, jmi_models.init(arch, 0))
     site = f"blocks.*.{patching.site}"
-    source = lm.run(tokens[1], capture=[site]).stack(site)
+    source = lm.run(tokens[1], capture=[site], exact=True).stack(site)
 
     def run(params: Any, every: int, share: bool) -> Any:
         layers, index = np.array(cells[::every]).T
@@ -100,6 +100,7 @@ def _ours(patching: Patching, tokens: np.ndarray, cells: list[tuple[int, int]]) 
             logits_at=-1,
             share=share,
             progress=False,
+            exact=True,
         )
 
     listed = jmi_models.listed(lm.params)

@@ -14,6 +14,7 @@ from jmi.captures.reducers import (
 from jmi.captures.output import Output as Output
 from jmi.engine.forward import forward as forward
 from jmi.engine.memory import Memory as Memory
+from jmi.engine.site_shapes import site_shapes as site_shapes
 from jmi.errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,
@@ -48,7 +49,7 @@ from jmi.hooks.layers import At as At, PerLayer as PerLayer
 from jmi.hooks.noise import Noise as Noise, random_directions as random_directions
 from jmi.hooks.projection import Project as Project
 from jmi.hooks.resolve import prepare as prepare
-from jmi.lm import LanguageModel as LanguageModel, site_shapes as site_shapes
+from jmi.lm import LanguageModel as LanguageModel
 from jmi.metrics import Metric as Metric
 from jmi.model.architecture import Architecture as Architecture
 from jmi.model.inputs import Prompts as Prompts

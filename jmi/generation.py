@@ -18,7 +18,6 @@ from jmi.captures.capture import CARRY, Capture, Plan, as_list, plan
 from jmi.captures.output import wrap
 from jmi.checks import check_model, real_number, whole_number
 from jmi.engine.forward import execute, finished, precise
-from jmi.engine.lengths import beginning
 from jmi.engine.memory import Memory, declared, grown, leaving, written
 from jmi.engine.run import Run, Static, plan_run
 from jmi.engine.varying import vary_like
@@ -51,11 +50,6 @@ class Generated:
     def __repr__(self) -> str:
         names = ", ".join(list(self.captures)[:6]) or "nothing"
         return f"Generated({list(jnp.shape(self.tokens))} tokens, captured: {names})"
-
-    def first(self, count: int) -> "Generated":
-        """The first ``count`` tokens, and what was captured of them."""
-        captures = jax.tree.map(lambda x: beginning(x, (count, *x.shape[1:])), self.captures)
-        return Generated(beginning(self.tokens, (len(self.tokens), count)), captures, self.memory)
 
 
 @tree.dataclass

@@ -13,18 +13,18 @@ import numpy as np
 from jmi.captures.capture import Capture
 from jmi.captures.output import Output
 from jmi.checks import check_model, flag, real_number, shown, whole_number
-from jmi.engine.forward import finished, forward, run_compiled
-from jmi.engine.indifferent import held_in
-from jmi.engine.lengths import cut, length_for, padded, rooms_for
+from jmi.engine.forward import finished, run_compiled
+from jmi.engine.lengths import beginning, cut, length_for, padded, rooms_for
 from jmi.engine.memory import Memory
 from jmi.engine.programs import compiled
 from jmi.engine.run import plan_run
+from jmi.engine.site_shapes import SiteShapes, shapes_of
+from jmi.engine.takes_padding import held_in
 from jmi.errors import ArgumentError, JmiError, TokenizerError
 from jmi.generation import Generated, Generation, plan_generation, run_generation
 from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts, as_prompts, checked
-from jmi.model.sites import layer_name, spans, split, table_of
 from jmi.tokenizers import Batch, Encoding, Tokenizer
 
 
@@ -163,17 +163,20 @@ class LanguageModel:
             capture=capture,
             memory=memory,
         )
-        work = plan(prompts, max_new_tokens)
-        rooms = None
+        work, rooms = plan(prompts, max_new_tokens), None
         if not flag("exact", exact) and memory is False and not work.captures_keys:
             given = [one for some in (hooks, prompt_hooks, step_hooks) for one in held_in(self.arch, some)]
             given += held_in(self.arch, None, capture)
             rooms = rooms_for(self.arch, self.params, prompts, work.count, given)
-        if rooms is not None:
-            work = plan(padded(prompts, rooms[0], left=True), max_new_tokens, room=rooms[1])
         temperature = real_number("temperature", temperature, above=0)
-        found = _generate(work, self.params, key, temperature)
-        found = found if rooms is None else found.first(max_new_tokens)
+        found = None
+        if rooms is not None:
+            # Of a text that would be too long with all that room there is the exact one.
+            with contextlib.suppress(JmiError):
+                more = plan(padded(prompts, rooms[0], left=True), max_new_tokens, room=rooms[1])
+                found = _first(_generate(more, self.params, key, temperature), work.count)
+        if found is None:
+            found = _generate(work, self.params, key, temperature)
         if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
             raise ArgumentError(
                 "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "
@@ -230,10 +233,10 @@ class LanguageModel:
         known = self.tokenizer is not None and self.tokenizer.has(index)
         return self._text().token_string(index) if known else f"<{int(index)}>"
 
-    def sites(self, batch: int = 1, pos: int = 1) -> "SiteShapes":
+    def sites(self, batch: int = 1, pos: int = 1) -> SiteShapes:
         """Shape and dtype of every site for ``batch`` rows of ``pos`` tokens, shown as a table."""
         sizes = whole_number("batch", batch), whole_number("pos", pos)
-        return SiteShapes(_shapes_of(self.arch, jax.eval_shape(lambda: self.params), *sizes))
+        return SiteShapes(shapes_of(self.arch, jax.eval_shape(lambda: self.params), *sizes))
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -244,6 +247,12 @@ class LanguageModel:
 @compiled()
 def _generate(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
     return run_generation(work, params, key, temperature)
+
+
+def _first(found: Generated, count: int) -> Generated:
+    """The first ``count`` tokens, and what was captured of them."""
+    captures = jax.tree.map(lambda x: beginning(x, (count, *x.shape[1:])), found.captures)
+    return Generated(beginning(found.tokens, (len(found.tokens), count)), captures, found.memory)
 
 
 def check_lm(lm: Any) -> LanguageModel:
@@ -261,51 +270,7 @@ def check_lm(lm: Any) -> LanguageModel:
     return lm
 
 
-class SiteShapes(dict[str, jax.ShapeDtypeStruct]):
-    """Every site of a model by name; shown as one line for each point."""
-
-    def __repr__(self) -> str:
-        layers: dict[str, list[int]] = {}
-        shapes: dict[str, jax.ShapeDtypeStruct] = {}
-        for name, shape in self.items():
-            point, layer = split(name)
-            layers.setdefault(point, []).extend([] if layer is None else [int(layer)])
-            shapes[point] = shape
-        width = max(map(len, shapes), default=0)
-        return "\n".join(
-            f"{point:{width}}  {shape.dtype.name:8}  {list(shape.shape)}"
-            + (f"  layers {spans(layers[point])}" if layers[point] else "")
-            for point, shape in shapes.items()
-        )
-
-
 jax.tree_util.register_dataclass(LanguageModel, ["params"], ["arch", "tokenizer", "name", "identity"])
-
-
-def site_shapes(
-    arch: Any, batch: int = 1, pos: int = 1, dtype: Any = jnp.float32
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Every site of ``arch`` with its shape and dtype, in execution order, without weights.
-
-    Args:
-      arch: an architecture that describes its parameters (``param_tree``).
-    """
-    is_leaf = lambda leaf: hasattr(leaf, "init")  # noqa: E731
-    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, dtype), arch.param_tree(), is_leaf=is_leaf)
-    return _shapes_of(arch, params, batch, pos)
-
-
-def _shapes_of(arch: Any, params: Any, batch: int, pos: int) -> dict[str, jax.ShapeDtypeStruct]:
-    tokens = jax.ShapeDtypeStruct((batch, pos), jnp.int32)
-    table = table_of(arch)
-    out = jax.eval_shape(lambda p, t: forward(arch, p, t, capture=list(table)), params, tokens)
-    inside = [site for site in table.values() if site.layers is not None]
-    names = [point for point, site in table.items() if site.layers is None]
-    first = list(table).index(inside[0].point)
-    names[first:first] = [
-        layer_name(site.point, i) for i in range(arch.n_layers) for site in inside if i in (site.layers or ())
-    ]
-    return {name: jax.eval_shape(lambda name=name: out[name]) for name in names}
 
 
 def check_logits(lm: LanguageModel, logits: Any) -> None:

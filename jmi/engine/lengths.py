@@ -1,8 +1,9 @@
 """Lengths: prompts run at few of them, so that one of a new length compiles nothing.
 
-Prompts are padded at their end to the next of few lengths. To their tokens that is nothing, for a mask says
-so, and what comes back is cut to their own length. Where something has an entry for each place, or does not
-say that it takes padding (`jmi.engine.indifferent`), prompts run as they are.
+Prompts are padded to the next of few lengths. To their tokens that is nothing, for a mask says so, and what
+comes back is cut to their own length; runs whose arrays come back are padded at the end, so that these begin
+as they would. Where something has an entry for each place, or does not say that it takes padding
+(`jmi.engine.takes_padding`), prompts run as they are.
 
 Axis letters: b batch, s positions.
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from jmi.captures.capture import CARRY, Group, Plan, reduced
 from jmi.captures.output import Output
-from jmi.engine.indifferent import Held, indifferent
+from jmi.engine.takes_padding import Held, same_beside_padding
 from jmi.hooks.layers import PerLayer
 from jmi.model.inputs import Prompts, is_known
 from jmi.model.sites import table_of
@@ -25,10 +26,8 @@ from jmi.model.sites import table_of
 SHORTEST = 16
 """Lengths are the powers of two from here on, and the whole context of a model."""
 
-AFFORDABLE = {"cpu": 3e11}
+AFFORDABLE = {"cpu": 3e11, "other": 3e13}
 """Operations that a device may spend on padding, rather than compile: some seconds of two CPU cores."""
-
-_ACCELERATOR = 3e13
 
 
 def length_for(
@@ -53,7 +52,7 @@ def length_for(
         length = min(length, arch.n_ctx - more)
     fits = own <= length and affordable(params, batch * (length - own) * copies)
     dtype = jax.tree.leaves(params)[0].dtype
-    return length if fits and all(indifferent(one, batch, dtype) for one in held) else None
+    return length if fits and all(same_beside_padding(one, batch, dtype) for one in held) else None
 
 
 def rooms_for(
@@ -95,7 +94,7 @@ def affordable(params: Any, tokens: int) -> bool:
     leaves = jax.tree.leaves(params)
     placed = next((x for x in leaves if isinstance(x, jax.Array)), None)
     kind = jax.default_backend() if placed is None else next(iter(placed.devices())).platform
-    return 2.0 * sum(np.size(x) for x in leaves) * tokens <= AFFORDABLE.get(kind, _ACCELERATOR)
+    return 2.0 * sum(np.size(x) for x in leaves) * tokens <= AFFORDABLE.get(kind, AFFORDABLE["other"])
 
 
 def cut(out: Output, layout: Plan, arch: Any, prompts: Prompts) -> Output:
@@ -146,4 +145,6 @@ def beginning(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The first entries of ``x`` along every axis. In numpy: on a device each shape would be a program."""
     if x.shape == shape:
         return x
-    return jax.device_put(np.asarray(x)[tuple(map(slice, shape))], x.sharding)
+    part = np.asarray(x)[tuple(map(slice, shape))]
+    # What was bound to no device may still be combined with arrays on any.
+    return jax.device_put(part, x.sharding if x.committed else None)

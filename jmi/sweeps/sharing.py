@@ -133,10 +133,10 @@ def run_cells(fixed: Fixed, part: Part, structure: Any, given: Given, swept: Seq
         which may differ in their layers only.
     """
     metric = jax.tree.unflatten(fixed.metric.tree, given.reading)
-    warn_of_retraces((metric, structure(given.layers, given.shared, [x[0] for x in swept[1:]])))
 
     def cell(params: Any, base: Base, swept: Sequence[Any]) -> Any:
         hooks = structure(given.layers, given.shared, swept[1:])
+        warn_of_retraces((metric, hooks))
         out = _cell(fixed, part, params, base, given.run, start=given.start, hooks=hooks)
         return as_arrays("the metric", metric(out))
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from jmi.captures.capture import Capture, Plan
 from jmi.checks import as_function, flag, shown, whole_number
-from jmi.engine.indifferent import Held, held_in
 from jmi.engine.lengths import affordable, has_places, roomy
 from jmi.engine.memory import only_caches
 from jmi.engine.run import Run, check_logits_at
+from jmi.engine.takes_padding import Held, held_in
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel, check_lm
@@ -30,6 +30,9 @@ from jmi.sweeps.sharing import Base, Fixed, Given, Part, plan_base, run_base, ru
 from jmi.sweeps.store import Store
 from jmi.tree import structure_of
 
+CELLS = 16
+"""Chunks of small sweeps have a multiple of so many cells, so that a few cells more are no other program."""
+
 AXIS = "cells"
 """Name of the mesh axis that a sweep spreads over."""
 
@@ -40,9 +43,6 @@ class Compiled(NamedTuple):
     lowered: jax.stages.Lowered
     program: Any
 
-
-CELLS = 16
-"""Chunks of small sweeps have a multiple of so many cells, so that a few cells more are no other program."""
 
 Programs = Mapping[Part, Compiled]
 

@@ -24,7 +24,7 @@ def command(
 
     Reads the config, not the weights.
     """
-    from jmi.lm import site_shapes
+    from jmi.engine.site_shapes import site_shapes
     from jmi.model.sites import layer_name, table_of
 
     Files(output).check()

@@ -10,8 +10,8 @@ import pytest
 import jmi
 from jmi.captures.capture import CARRY
 from jmi.captures.reducers import Positions
-from jmi.engine.indifferent import Held, held_in
 from jmi.engine.lengths import SHORTEST, length_for
+from jmi.engine.takes_padding import Held, held_in
 from jmi.errors import InterventionError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
@@ -22,7 +22,9 @@ from jmi.interp.patching.patch import patch
 from jmi.interp.patching.path_patching import path_patch
 from jmi.metrics import LogitDiff, Prob
 from tests.core.conftest import lively, tiny
+from tests.support.committed import arch_of
 from tests.support.padded import model
+from tests.support.random_params import random_params
 from tests.support.tolerances import assert_agree
 
 RNG = np.random.default_rng(0)
@@ -128,6 +130,36 @@ def test_generation_is_that_of_the_exact_length(wide, length, count):
             assert_agree(found.captures, want.captures)
 
 
+@pytest.mark.parametrize("length", [3, 9])
+def test_a_text_that_fits_is_generated_where_more_room_would_not(length):
+    """Past 16 tokens this model turns earlier keys anew, so that no longer text may be continued."""
+    arch = arch_of("llama/longrope_within")
+    lm = jmi.LanguageModel(arch, random_params(arch, 0, 0.3, "float64"))
+    found, want = (lm.generate(CLEAN[:, :length], 16 - length, exact=exact) for exact in (False, True))
+    np.testing.assert_array_equal(found.tokens, want.tokens)
+    with pytest.raises(jmi.errors.ArgumentError, match="stay within 16"):
+        lm.generate(CLEAN[:, :length], 30)
+
+
+def test_what_is_cut_is_bound_to_no_device_that_it_was_not_bound_to(wide):
+    logits = wide.run(CLEAN[:, :5]).logits
+    other = jax.devices()[1]
+    assert (jax.device_put(np.zeros(()), other) + logits).devices() == {other}
+    there = jmi.LanguageModel(wide.arch, jax.device_put(wide.params, other))
+    assert there.run(CLEAN[:, :5]).logits.devices() == {other}
+
+
+@pytest.mark.parametrize("using", ["source", "mean", "overall mean"])
+def test_what_a_recurrent_model_is_patched_with_is_that_of_the_exact_length(using):
+    lm, clean, corrupted = model("rwkv7"), CLEAN[:, :7], CORRUPTED[:, :7]
+    for site in ("hook_mlp_out", "rwkv.hook_state")[: 2 if using == "source" else 1]:
+        found, want = (
+            patch(lm, clean, corrupted, site, metric=DIFF, using=using, exact=exact).patched
+            for exact in (False, True)
+        )
+        assert_agree(found, want)
+
+
 @jmi.tree.dataclass
 class Shift:
     """A user's own, which says that it takes padding."""
@@ -163,6 +195,7 @@ def lengths(lm, hook: Any = None, length: int = 7, at: str = "blocks.*.hook_resi
         jmi.PerLayer(jmi.Replace(RNG.normal(size=(4, 1, 7, 16)))),
         jmi.At([0], jmi.Patch(RNG.normal(size=(1, 7, 16)))),
         jmi.Zero(positions=np.arange(7) > 3),
+        jmi.Noise(0.1),
     ],
 )
 def test_what_may_see_places_runs_at_the_exact_length(wide, held):
@@ -197,7 +230,7 @@ def test_what_takes_padding_says_so(wide):
 
 
 def test_padding_that_costs_more_than_it_saves_is_not_made(wide, monkeypatch):
-    monkeypatch.setattr("jmi.engine.lengths.AFFORDABLE", {"cpu": 0.0})
+    monkeypatch.setattr("jmi.engine.lengths.AFFORDABLE", {"cpu": 0.0, "other": 0.0})
     assert lengths(wide) is None
     assert lengths(wide, length=SHORTEST) == SHORTEST
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jmi import tree
 from jmi.captures.capture import Capture, as_list, plan
 from jmi.checks import as_function, choice, flag, several, shown
-from jmi.engine.indifferent import Held, held_in
 from jmi.engine.lengths import beginning, has_places, length_for, padded
 from jmi.engine.probe import plan_points
 from jmi.engine.run import check_logits_at
+from jmi.engine.takes_padding import Held, held_in
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.interp.attribution.finite import check_scores

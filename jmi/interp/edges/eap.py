@@ -19,12 +19,12 @@ from jmi.captures.capture import CARRY, plan
 from jmi.captures.output import Output
 from jmi.checks import as_function, as_result, choice, flag, shown, whole_number
 from jmi.engine.forward import forward, precise
-from jmi.engine.indifferent import Held
 from jmi.engine.layers import one_layer, over_layers
 from jmi.engine.lengths import roomy
 from jmi.engine.probe import Probe
 from jmi.engine.programs import compiled
 from jmi.engine.run import Run, Static, check_logits_at
+from jmi.engine.takes_padding import Held
 from jmi.errors import ArgumentError
 from jmi.gradients import Gradients, value_and_grad_at
 from jmi.hooks.interventions import Replace

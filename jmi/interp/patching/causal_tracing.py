@@ -96,10 +96,8 @@ def causal_trace(
     window, options = whole_number("window", window), checked_options(options)
     around = (window // 2, (window + 1) // 2 - 1)
     places = places_of(lm.arch, point, prompts, None, chosen, window=around, seeds=tried)
-    # The noise of one row does not depend on how many places follow; of several rows it would be another.
-    exact = prompts.shape[0] > 1 or options.get("exact", False)
-    cells = len(places.grid)
-    prompts = with_room(lm, prompts, None, cells=cells, logits_at=logits_at, exact=exact)
+    exact = options["exact"] or prompts.shape[0] > 1 or not _draws_alike()
+    prompts = with_room(lm, prompts, None, cells=len(places.grid), logits_at=logits_at, exact=exact)
 
     clean = lm.run(prompts, capture=[point.point], logits_at=logits_at)
     metric = checked_metric(Prob(clean.logits.argmax(-1)) if metric is None else metric)
@@ -125,6 +123,12 @@ def causal_trace(
         source,
         "corrupted",
     )
+
+
+def _draws_alike() -> bool:
+    """Whether a longer draw of one row begins as a shorter one does: with JAX's default generator."""
+    config: Any = jax.config
+    return bool(config.jax_threefry_partitionable) and config.jax_default_prng_impl == "threefry2x32"
 
 
 def embedding_std(lm: LanguageModel) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 from jmi import tree
 from jmi.captures.output import Output
 from jmi.checks import as_arrays, as_function, flag, several, shown, whole_number
-from jmi.engine.indifferent import held_in
 from jmi.engine.lengths import roomy
+from jmi.engine.takes_padding import held_in
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data
 from jmi.lm import LanguageModel
@@ -67,14 +67,14 @@ def _numbers(what: str, result: Any) -> Any:
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` of `jmi.sweep`, before anything is run; ArgumentError for one that it does not have."""
+    """``options`` of `jmi.sweep`, ``exact`` among them; ArgumentError for one that it does not have."""
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise ArgumentError(
             f"{', '.join(unknown)}: no such argument; options are {', '.join(_OPTIONS)}; choose places "
             "with at={'position': -1}"
         )
-    return dict(options)
+    return {**options, "exact": flag("exact", options.get("exact", False))}
 
 
 def checked_seeds(seeds: Any) -> np.ndarray:
@@ -102,11 +102,11 @@ def measured(metric: Measure, out: Output) -> Measured:
 
 
 def with_room(
-    lm: LanguageModel, prompts: Prompts, hooks: Hooks | None, *, cells: int, logits_at: Any, exact: Any
+    lm: LanguageModel, prompts: Prompts, hooks: Hooks | None, *, cells: int, logits_at: Any, exact: bool
 ) -> Prompts:
     """Prompts at the length at which they run (`jmi.engine.lengths`); ``hooks`` are those of every run."""
     check_token("logits_at", logits_at, prompts.shape, prompts.mask)
-    if flag("exact", exact):
+    if exact:
         return prompts
     return roomy(lm.arch, lm.params, prompts, held_in(lm.arch, hooks), copies=cells)
 

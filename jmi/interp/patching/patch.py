@@ -163,9 +163,10 @@ def patch(
     places = places_of(lm.arch, point, base, over, chosen, window=window, seeds=tried)
 
     logits_at = options.pop("logits_at", -1)
-    room: Any = {"cells": len(places.grid), "exact": options.get("exact", False) or not _pads(using, point)}
-    base = with_room(lm, base, hooks, logits_at=logits_at, **room)
-    source = None if source is None else with_room(lm, source, None, logits_at=-1, **room)
+    cells, exact = len(places.grid), options["exact"] or not _pads(using, point)
+    base = with_room(lm, base, hooks, cells=cells, logits_at=logits_at, exact=exact)
+    if source is not None:
+        source = with_room(lm, source, None, cells=cells, logits_at=-1, exact=exact)
     before = lm.run(base, hooks, [point.point], logits_at=logits_at)
     unchanged = measured(metric, before)
     after, towards, others = before, None, base

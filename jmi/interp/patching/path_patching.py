@@ -127,8 +127,11 @@ def path_patch(
     heads = next(point for point in _HEADS if point in table)
     sender = table[heads if senders == "heads" else MLPS]
 
-    room: Any = {"cells": lm.arch.n_layers * (sender.sizes[2] or 1), "exact": options.get("exact", False)}
-    prompts, others = (with_room(lm, each, None, logits_at=logits_at, **room) for each in (prompts, others))
+    cells = lm.arch.n_layers * ((sender.sizes[2] or 1) if senders == "heads" else 1)
+    prompts, others = (
+        with_room(lm, each, None, cells=cells, logits_at=logits_at, exact=options["exact"])
+        for each in (prompts, others)
+    )
     before = lm.run(prompts, capture=[heads, MLPS], logits_at=logits_at)
     after = lm.run(others, capture=[sender.point], logits_at=logits_at)
     base, source = measured(metric, before), measured(metric, after)

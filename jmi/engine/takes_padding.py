@@ -47,7 +47,7 @@ def held_in(arch: Any, hooks: Hooks | None, capture: Sequence[str | Capture] = (
     return entering + [Held(what, site) for name, what in given for site, _ in find(arch, name)]
 
 
-def indifferent(held: Held, batch: int, dtype: Any) -> bool:
+def same_beside_padding(held: Held, batch: int, dtype: Any) -> bool:
     """Whether one does the same to real tokens beside any padding, and has no entry for each place."""
     what = held.what.hook if isinstance(held.what, At) else held.what
     rows = isinstance(what, PerLayer)
