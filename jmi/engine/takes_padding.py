@@ -12,7 +12,7 @@ from jmi.captures.capture import CARRY, Capture, as_list
 from jmi.hooks.grid import Swept
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.reach import takes_padding
-from jmi.hooks.resolve import Hooks, as_data, named
+from jmi.hooks.resolve import Hooks, as_data, as_sequence, named
 from jmi.model.inputs import is_known
 from jmi.model.sites import Site, find
 from jmi.tree import Structure, structure_of
@@ -35,11 +35,7 @@ class Held(NamedTuple):
 
 def held_in(arch: Any, hooks: Hooks | None, capture: Sequence[str | Capture] = ()) -> list[Held]:
     """The interventions and reducers of a run, whose names are known to be right."""
-    given = [
-        (name, hook)
-        for name, hooks_there in named(hooks).items()
-        for hook in (hooks_there if isinstance(hooks_there, (list, tuple)) else (hooks_there,))
-    ]
+    given = [(name, hook) for name, given_there in named(hooks).items() for hook in as_sequence(given_there)]
     reducing = [c for c in as_list(capture) if isinstance(c, Capture) and c.reduce is not None]
     given += [(c.name, c.reduce) for c in reducing if c.name != CARRY]
     # What enters a layer may be any pytree: nobody knows what a reducer makes of it.

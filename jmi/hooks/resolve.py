@@ -8,8 +8,8 @@ Add(v)),)}``, whose tree structure does not depend on the layer. The result is i
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,14 +40,38 @@ def prepare(
     """
     check_architecture(arch)
     shape = _pair(shape)
-    prepared: dict[str, list[Any]] = {}
+    there = placed(arch, hooks, mask)
+    return {point: tuple(_prepared(arch, one, shape) for one in ones) for point, ones in there.items()}
+
+
+class Placed(NamedTuple):
+    """An intervention where its name puts it; nothing in it is looked into yet.
+
+    Attributes:
+      site: of which it acts on the value; with the mask of the run, if there is one.
+      layers: those that the name means; None outside the blocks.
+    """
+
+    name: str
+    site: Site
+    layers: tuple[int, ...] | None
+    hook: Any
+
+
+def placed(arch: HasSites, hooks: Hooks | None, mask: Any = None) -> dict[str, list[Placed]]:
+    """The interventions at each point, in the order in which they run; HookError for an unknown name."""
+    found: dict[str, list[Placed]] = {}
     for name, given in sorted(named(hooks).items()):
-        sequence = given if isinstance(given, (list, tuple)) else (given,)
         for site, layers in find(arch, name):
             site = site if mask is None else dataclasses.replace(site, mask=mask)
-            checked = [_one(arch, name, hook, site, layers, shape) for hook in sequence]
-            prepared.setdefault(site.point, []).extend(checked)
-    return {point: tuple(sequence) for point, sequence in prepared.items()}
+            ones = [Placed(name, site, layers, hook) for hook in as_sequence(given)]
+            found.setdefault(site.point, []).extend(ones)
+    return found
+
+
+def as_sequence(given: Any) -> Sequence[Any]:
+    """The interventions under one name: the sequence that was given, or the one."""
+    return given if isinstance(given, (list, tuple)) else (given,)
 
 
 def _pair(shape: Any) -> tuple[int, int]:
@@ -68,14 +92,9 @@ def named(hooks: Hooks | None) -> Hooks:
     return hooks
 
 
-def _one(
-    arch: HasSites,
-    name: str,
-    hook: Any,
-    site: Site,
-    layers: tuple[int, ...] | None,
-    shape: tuple[int, int],
-) -> Any:
+def _prepared(arch: HasSites, one: Placed, shape: tuple[int, int]) -> Any:
+    """An intervention, checked, and inside the blocks in an `At` whose layers are a mask."""
+    name, site, layers, hook = one
     if site.derived:
         raise HookError(
             f"{name}: derived for captures alone, the model does not read it; hook what it comes from"

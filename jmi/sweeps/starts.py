@@ -1,12 +1,12 @@
 """Where the cells of a sweep first differ from its base run: at which layer, and at which position."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jmi.hooks.attention import Edges
+from jmi.hooks.grid import Swept
 from jmi.hooks.layers import At, PerLayer
 from jmi.hooks.selection import Selective, lowest
 from jmi.model.sites import HasSites, Site, part_of, table_of
@@ -27,32 +27,33 @@ def bare(hook: Any) -> Any:
 
 
 def first_positions(
-    arch: HasSites,
-    hooks: dict[str, Any],
-    swept: dict[str, Any],
-    count: int,
-    shape: tuple[int, int],
-    mask: Any,
+    arch: HasSites, hooks: dict[str, Any], count: int, shape: tuple[int, int], mask: Any
 ) -> np.ndarray:
-    """Per cell, the first place at which a hook acts; ``swept`` tells which arrays have cells."""
+    """Per cell, the first place at which a hook acts; values of the grid stand in ``hooks``."""
     first = np.full(count, shape[1])
     for point, site in table_of(arch).items():
-        for hook, flags in zip(hooks.get(point, ()), swept.get(point, ()), strict=True):
-            first = np.minimum(first, _position_of(bare(hook), bare(flags), site, shape[1], mask))
+        for hook in hooks.get(point, ()):
+            first = np.minimum(first, _position_of(bare(hook), site, shape[1], mask))
     return first
 
 
-def _position_of(hook: Any, swept: Any, site: Site, length: int, mask: Any) -> Any:
+def _position_of(hook: Any, site: Site, length: int, mask: Any) -> Any:
     """One place, or one for each cell."""
     if site.axis("pos", "query") is None:
         return 0
     if isinstance(hook, Edges):
         if hook.mask is not None:
             return 0
-        edges = None if hook.edges is None else np.asarray(hook.edges)[..., 0]
-        # A query sees a key only from behind or beside it.
-        each = ((hook.queries, swept.queries), (hook.keys, swept.keys), (edges, swept.edges))
-        return functools.reduce(np.maximum, [lowest(x, length, bool(flag), mask) for x, flag in each])
+        # A query sees a key only from its own place or from a later one.
+        chosen = (_lowest(hook.queries, length, mask), _lowest(hook.keys, length, mask))
+        return np.maximum(np.maximum(*chosen), _lowest(hook.edges, length, mask, (..., 0)))
     if not isinstance(hook, Selective):
         return 0
-    return lowest(hook.positions, length, bool(swept.positions), mask)
+    return _lowest(hook.positions, length, mask)
+
+
+def _lowest(selector: Any, length: int, mask: Any, part: Any = ...) -> np.ndarray:
+    """The lowest place that ``part`` of a selector chooses, for each cell where cells differ in it."""
+    if isinstance(selector, Swept):
+        return lowest(selector.values[part], length, cells=True, mask=mask)
+    return lowest(None if selector is None else np.asarray(selector)[part], length, mask=mask)

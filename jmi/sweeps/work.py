@@ -22,8 +22,9 @@ from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import check_metric
 from jmi.model.inputs import Prompts, checked
 from jmi.sweeps.bases import Bases, bases_of
-from jmi.sweeps.cells import Cells, Structure, all_say, cells_of, grid_of
+from jmi.sweeps.cells import Cells, Structure, cells_of, grid_of
 from jmi.sweeps.chunks import Chunk, chunks_of, fitting, groups_of
+from jmi.sweeps.every_cell import all_say
 from jmi.sweeps.fingerprint import fingerprint
 from jmi.sweeps.models import Models, check_stacked
 from jmi.sweeps.sharing import Base, Fixed, Given, Part, plan_base, run_base, run_cells

@@ -10,7 +10,7 @@ from jmi.hooks.freeze import Detach
 from jmi.hooks.reach import says
 from jmi.model.sites import PATTERN, SCORES, Site, table_of
 from jmi.sweeps import chunks as sweep_plan
-from jmi.sweeps.cells import all_say
+from jmi.sweeps.every_cell import all_say
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
 

@@ -232,6 +232,21 @@ FORMS = {
         )
     },
     "integers on a device": {"blocks.0.hook_mlp_out": jmi.Scale(of_cells(jnp.arange(3)))},
+    "other rows of per-layer arrays": {
+        "blocks.*.hook_mlp_out": jmi.PerLayer(
+            jmi.Add(SOURCE[:2, 0, 0]), slots=of_cells([[-1, 0, -1, 1], [0, -1, -1, -1], [1, 0, -1, -1]])
+        )
+    },
+    "one of several names that meet at a point": {
+        "blocks.*.hook_mlp_out": [jmi.Scale(0.5), jmi.At([1, -1], jmi.Scale(of_cells([1.0, 2.0, 3.0])))],
+        "blocks.2.hook_mlp_out": jmi.Add(SOURCE[0, 0], positions=[1, 2]),
+        "hook_logits": jmi.Scale(2),
+    },
+    "the same array in two hooks": {
+        name: jmi.At(same, jmi.Scale(same))
+        for same in [of_cells([1, 2, 3])]
+        for name in ("blocks.*.attn.hook_out", "blocks.*.hook_mlp_out")
+    },
     "layers on a device": {"blocks.*.hook_mlp_out": jmi.At(of_cells(jnp.arange(3)), jmi.Zero())},
     "embedding": {
         "hook_embed": jmi.Add(*columns(RNG.normal(size=(3, 16)), np.arange(3)), positions=4),
