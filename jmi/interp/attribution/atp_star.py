@@ -24,7 +24,7 @@ from jmi.hooks.interventions import Patch, Replace
 from jmi.hooks.layers import At, PerLayer
 from jmi.interp.attribution.nodes import Pair, then
 from jmi.interp.attribution.pairs import checked_scores, pair_of
-from jmi.interp.patching.patch import Into
+from jmi.interp.into import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric
 from jmi.model.sites import PATTERN, Site, layer_name, slots, table_of

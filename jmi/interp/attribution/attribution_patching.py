@@ -22,7 +22,7 @@ from jmi.hooks.interventions import Replace
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.nodes import Pair
 from jmi.interp.attribution.pairs import NODES, checked_scores, pair_of
-from jmi.interp.patching.patch import Into
+from jmi.interp.into import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.sites import table_of

@@ -23,7 +23,7 @@ from jmi.engine.varying import vary_like
 from jmi.gradients import real
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.scores import NodeScores
-from jmi.interp.patching.patch import Into
+from jmi.interp.into import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric
 from jmi.model.inputs import Prompts

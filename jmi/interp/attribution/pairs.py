@@ -16,11 +16,11 @@ from jmi.engine.run import check_logits_at
 from jmi.engine.takes_padding import Held, held_in
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data, prepare
-from jmi.interp.attribution.finite import check_scores
 from jmi.interp.attribution.nodes import Pair
 from jmi.interp.attribution.repadded import repadded
 from jmi.interp.attribution.scores import NodeScores
-from jmi.interp.patching.patch import Into
+from jmi.interp.finite import check_scores
+from jmi.interp.into import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
@@ -101,7 +101,7 @@ def pair_of(
 
 
 def checked_scores(pair: Pair, prompts: Prompts, scores: Any) -> Any:
-    """``scores`` of ``prompts``; ArgumentError where one is NaN, see `jmi.interp.attribution.finite`."""
+    """``scores`` of ``prompts``; ArgumentError where one is NaN, see `jmi.interp.finite`."""
     run = lambda prompts: lambda: pair.measured(prompts, pair.hooks)  # noqa: E731
     (other,) = (name for name in get_args(Into) if name != pair.into)
     runs = {pair.into: run(pair.base), other: run(pair.source)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.interp.patching.patch import Into
+from jmi.interp.into import Into
 
 
 @tree.dataclass

@@ -30,10 +30,10 @@ from jmi.gradients import Gradients, value_and_grad_at
 from jmi.hooks.interventions import Replace
 from jmi.hooks.layers import At
 from jmi.hooks.resolve import as_data
-from jmi.interp.attribution.finite import check_scores
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, of_run, outputs, points
-from jmi.interp.patching.patch import Into
+from jmi.interp.finite import check_scores
+from jmi.interp.into import Into
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture

@@ -8,7 +8,7 @@ Axis letters: b batch, s sequence, l layers, n values of a swept axis.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jmi.checks import choice, text
 from jmi.errors import ArgumentError
 from jmi.hooks.interventions import Patch
 from jmi.hooks.resolve import Hooks
+from jmi.interp.into import Into, turned
 from jmi.interp.patching.measure import (
     Measured,
     Metrics,
@@ -36,9 +37,6 @@ from jmi.interp.patching.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, dr
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, full_name, part_of
-
-Into = Literal["clean", "corrupted"]
-"""Which run is changed: "corrupted" (denoising: does it suffice?) or "clean" (noising: is it necessary?)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,12 +233,6 @@ def _sides(
 def _pads(using: Kind, site: Site) -> bool:
     """Whether padding is nothing to what is put there."""
     return using in ("source", "zero") or (using not in RANDOM and site.axis("pos") is not None)
-
-
-def turned(pair: tuple[Any, Any], into: Into) -> tuple[Any, Any]:
-    """(clean, corrupted) as (changed, patched in)."""
-    clean, corrupted = pair
-    return (clean, corrupted) if into == "clean" else (corrupted, clean)
 
 
 def _replacing(

@@ -29,6 +29,7 @@ from jmi.errors import ArgumentError
 from jmi.hooks.grid import Grid
 from jmi.hooks.interventions import Patch
 from jmi.hooks.layers import At, PerLayer
+from jmi.interp.into import Into, turned
 from jmi.interp.patching.measure import (
     Measured,
     Metrics,
@@ -39,7 +40,7 @@ from jmi.interp.patching.measure import (
     swept,
     with_room,
 )
-from jmi.interp.patching.patch import Into, PatchResult, turned
+from jmi.interp.patching.patch import PatchResult
 from jmi.interp.patching.places import lined_up, placed, places_of
 from jmi.interp.patching.replacements import replacement
 from jmi.lm import LanguageModel, check_lm
