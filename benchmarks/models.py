@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import jmi
 import jmi_models
 from jmi.model.tap import SILENT
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 
 
@@ -26,10 +29,10 @@ def decoder(n_layers: int, d_model: int, n_heads: int, d_mlp: int, d_vocab: int)
         d_mlp=d_mlp,
         d_vocab=d_vocab,
         n_ctx=1024,
-        act_fn="silu",
-        norm=Norm("rms", 1e-5),
-        ropes=(Rope(1e4, d_head),),
-        attn_scale=d_head**-0.5,
+        norms=Norms(Norm("rms", 1e-5)),
+        attn=Attention(d_head**-0.5),
+        mlp=Mlp("silu"),
+        positions=Positions((Rope(1e4, d_head),)),
         tied=True,
     )
 

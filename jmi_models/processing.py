@@ -61,32 +61,34 @@ def fold_norm_gains(arch: Transformer, params: Params) -> tuple[Transformer, Par
         BLOOM's embedding), where no single matrix reads it, and all norms of a model are of one
         kind; or the norms of a mixture have biases.
     """
-    norm = arch.norm
+    norm = arch.norms.norm
     if norm.gain == "none" and not norm.bias:
         return arch, params
     reasons = {
-        "the output of a post-norm is added to the residual stream": arch.norms in ("post", "both"),
-        "the output of its norms is the residual stream itself": arch.norms == "stream",
-        "its normalised embedding is the residual stream itself": arch.embed_norm,
+        "the output of a post-norm is added to the residual stream": arch.norms.written,
+        "the output of its norms is the residual stream itself": arch.norms.in_stream,
+        "its normalised embedding is the residual stream itself": arch.norms.embed,
         "a mixture behind norms with biases is not implemented": norm.bias and arch.experts is not None,
     }
     check_applies("fold_norm_gains", arch, params, reasons)
     if arch.d_embed is None:
         arch, params = _untied(arch, params)
-    folded = dataclasses.replace(arch, norm=dataclasses.replace(norm, gain="none", bias=False))
+    norms = dataclasses.replace(arch.norms, norm=dataclasses.replace(norm, gain="none", bias=False))
+    folded = dataclasses.replace(arch, norms=norms)
     if norm.bias:
-        folded = dataclasses.replace(folded, qkv_bias=True, mlp_bias=True, unembed_bias=True)
+        attn, mlp = dataclasses.replace(arch.attn, qkv_bias=True), dataclasses.replace(arch.mlp, bias=True)
+        folded = dataclasses.replace(folded, attn=attn, mlp=mlp, unembed_bias=True)
     return folded, _gains_folded(arch, folded.param_tree(), params)
 
 
 def _gains_folded(arch: Transformer, tree: Any, params: Params) -> Params:
     def block(p: Any) -> Any:
-        norms = {"attn": p["ln1"], "mlp": p["ln1" if arch.shared_norm else "ln2"]}
+        norms = {"attn": p["ln1"], "mlp": p["ln1" if arch.norms.shared else "ln2"]}
         return {name: _absorbed(arch, norms[name], p[name], tree["blocks"][name]) for name in norms}
 
     final, head = params["ln_final"], params.get("unembed", {})
     head = _absorbed(arch, final, head, tree["unembed"])
-    if arch.norm.bias and arch.d_embed is not None:
+    if arch.norms.norm.bias and arch.d_embed is not None:
         w_u = params["embed"]["W_E"].T if arch.tied else params["unembed"]["W_U"]
         head["b_U"] = _shifted(head["b_U"], _shifted(None, final["b"], params["unembed"]["W_out"], 0), w_u, 0)
     kept = {name: value for name, value in params.items() if name != "ln_final"}
@@ -102,8 +104,8 @@ def _absorbed(arch: Transformer, norm: Any, p: Any, tree: Any) -> dict[str, Any]
             out[name] = _absorbed(arch, norm, p[name], param)
         elif "d_model" in param.axes[:-1]:
             axis = param.axes.index("d_model") - len(param.axes)
-            out[name] = _scaled(p[name], norm["w"], axis, arch.norm.gain == "1 + w")
-            if arch.norm.bias and bias in tree:
+            out[name] = _scaled(p[name], norm["w"], axis, arch.norms.norm.gain == "1 + w")
+            if arch.norms.norm.bias and bias in tree:
                 out[bias] = _shifted(p.get(bias), norm["b"], p[name], axis)
     for name in (name for name in tree if name not in out):
         param = tree[name]
@@ -143,10 +145,10 @@ def centre_writing_weights(arch: Transformer, params: Params) -> tuple[Transform
         what a norm writes depends on the input, and no change of weights takes it away.
     """
     reasons = {
-        "RMSNorm reads the mean of the residual stream": arch.norm.kind == "rms",
-        "its modules read the residual stream unnormalised": arch.norms in ("post", "stream"),
-        "its post-norms write to the residual stream": arch.norms in ("post", "both"),
-        "the norm of its embedding writes to the residual stream": arch.embed_norm,
+        "RMSNorm reads the mean of the residual stream": arch.norms.norm.kind == "rms",
+        "its modules read the residual stream unnormalised": not arch.norms.read,
+        "its post-norms write to the residual stream": arch.norms.written,
+        "the norm of its embedding writes to the residual stream": arch.norms.embed,
     }
     check_applies("centre_writing_weights", arch, params, reasons)
     if arch.d_embed is None:
@@ -198,11 +200,11 @@ def fold_value_biases(arch: Transformer, params: Params) -> tuple[Transformer, P
       ArgumentError: beside sinks, weights sum to less than 1; with ``clip_qkv``, values are clamped
         after the bias is added.
     """
-    if not arch.qkv_bias:
+    if not arch.attn.qkv_bias:
         return arch, params
     reasons = {
-        "its sinks make attention weights sum to less than 1": arch.sinks,
-        "its values are clamped after the bias is added": arch.clip_qkv is not None,
+        "its sinks make attention weights sum to less than 1": arch.attn.sinks,
+        "its values are clamped after the bias is added": arch.attn.clip_qkv is not None,
     }
     check_applies("fold_value_biases", arch, params, reasons)
 
@@ -212,7 +214,7 @@ def fold_value_biases(arch: Transformer, params: Params) -> tuple[Transformer, P
         return {**p, "attn": {**attn, "b_V": jnp.zeros_like(attn["b_V"]), "b_O": b_o}}
 
     folded = {**params, "blocks": _each_layer(block, params["blocks"])}
-    return dataclasses.replace(arch, out_bias=True), folded
+    return dataclasses.replace(arch, attn=dataclasses.replace(arch.attn, out_bias=True)), folded
 
 
 @jax.jit

@@ -25,7 +25,8 @@ class Form:
     Attributes:
       name: in words.
       keys: its tensors, by parameter path.
-      fields: what it says of the architecture.
+      fields: what it says of the architecture, by path of the field; of a mixture or a norm of heads,
+        of their own fields.
       unless: it is another form, or none that is known, where a tensor's name contains this pattern.
       whole: its biases are no choice; all are there.
     """
@@ -78,7 +79,7 @@ def _of(family: str, *prefixes: str) -> dict[str, Key]:
 
 _PROJECTIONS, _QK = ("blocks.attn.W_", "blocks.attn.b_"), ("blocks.attn.q_norm", "blocks.attn.k_norm")
 _EXPERTS, _MLP = "blocks.mlp.W_", LAYER + "mlp."
-_ONE_BRANCH, _GATED = {"gated": False}, {"gated": True}
+_ONE_BRANCH, _GATED = {"mlp.gated": False}, {"mlp.gated": True}
 NONE = Form("none", {})
 
 EMBEDDINGS = _of("llama", "embed.", "unembed.")
@@ -92,9 +93,11 @@ PARTS: Mapping[str, tuple[Form, ...]] = {
     "norms": (
         Form("before each module", _of("llama", "blocks.ln1.", "blocks.ln2.")),
         Form("before each module", _of("gemma2", "blocks.ln1.", "blocks.ln2.")),
-        Form("before and after each module", _of("gemma2", "blocks.ln"), {"norms": "both"}),
-        Form("after each module", _of("olmo2", "blocks.ln1_post.", "blocks.ln2_post."), {"norms": "post"}),
-        Form("one before both modules", _of("phi", "blocks.ln1."), {"parallel": True, "shared_norm": True}),
+        Form("before and after each module", _of("gemma2", "blocks.ln"), {"norms.where": "both"}),
+        Form(
+            "after each module", _of("olmo2", "blocks.ln1_post.", "blocks.ln2_post."), {"norms.where": "post"}
+        ),
+        Form("one before both modules", _of("phi", "blocks.ln1."), {"parallel": True, "norms.shared": True}),
         Form("none with weights", {}, unless="norm"),
     ),
     "attention": (
@@ -110,7 +113,7 @@ PARTS: Mapping[str, tuple[Form, ...]] = {
         Form("all heads together", _of("olmo2", *_QK), {"joint": True}),
         NONE,
     ),
-    "sinks": (Form("a score for each head", _of("gpt_oss", "blocks.attn.sinks"), {"sinks": True}), NONE),
+    "sinks": (Form("a score for each head", _of("gpt_oss", "blocks.attn.sinks"), {"attn.sinks": True}), NONE),
     "mlp": (
         Form("gated", _of("llama", "blocks.mlp."), _GATED),
         Form("gated, fused", _of("phi3", "blocks.mlp."), _GATED),

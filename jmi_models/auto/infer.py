@@ -5,6 +5,7 @@ contradict each other, the checkpoint does not fit and the report says so.
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from jmi_models.auto.harmless import refuse_unread
 from jmi_models.auto.notes import Finding, Notes
 from jmi_models.auto.sizes import along, head_sizes, with_sizes
 from jmi_models.decoder.experts import Experts
-from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import dense_layers
@@ -24,24 +25,24 @@ from jmi_models.params import flat
 from jmi_models.weights.layout import Key
 
 _BIASES = {
-    "qkv_bias": ("blocks.attn.b_Q", "blocks.attn.b_K", "blocks.attn.b_V"),
-    "out_bias": ("blocks.attn.b_O",),
-    "mlp_bias": ("blocks.mlp.b_gate", "blocks.mlp.b_in", "blocks.mlp.b_out"),
+    "attn.qkv_bias": ("blocks.attn.b_Q", "blocks.attn.b_K", "blocks.attn.b_V"),
+    "attn.out_bias": ("blocks.attn.b_O",),
+    "mlp.bias": ("blocks.mlp.b_gate", "blocks.mlp.b_in", "blocks.mlp.b_out"),
     "unembed_bias": ("unembed.b_U",),
 }
-"""Architecture field -> the parameters whose presence sets it."""
+"""Path of an architecture field -> the parameters whose presence sets it."""
 
 _CLAIMS = {
-    "attention_bias": "qkv_bias",
-    "qkv_bias": "qkv_bias",
-    "use_qkv_bias": "qkv_bias",
-    "use_bias": "qkv_bias",
-    "mlp_bias": "mlp_bias",
+    "attention_bias": "attn.qkv_bias",
+    "qkv_bias": "attn.qkv_bias",
+    "use_qkv_bias": "attn.qkv_bias",
+    "use_bias": "attn.qkv_bias",
+    "mlp_bias": "mlp.bias",
     "use_parallel_residual": "parallel",
-    "use_qk_norm": "qk_norm",
-    "qk_layernorm": "qk_norm",
+    "use_qk_norm": "attn.qk_norm",
+    "qk_layernorm": "attn.qk_norm",
 }
-"""Flag of a config -> architecture field on which tensors have the last word."""
+"""Flag of a config -> path of the architecture field on which tensors have the last word."""
 
 _N_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _TOP_K = ("num_experts_per_tok", "experts_per_token", "num_experts_per_token")
@@ -81,8 +82,10 @@ def infer(config: Mapping[str, Any], shapes: Shapes) -> Inference:
     read = Reader(with_sizes(config, keys, shapes, notes))
     parts["qk_norm"] = choose("qk_norm", shapes, head_sizes(read))
     keys |= parts["qk_norm"].keys
-    fields = _fields(read, parts, keys, shapes, notes)
-    arch = read_usual(read, "auto", partial=1.0, tied=first(keys["unembed.W_U"]) not in shapes, **fields)
+    fields = _nested(_fields(read, parts, keys, shapes, notes))
+    norms = Norms(**fields.pop("norms"))
+    tied = first(keys["unembed.W_U"]) not in shapes
+    arch = read_usual(read, "auto", norms, partial=1.0, tied=tied, **fields)
     _conclude(read, arch, notes)
     unnamed = sorted(set(flat(arch.param_tree())) - set(keys))
     if unnamed:
@@ -107,7 +110,7 @@ def _with_prefix(shapes: Shapes) -> Shapes:
 def _fields(
     read: Reader, parts: Mapping[str, Form], keys: Mapping[str, Key], shapes: Shapes, notes: Notes
 ) -> dict[str, Any]:
-    """Fields of the architecture beyond sizes."""
+    """Fields of the architecture beyond sizes, by path."""
     has = lambda *paths: any(first(keys[p]) in shapes for p in paths if p in keys)  # noqa: E731
     for part, form in parts.items():
         names = [first(key) for key in form.required()]
@@ -123,24 +126,33 @@ def _fields(
         notes=notes,
     )
     biases = {field: has(*paths) for field, paths in _BIASES.items()}
-    biases["mlp_bias"] &= "gated" in parts["mlp"].fields
+    biases["mlp.bias"] &= "mlp.gated" in parts["mlp"].fields
     for field in (field for field, there in biases.items() if there):
         notes.found(field, True, f"tensors: {first(keys[_BIASES[field][-1]])}")
     fields: dict[str, Any] = {
-        "norm": norm,
+        "norms.norm": norm,
         **parts["norms"].fields,
         **parts["sinks"].fields,
         **biases,
         **scalars.positions(read, head_sizes(read)["d_head"], notes),
         **scalars.multipliers(read, notes),
-        "qk_norm": _qk_norm(parts["qk_norm"], norm, has("blocks.attn.q_norm.b"), notes),
+        "attn.qk_norm": _qk_norm(parts["qk_norm"], norm, has("blocks.attn.q_norm.b"), notes),
     }
     if "parallel" not in fields:
         fields["parallel"] = read.flag("use_parallel_residual", False)
-    gated = parts["mlp"].fields.get("gated")
+    gated = parts["mlp"].fields.get("mlp.gated")
     mixture = {} if gated is not None else {"experts": _experts(read, parts, keys, shapes, notes)}
     act_fn = scalars.activation(read, gated is not False, notes)
-    return {**fields, "gated": gated is not False, "act_fn": act_fn, **mixture}
+    return {**fields, "mlp.gated": gated is not False, "mlp.act_fn": act_fn, **mixture}
+
+
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by path (``"attn.scale"``) as mappings within a mapping."""
+    nested: dict[str, Any] = {}
+    for path, value in fields.items():
+        spec, _, name = path.rpartition(".")
+        (nested.setdefault(spec, {}) if spec else nested)[name] = value
+    return nested
 
 
 def _qk_norm(form: Form, norm: Norm, bias: bool, notes: Notes) -> HeadNorm | None:
@@ -192,15 +204,15 @@ def _conclude(read: Reader, arch: Transformer, notes: Notes) -> None:
     notes.found(
         "tied", arch.tied, f"config: {tie}" if tie in read.config else "tensors: lm_head.weight or none"
     )
-    if "attn_scale" not in found:
-        notes.found("attn_scale", arch.attn_scale, "one over the root of head_dim")
-    if "ropes" not in found and arch.ropes[0] is not None:
-        rope = arch.ropes[0]
+    if "attn.scale" not in found:
+        notes.found("attn.scale", arch.attn.scale, "one over the root of head_dim")
+    if "positions.ropes" not in found and arch.positions.ropes[0] is not None:
+        rope = arch.positions.ropes[0]
         text = f"base {rope.theta:g}, {rope.dim} of {arch.d_head} dimensions, {type(rope.scaling).__name__}"
-        notes.found("ropes", text, "config: rope_theta, rope_scaling, partial_rotary_factor")
+        notes.found("positions.ropes", text, "config: rope_theta, rope_scaling, partial_rotary_factor")
     read.ignore(*_CLAIMS)
     for name, field in _CLAIMS.items():
-        there = bool(getattr(arch, field))
+        there = bool(operator.attrgetter(field)(arch))
         if read.config.get(name) not in (None, there):
             notes.assume(
                 f"the config has {name}={read.config[name]}, but the tensors decide: {field}={there}"

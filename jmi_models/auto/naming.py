@@ -5,14 +5,16 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import Family
 from jmi_models.families.usual import LAYER
 
 # Two families choose among names by their architecture; any one tells their naming.
-ANY = Transformer("any", 1, 1, 1, 1, 1, 1, 1, 1, "silu", Norm("rms", 1e-6))
+ANY = Transformer("any", 1, 1, 1, 1, 1, 1, 1, 1, Norms(Norm("rms", 1e-6)), Attention(), Mlp("silu"))
 _ENOUGH = 0.5
 
 

@@ -16,17 +16,17 @@ from jmi_models.families.smollm3 import turning_layers
 from jmi_models.families.usual import one_window, per_layer, sliding_layers, windows
 
 _MULTIPLIERS: Mapping[str, tuple[str, Callable[[float], float]]] = {
-    "attn_logit_softcapping": ("attn_softcap", lambda x: x),
+    "attn_logit_softcapping": ("attn.softcap", lambda x: x),
     "final_logit_softcapping": ("logit_softcap", lambda x: x),
-    "clip_qkv": ("clip_qkv", lambda x: x),
-    "query_pre_attn_scalar": ("attn_scale", lambda x: x**-0.5),
-    "attention_multiplier": ("attn_scale", lambda x: x),
+    "clip_qkv": ("attn.clip_qkv", lambda x: x),
+    "query_pre_attn_scalar": ("attn.scale", lambda x: x**-0.5),
+    "attention_multiplier": ("attn.scale", lambda x: x),
     "embedding_multiplier": ("embed_scale", lambda x: x),
     "residual_multiplier": ("residual_scale", lambda x: x),
     "logits_scaling": ("logit_scale", lambda x: 1 / x),
     "logit_scale": ("logit_scale", lambda x: x),
 }
-"""Config field -> (architecture field, its value there)."""
+"""Config field -> (path of the architecture field, its value there)."""
 
 _EPSILONS: Mapping[str, Literal["rms", "layer"] | None] = {
     "rms_norm_eps": "rms",
@@ -68,7 +68,7 @@ def norm(read: Reader, gain: bool, bias: bool, notes: Notes) -> Norm:
     if kind is None:
         kind, source = "rms" if gain else "layer", "assumed"
         notes.assume(f"norms are {kind} norms: neither a bias nor the name of their epsilon tells")
-    notes.found("norm", f"{kind}, eps {eps}{', bias' * bias}{', no gain' * (not gain)}", source)
+    notes.found("norms.norm", f"{kind}, eps {eps}{', bias' * bias}{', no gain' * (not gain)}", source)
     if not gain:
         notes.assume("the norms of the residual stream have no weights, and no other norm is without")
         return Norm(kind, eps, "none")
@@ -84,7 +84,7 @@ def activation(read: Reader, gated: bool, notes: Notes) -> str:
     name = next((name for name in _ACTIVATIONS if read.config.get(name) is not None), None)
     read.ignore(*_ACTIVATIONS)
     if name is not None:
-        return str(notes.found("act_fn", read.activation(name, "silu"), f"config: {name}"))
+        return str(notes.found("mlp.act_fn", read.activation(name, "silu"), f"config: {name}"))
     if not gated:
         raise ConfigError(f"config.json names no activation; looked for {', '.join(_ACTIVATIONS)}")
     notes.assume("the activation is silu: the config names none")
@@ -92,7 +92,7 @@ def activation(read: Reader, gated: bool, notes: Notes) -> str:
 
 
 def multipliers(read: Reader, notes: Notes) -> dict[str, float]:
-    """Soft-caps, clamps and multipliers, by architecture field."""
+    """Soft-caps, clamps and multipliers, by path of the architecture field."""
     fields: dict[str, float] = {}
     for name, (field, meaning) in _MULTIPLIERS.items():
         value = read.optional(name)
@@ -110,12 +110,12 @@ def multipliers(read: Reader, notes: Notes) -> dict[str, float]:
 
 
 def positions(read: Reader, width: int, notes: Notes) -> dict[str, Any]:
-    """Windows and rotary embeddings, by architecture field; ``ropes`` only where layers differ in it."""
+    """Windows and rotary embeddings, by path of the field; ropes only where layers differ in it."""
     for name, value in _ONLY.items():
         read.only(name, value)
     slides = _slides(read, notes)
-    fields: dict[str, Any] = {"windows": slides, "rope_interleaved": _known(read, _INTERLEAVED)}
-    if fields["rope_interleaved"]:
+    interleaved = _known(read, _INTERLEAVED)
+    if interleaved:
         notes.assume(f"rotary embedding is interleaved: model_type {read.config['model_type']!r}")
     else:
         notes.assume("rotary embedding turns the two halves of a head; interleaved would look the same")
@@ -125,7 +125,8 @@ def positions(read: Reader, width: int, notes: Notes) -> dict[str, Any]:
     if read.config.get("max_position_embeddings") is None:
         notes.assume("the context holds 2048 tokens: the config has no max_position_embeddings")
     ropes = _ropes(read, width, slides, notes)
-    return fields | ({"ropes": ropes} if ropes else {})
+    fields = {"attn.windows": slides, "positions.interleaved": interleaved}
+    return fields | ({"positions.ropes": ropes} if ropes else {})
 
 
 def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Notes) -> tuple[Rope | None, ...]:
@@ -136,12 +137,12 @@ def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Note
     if config.get("no_rope_layers") is not None or config.get("no_rope_layer_interval") is not None:
         rope = rope_config.read(config, width, 1e4, 1.0)
         turns = turning_layers(read)
-        notes.found("ropes", f"in {sum(turns)} of {len(turns)} layers", "config: no_rope_layers")
+        notes.found("positions.ropes", f"in {sum(turns)} of {len(turns)} layers", "config: no_rope_layers")
         return per_layer([rope if turn else None for turn in turns])
     if config.get("rope_local_base_freq") is not None or by_kind(config):
         far, near = ropes_by_kind(config, width, 1e4, 2048)
         source = "rope_parameters" if by_kind(config) else "rope_local_base_freq"
-        notes.found("ropes", "one for windowed layers, one for the others", f"config: {source}")
+        notes.found("positions.ropes", "one for windowed layers, one for the others", f"config: {source}")
         return per_layer([near if window else far for window in slides or (None,)])
     if len(set(slides)) > 1 and _known(read, _UNTURNED):
         notes.assume(f"layers without a window have no rotary embedding: model_type {config['model_type']!r}")
@@ -158,12 +159,12 @@ def _ropes(read: Reader, width: int, slides: tuple[int | None, ...], notes: Note
 
 
 def _slides(read: Reader, notes: Notes) -> tuple[int | None, ...]:
-    """Window of each layer, as `jmi_models.Transformer.windows`."""
+    """Window of each layer, as in `Attention`."""
     config = read.config
     read.ignore("sliding_window", "sliding_window_pattern", "max_window_layers", "layer_types")
     read.ignore("_sliding_window_pattern")
     if not read.flag("use_sliding_window", True):
-        notes.found("windows", "none", "config: use_sliding_window")
+        notes.found("attn.windows", "none", "config: use_sliding_window")
         return ()
     if config.get("layer_types") is not None:
         sliding_layers(read, lambda layer: False)  # refuses kinds of layers that are unknown
@@ -184,7 +185,7 @@ def _slides(read: Reader, notes: Notes) -> tuple[int | None, ...]:
         )
     some = [window for window in found if window]
     share = "every layer" if len(found) == 1 else f"{len(some)} of {len(found)} layers"
-    notes.found("windows", f"{some[0]} in {share}" if some else "none", f"config: {source}")
+    notes.found("attn.windows", f"{some[0]} in {share}" if some else "none", f"config: {source}")
     return found
 
 

@@ -30,6 +30,7 @@ class Experts:
       bias: the router has a bias, and so have the experts.
       d_shared: width of an expert that every token is given, weighed by a sigmoid gate; or None.
       limit: clamp of gate and linear branch (gpt-oss); None for the plain gated unit.
+      dense_layers: the layers that have the MLP all the same.
     """
 
     n_experts: int
@@ -39,6 +40,7 @@ class Experts:
     bias: bool = False
     d_shared: int | None = None
     limit: float | None = None
+    dense_layers: tuple[int, ...] = ()
 
 
 def mixture(spec: Experts, act_fn: str, p: Any, x: jax.Array, tap: Tap) -> jax.Array:

@@ -50,6 +50,40 @@ class HeadNorm:
     axes: Literal["d_head", "n_heads d_head"] = "d_head"
 
 
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """The norms of a decoder's residual stream, all of one kind.
+
+    Attributes:
+      norm: their kind.
+      where: ``pre`` each module reads a normalised stream; ``post`` it writes a normalised output
+        (OLMo 2); ``both`` (Gemma 2); ``stream`` the sum itself is normalised after each module
+        (OPT 350m), and there is no final norm.
+      shared: attention and MLP, which stand side by side, read the stream through one norm.
+      embed: the embedding is normalised, too.
+    """
+
+    norm: Norm
+    where: Literal["pre", "post", "both", "stream"] = "pre"
+    shared: bool = False
+    embed: bool = False
+
+    @property
+    def read(self) -> bool:
+        """Whether what a module reads is normalised."""
+        return self.where in ("pre", "both")
+
+    @property
+    def written(self) -> bool:
+        """Whether what a module writes is normalised."""
+        return self.where in ("post", "both")
+
+    @property
+    def in_stream(self) -> bool:
+        """Whether the sum itself is normalised."""
+        return self.where == "stream"
+
+
 def normalise(norm: Norm, p: Any, x: jax.Array, tap: Tap, name: str) -> jax.Array:
     """``x`` ``[b, s, d]`` normalised, with its points under ``name`` (``"ln1"``).
 

@@ -23,7 +23,7 @@ def sizes(arch: "Transformer") -> dict[str, int]:
         "d_mlp": arch.d_mlp,
         "d_vocab": arch.d_vocab,
         "d_embed": arch.d_embed or arch.d_model,
-        "n_positions": arch.n_ctx + (arch.learned_positions or 0),
+        "n_positions": arch.n_ctx + (arch.positions.learned or 0),
         "n_experts": experts.n_experts if experts else 0,
         "d_expert": experts.d_expert if experts else 0,
         "d_shared": experts.d_shared or 0 if experts else 0,
@@ -41,9 +41,9 @@ def param_tree(arch: "Transformer") -> dict[str, Any]:
     stacks = {stack_name(run): _layers(arch, run) for run in runs}
     tree: dict[str, Any] = {
         "embed": _embed(arch, make),
-        "pos_embed": {} if arch.learned_positions is None else {"W_pos": make("n_positions d_model")},
+        "pos_embed": {} if arch.positions.learned is None else {"W_pos": make("n_positions d_model")},
         "blocks": stacks if len(runs) > 1 else stacks[stack_name(runs[0])],
-        "ln_final": {} if arch.norms == "stream" else make.norm(arch.norm, "d_model"),
+        "ln_final": {} if arch.norms.in_stream else make.norm(arch.norms.norm, "d_model"),
         "unembed": _unembed(arch, make),
     }
     return _pruned(tree)
@@ -80,16 +80,16 @@ def _embed(arch: "Transformer", make: _Maker) -> dict[str, Any]:
     tree: dict[str, Any] = {"W_E": make("d_vocab d_embed" if arch.d_embed else "d_vocab d_model")}
     if arch.d_embed:
         tree["W_in"] = make("d_embed d_model")
-    if arch.embed_norm:
-        tree["ln"] = make.norm(arch.norm, "d_model")
+    if arch.norms.embed:
+        tree["ln"] = make.norm(arch.norms.norm, "d_model")
     return tree
 
 
 def _norms(arch: "Transformer", make: _Maker) -> dict[str, Any]:
     before, after = ("ln1", "ln2"), ("ln1_post", "ln2_post")
     names = {"pre": before, "post": after, "stream": before, "both": (*before, *after)}
-    kept = [name for name in names[arch.norms] if not (arch.shared_norm and name == "ln2")]
-    return {name: make.norm(arch.norm, "n_layers d_model") for name in kept}
+    kept = [name for name in names[arch.norms.where] if not (arch.norms.shared and name == "ln2")]
+    return {name: make.norm(arch.norms.norm, "n_layers d_model") for name in kept}
 
 
 def _attention(arch: "Transformer", make: _Maker) -> dict[str, Any]:
@@ -99,27 +99,27 @@ def _attention(arch: "Transformer", make: _Maker) -> dict[str, Any]:
         "W_V": make("n_layers d_model n_kv_heads d_head"),
         "W_O": make("n_layers n_heads d_head d_model", make.writing),
     }
-    if arch.qkv_bias:
+    if arch.attn.qkv_bias:
         tree["b_Q"] = make("n_layers n_heads d_head", "zeros")
         tree["b_K"] = make("n_layers n_kv_heads d_head", "zeros")
         tree["b_V"] = make("n_layers n_kv_heads d_head", "zeros")
-    if arch.out_bias:
+    if arch.attn.out_bias:
         tree["b_O"] = make("n_layers d_model", "zeros")
-    if arch.sinks:
+    if arch.attn.sinks:
         tree["sinks"] = make("n_layers n_heads", "zeros")
-    if arch.qk_norm is not None:
-        axes = "n_layers " + ("n_heads d_head" if arch.qk_norm.joint else arch.qk_norm.axes)
-        tree["q_norm"] = make.norm(arch.qk_norm.norm, axes)
-        tree["k_norm"] = make.norm(arch.qk_norm.norm, axes.replace("n_heads", "n_kv_heads"))
+    if arch.attn.qk_norm is not None:
+        axes = "n_layers " + ("n_heads d_head" if arch.attn.qk_norm.joint else arch.attn.qk_norm.axes)
+        tree["q_norm"] = make.norm(arch.attn.qk_norm.norm, axes)
+        tree["k_norm"] = make.norm(arch.attn.qk_norm.norm, axes.replace("n_heads", "n_kv_heads"))
     return tree
 
 
 def _mlp(arch: "Transformer", make: _Maker, width: str = "d_mlp") -> dict[str, Any]:
-    tree = {"W_gate": make(f"n_layers d_model {width}")} if arch.gated else {}
+    tree = {"W_gate": make(f"n_layers d_model {width}")} if arch.mlp.gated else {}
     tree["W_in"] = make(f"n_layers d_model {width}")
     tree["W_out"] = make(f"n_layers {width} d_model", make.writing)
-    if arch.mlp_bias:
-        if arch.gated:
+    if arch.mlp.bias:
+        if arch.mlp.gated:
             tree["b_gate"] = make(f"n_layers {width}", "zeros")
         tree["b_in"] = make(f"n_layers {width}", "zeros")
         tree["b_out"] = make("n_layers d_model", "zeros")

@@ -21,38 +21,38 @@ def sites(arch: "Transformer") -> dict[str, Site]:
         "vocab": arch.d_vocab,
     }
     has = [point for point in TRANSFORMER_AXES if not _lacks(arch, point)]
-    return sites_of(has, sizes, arch.n_layers, _some(arch) if arch.dense_layers else None)
+    return sites_of(has, sizes, arch.n_layers, _some(arch) if len(set(arch.kinds)) > 1 else None)
 
 
 def _some(arch: "Transformer") -> dict[str, tuple[int, ...]]:
     """The layers of points that not every layer has."""
-    mixed = tuple(i for i, kind in enumerate(arch.kinds) if kind == "experts")
+    mixed, dense = (tuple(i for i, k in enumerate(arch.kinds) if k == kind) for kind in ("experts", "mlp"))
     routing = dict.fromkeys(("blocks.*.mlp.hook_router_logits", "blocks.*.mlp.hook_expert_weights"), mixed)
     names = ("pre", "pre_linear", "post")
     return {
         **routing,
-        **dict.fromkeys((f"blocks.*.mlp.hook_{name}" for name in names), arch.dense_layers),
+        **dict.fromkeys((f"blocks.*.mlp.hook_{name}" for name in names), dense),
     }
 
 
 def _lacks(arch: "Transformer", point: str) -> bool:
     name = point.removeprefix("blocks.*.")
-    second = arch.parallel and arch.shared_norm
+    second = arch.parallel and arch.norms.shared
     absent = {
-        "hook_pos_embed": arch.learned_positions is None,
-        "attn.hook_rot_q": not arch.rotary,
-        "attn.hook_rot_k": not arch.rotary,
+        "hook_pos_embed": arch.positions.learned is None,
+        "attn.hook_rot_q": not arch.positions.rotary,
+        "attn.hook_rot_k": not arch.positions.rotary,
         "hook_resid_mid": arch.parallel,
-        "ln1.": arch.norms == "post",
-        "ln2.": arch.norms == "post" or second,
-        "ln1_post.": arch.norms in ("pre", "stream"),
-        "ln2_post.": arch.norms in ("pre", "stream"),
-        "ln_final.": arch.norms == "stream",
-        "hook_final_norm": arch.norms == "stream",
+        "ln1.": arch.norms.where == "post",
+        "ln2.": arch.norms.where == "post" or second,
+        "ln1_post.": not arch.norms.written,
+        "ln2_post.": not arch.norms.written,
+        "ln_final.": arch.norms.in_stream,
+        "hook_final_norm": arch.norms.in_stream,
         "mlp.hook_router_logits": arch.experts is None,
         "mlp.hook_expert_weights": arch.experts is None,
         "mlp.hook_pre": "mlp" not in arch.kinds,
-        "mlp.hook_pre_linear": "mlp" not in arch.kinds or not arch.gated,
+        "mlp.hook_pre_linear": "mlp" not in arch.kinds or not arch.mlp.gated,
         "mlp.hook_post": "mlp" not in arch.kinds,
     }
     return any(gone and (name == n or (n.endswith(".") and name.startswith(n))) for n, gone in absent.items())

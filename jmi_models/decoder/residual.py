@@ -119,8 +119,8 @@ def to_logits(arch: "Reads", params: Any, x: jax.Array, denominator: jax.Array |
       denominator: ``ln_final.hook_scale`` ``[b, s, 1]``; None where a model has no final norm.
     """
     x = _wide(x)
-    if arch.norms != "stream":
-        x = _gained(arch.norm, params.get("ln_final"), _centred(arch.norm, x)) / _given(
+    if not arch.norms.in_stream:
+        x = _gained(arch.norms.norm, params.get("ln_final"), _centred(arch.norms.norm, x)) / _given(
             denominator, "ln_final"
         )
     return _unembedded(arch, params, x)
@@ -193,8 +193,8 @@ def _direction(arch: "Reads", params: Any, tokens: jax.Array) -> Direction:
         constant = jnp.einsum("...d,d->...", vector, bias)
     if "b_U" in p:
         constant = constant + _wide(jnp.take(p["b_U"], tokens))
-    if arch.norms != "stream":
-        vector = _centred(arch.norm, _gained(arch.norm, params.get("ln_final"), vector))
+    if not arch.norms.in_stream:
+        vector = _centred(arch.norms.norm, _gained(arch.norms.norm, params.get("ln_final"), vector))
     return Direction(_times(vector, arch.logit_scale), _times(constant, arch.logit_scale))
 
 
@@ -211,7 +211,7 @@ def _unembedded(arch: "Reads", params: Any, x: jax.Array) -> jax.Array:
 
 
 def _norm_bias(arch: "Reads", params: Any) -> jax.Array | None:
-    has = arch.norm.bias and arch.norms != "stream"
+    has = arch.norms.norm.bias and not arch.norms.in_stream
     return _wide(params["ln_final"]["b"]) if has else None
 
 
@@ -219,8 +219,10 @@ def _written(
     arch: "Transformer", layer_params: Any, name: str, x: jax.Array, denominator: jax.Array | None
 ) -> jax.Array:
     """What a part ``x`` ``[..., d]`` of a module's output adds to the stream."""
-    if arch.norms in ("post", "both"):
-        x = _gained(arch.norm, layer_params.get(name), _centred(arch.norm, x)) / _given(denominator, name)
+    if arch.norms.written:
+        x = _gained(arch.norms.norm, layer_params.get(name), _centred(arch.norms.norm, x)) / _given(
+            denominator, name
+        )
     return _times(x, arch.residual_scale)
 
 
@@ -229,8 +231,10 @@ def _pulled_back(
 ) -> jax.Array:
     """The transpose of `_written`: the direction in a module's output that becomes ``direction``."""
     x = _times(_wide(direction), arch.residual_scale)
-    if arch.norms in ("post", "both"):
-        x = _centred(arch.norm, _gained(arch.norm, layer_params.get(name), x)) / _given(denominator, name)
+    if arch.norms.written:
+        x = _centred(arch.norms.norm, _gained(arch.norms.norm, layer_params.get(name), x)) / _given(
+            denominator, name
+        )
     return x
 
 
@@ -245,7 +249,7 @@ def _constant(
     """What a module's own bias and that of its post-norm add to the stream."""
     own = jnp.zeros((1, 1, arch.d_model), wide(weight.dtype)) if bias is None else _wide(bias)[None, None]
     added = _written(arch, layer_params, name, own, denominator)
-    if arch.norms in ("post", "both") and arch.norm.bias:
+    if arch.norms.written and arch.norms.norm.bias:
         added = added + _times(_wide(layer_params[name]["b"]), arch.residual_scale)[None, None]
     return added
 

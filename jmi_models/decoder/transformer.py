@@ -1,4 +1,4 @@
-"""The generic decoder: a Transformer value whose fields are the axes along which families differ.
+"""The generic decoder: a Transformer value whose fields say in what families differ.
 
 Axis letters: b batch, s sequence, d model width, e embedding width, h query heads, g key/value heads,
 k head width, m MLP width, v vocabulary. Parameter names are TransformerLens's; weights are stored
@@ -7,7 +7,7 @@ input axis first (``W_Q[d, h, k]``), the order in which a matrix product reads t
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from jmi.model.architecture import Cache
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site
 from jmi.model.tap import SILENT, Tap
-from jmi_models.decoder import attention, ops, param_tree, points, residual, rounding
-from jmi_models.decoder.attention import Alibi
+from jmi_models.decoder import ops, param_tree, points, residual, rounding
+from jmi_models.decoder.attention import Attention, InLayer, attend
 from jmi_models.decoder.context import Context, context_of, looked_up
 from jmi_models.decoder.experts import Experts, mixture
-from jmi_models.decoder.norms import HeadNorm, Norm, normalise
-from jmi_models.decoder.rope import Rope
+from jmi_models.decoder.mlp import Mlp, perceptron
+from jmi_models.decoder.norms import Norms, normalise
+from jmi_models.decoder.positions import Positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,36 +33,17 @@ class Transformer:
     Attributes:
       family: name of the family it was read as.
       n_layers, d_model, n_heads, n_kv_heads, d_head, d_mlp, d_vocab, n_ctx: sizes.
-      act_fn: Hugging Face name of the MLP activation.
-      norm: of the residual stream.
-      norms: where it stands: ``pre`` each module reads a normalised stream; ``post`` it writes a
-        normalised output (OLMo 2); ``both`` (Gemma 2); ``stream`` the sum itself is normalised
-        after each module (OPT 350m), and there is no final norm.
+      norms: of the residual stream, and where they stand.
+      attn, mlp: its modules.
+      experts: a mixture in place of the MLP, in all layers or in some.
+      positions: how they are told apart.
       parallel: attention and MLP read the same stream and are added together.
-      shared_norm: in a parallel block, they share one norm.
-      ropes, windows: rotary embedding, and number of keys a query sees: one for all layers, or one
-        for each; None for a layer without. Empty: no layer has any.
-      rope_interleaved: neighbouring dimensions turn together, not the two halves of a head.
-      learned_positions: the model has a table of positions, and its first so many rows are unused.
-      alibi: linear biases on the scores.
-      attn_scale: what scores are multiplied by.
-      scale_by_layer: it is divided by the number of the layer, counted from 1.
-      attn_softcap, logit_softcap: soft-caps of scores and logits.
-      qk_norm, clip_qkv: normalisation and clamp of queries and keys (the clamp of values, too).
-      sinks: each head has a learned score that takes attention and gives nothing.
-      qkv_bias, out_bias, mlp_bias, unembed_bias: which projections have biases.
-      gated: the MLP multiplies an activated and a linear branch.
-      experts: a mixture in place of the MLP.
-      dense_layers: the layers that have an MLP all the same.
       d_embed: width of the embedding where it is projected to that of the model.
       embed_scale, residual_scale, logit_scale: multipliers of the embedding, of what each module
         adds, and of the logits.
-      embed_norm: the embedding is normalised.
+      logit_softcap: soft-cap of the logits.
       tied: whether the unembedding is the transposed embedding.
-      implementation: of attention. ``eager`` makes the whole matrix of scores; ``blockwise`` only
-        the rows of ``query_block`` queries at a time, so memory grows with the length and not its
-        square, except in layers where a hook or capture asks for scores or pattern; ``auto``, the
-        default, is eager up to 1,024 tokens and blockwise beyond. The results are the same.
+      unembed_bias: logits have a bias.
     """
 
     takes_padding: ClassVar[bool] = True
@@ -74,49 +56,25 @@ class Transformer:
     d_mlp: int
     d_vocab: int
     n_ctx: int
-    act_fn: str
-    norm: Norm
-    norms: Literal["pre", "post", "both", "stream"] = "pre"
-    parallel: bool = False
-    shared_norm: bool = False
-    ropes: tuple[Rope | None, ...] = ()
-    windows: tuple[int | None, ...] = ()
-    rope_interleaved: bool = False
-    learned_positions: int | None = None
-    alibi: Alibi | None = None
-    attn_scale: float = 1.0
-    scale_by_layer: bool = False
-    attn_softcap: float | None = None
-    logit_softcap: float | None = None
-    qk_norm: HeadNorm | None = None
-    clip_qkv: float | None = None
-    sinks: bool = False
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    unembed_bias: bool = False
-    gated: bool = True
+    norms: Norms
+    attn: Attention
+    mlp: Mlp
     experts: Experts | None = None
-    dense_layers: tuple[int, ...] = ()
+    positions: Positions = dataclasses.field(default_factory=Positions)
+    parallel: bool = False
     d_embed: int | None = None
     embed_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
-    embed_norm: bool = False
+    logit_softcap: float | None = None
     tied: bool = False
-    implementation: Literal["auto", "eager", "blockwise"] = "auto"
-    query_block: int = 128
+    unembed_bias: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Which layers have an MLP, and which a mixture."""
-        mixed = "experts" if self.experts else "mlp"
-        return tuple("mlp" if i in self.dense_layers else mixed for i in range(self.n_layers))
-
-    @property
-    def rotary(self) -> bool:
-        """Whether any layer turns its queries and keys."""
-        return any(self.ropes)
+        dense = range(self.n_layers) if self.experts is None else self.experts.dense_layers
+        return tuple("mlp" if i in dense else "experts" for i in range(self.n_layers))
 
     def sizes(self) -> dict[str, int]:
         """Logical parameter axis -> its size."""
@@ -132,13 +90,13 @@ class Transformer:
 
     def context(self, params: Any, prompts: Prompts) -> Context:
         """Rotary tables and masks; real tokens are counted from 0 unless positions are given."""
-        if prompts.positions is not None and self.learned_positions is not None:
+        if prompts.positions is not None and self.positions.learned is not None:
             prompts = dataclasses.replace(prompts, positions=looked_up(jnp.asarray(prompts.positions)))
-        return context_of(self.ropes, prompts, params["embed"]["W_E"].dtype)
+        return context_of(self.positions.ropes, prompts, params["embed"]["W_E"].dtype)
 
     def memory(self) -> dict[str, Cache]:
         """Keys and values are all that later positions read of earlier ones."""
-        keys = "rot_k" if self.rotary else "k"
+        keys = "rot_k" if self.positions.rotary else "k"
         return {"keys": Cache(f"blocks.*.attn.hook_{keys}"), "values": Cache("blocks.*.attn.hook_v")}
 
     def within(self, context: Context, first: Any, length: int) -> Context:
@@ -149,7 +107,7 @@ class Transformer:
         """Raise ArgumentError where keys of a shorter text are not those of one of ``length`` tokens."""
         if length > self.n_ctx:
             raise ArgumentError(f"{length} tokens in all; the context of this model holds {self.n_ctx}")
-        bound = min((rope.steady for rope in self.ropes if rope), default=length)
+        bound = min((rope.steady for rope in self.positions.ropes if rope), default=length)
         if length > bound:
             raise ArgumentError(
                 f"{length} tokens in all: past {bound} this model turns its earlier keys anew with every "
@@ -167,11 +125,11 @@ class Transformer:
         if self.d_embed is not None:
             x = jnp.einsum("bse,ed->bsd", x, p["W_in"])
         x = rounding.times(x, self.embed_scale)
-        if self.embed_norm:
-            x = normalise(self.norm, p["ln"], x, SILENT, "")
+        if self.norms.embed:
+            x = normalise(self.norms.norm, p["ln"], x, SILENT, "")
         x = tap("hook_embed", x)
-        if self.learned_positions is not None:
-            places = context.of_run(context.positions) + self.learned_positions
+        if self.positions.learned is not None:
+            places = context.of_run(context.positions) + self.positions.learned
             rows = ops.rows(params["pos_embed"]["W_pos"], places)
             x = x + tap("hook_pos_embed", jnp.broadcast_to(rows, x.shape))
         return x
@@ -182,12 +140,12 @@ class Transformer:
         normed = self._read(p, "ln1", x, tap)
         own = functools.partial(self._own_input, (p, x))
         read = tap("attn.hook_in", normed)
-        out = attention.attend(self, p["attn"], read, own, context, layer=layer, tap=tap)
+        out = attend(InLayer(self.attn, self.positions, context, layer), p["attn"], read, own, tap)
         attn_out = tap("hook_attn_out", self._written(p, "ln1_post", out, tap))
         x, normed = context.wanted(x), context.wanted(normed)
         if self.parallel:
             read = tap("hook_mlp_in", x)
-            if not self.shared_norm:
+            if not self.norms.shared:
                 normed = self._read(p, "ln2", read, tap)
             elif tap.wants("hook_mlp_in"):
                 normed = normed + self._moved(p, read, x)
@@ -195,22 +153,22 @@ class Transformer:
             total = rounding.once(lambda x, attn, mlp: x + attn + mlp, x, attn_out, mlp_out)
             return tap("hook_resid_post", total)
         x = tap("hook_resid_mid", x + attn_out)
-        if self.norms == "stream":
-            x = normalise(self.norm, p.get("ln1"), x, tap, "ln1")
+        if self.norms.in_stream:
+            x = normalise(self.norms.norm, p.get("ln1"), x, tap, "ln1")
             normed = tap("hook_mlp_in", x)
         else:
             normed = self._read(p, "ln2", tap("hook_mlp_in", x), tap)
         x = x + tap("hook_mlp_out", self._written(p, "ln2_post", self._mlp(p, normed, tap), tap))
-        if self.norms == "stream":
-            x = normalise(self.norm, p.get("ln2"), x, tap, "ln2")
+        if self.norms.in_stream:
+            x = normalise(self.norms.norm, p.get("ln2"), x, tap, "ln2")
         return tap("hook_resid_post", x)
 
     def unembed(self, params: Any, carry: jax.Array, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
         x = (
             carry
-            if self.norms == "stream"
-            else normalise(self.norm, params.get("ln_final"), carry, tap, "ln_final")
+            if self.norms.in_stream
+            else normalise(self.norms.norm, params.get("ln_final"), carry, tap, "ln_final")
         )
         x, p = tap("hook_final_norm", x), params.get("unembed", {})
         if self.d_embed is not None:
@@ -224,7 +182,7 @@ class Transformer:
 
     def _read(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
         """What a module reads of the stream."""
-        return normalise(self.norm, p.get(name), x, tap, name) if self.norms in ("pre", "both") else x
+        return normalise(self.norms.norm, p.get(name), x, tap, name) if self.norms.read else x
 
     def _own_input(
         self, given: tuple[Any, jax.Array], point: str, heads: int, x: jax.Array, tap: Tap
@@ -239,29 +197,22 @@ class Transformer:
 
         A difference: exactly zero where nothing was changed, and hooks between stream and module still act.
         """
-        if self.norms not in ("pre", "both"):
+        if not self.norms.read:
             return given - stream
-        before, after = (normalise(self.norm, p.get("ln1"), x, SILENT, "") for x in (stream, given))
+        before, after = (normalise(self.norms.norm, p.get("ln1"), x, SILENT, "") for x in (stream, given))
         return after - before
 
     def _written(self, p: Any, name: str, x: jax.Array, tap: Tap) -> jax.Array:
         """What a module's output adds to the stream."""
-        if self.norms in ("post", "both"):
-            x = normalise(self.norm, p.get(name), x, tap, name)
+        if self.norms.written:
+            x = normalise(self.norms.norm, p.get(name), x, tap, name)
         return rounding.times(x, self.residual_scale)
 
     def _mlp(self, layer_params: Any, x: jax.Array, tap: Tap) -> jax.Array:
         p, x = layer_params["mlp"], tap("mlp.hook_in", x)
         if self.experts is not None and "W_router" in p:
-            return tap("mlp.hook_out", mixture(self.experts, self.act_fn, p, x, tap))
-        linear = rounding.project("bsd,dm->bsm", x, p, "W_in", "b_in")
-        if self.gated:
-            gate = tap("mlp.hook_pre", rounding.project("bsd,dm->bsm", x, p, "W_gate", "b_gate"))
-            post = ops.activated(self.act_fn, gate, tap("mlp.hook_pre_linear", linear))
-        else:
-            post = ops.activated(self.act_fn, tap("mlp.hook_pre", linear))
-        post = tap("mlp.hook_post", post)
-        return tap("mlp.hook_out", rounding.project("bsm,md->bsd", post, p, "W_out", "b_out"))
+            return tap("mlp.hook_out", mixture(self.experts, self.mlp.act_fn, p, x, tap))
+        return tap("mlp.hook_out", perceptron(self.mlp, p, x, tap))
 
     # What each part adds to the stream and how logits read it, given the denominators of a run.
     head_outputs = residual.head_outputs

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import CheckpointError, ConfigError
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.rwkv6 import keys_of
@@ -113,7 +113,7 @@ def describe(headers: Mapping[str, Stored], config: Mapping[str, Any]) -> tuple[
         d_mlp=_shape(headers, "blocks.0.ffn.key.weight")[0],
         d_vocab=d_vocab,
         ranks=tuple((rank, 1) for rank in VERSIONS[version].RANKS.values()),
-        norm=Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True),
+        norms=Norms(Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True), embed=True),
         group_eps=read.eps("group_norm_eps", 64e-5),
     )
     said: dict[str, Any] = {"hidden_size": d_model, "num_hidden_layers": arch.n_layers, "vocab_size": d_vocab}

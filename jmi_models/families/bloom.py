@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.attention import Alibi
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Alibi, Positions
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import falcon
 from jmi_models.families.family import Family, Reader
@@ -44,15 +46,10 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_mlp=4 * d_model,
         d_vocab=read.count("vocab_size"),
         n_ctx=read.count("seq_length", 2048),
-        act_fn="bloom_gelu",
-        norm=Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
-        alibi=Alibi(),
-        attn_scale=(d_model // n_heads) ** -0.5,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
-        gated=False,
-        embed_norm=True,
+        norms=Norms(Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True), embed=True),
+        attn=Attention((d_model // n_heads) ** -0.5, qkv_bias=True, out_bias=True),
+        mlp=Mlp("bloom_gelu", gated=False, bias=True),
+        positions=Positions(alibi=Alibi()),
         tied=read.flag("tie_word_embeddings", True),
     )
     read.finish()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual
@@ -18,8 +18,9 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     """
     read = Reader(config)
     fields = cohere_fields(read)
-    qk_norm = HeadNorm(fields["norm"], axes="n_heads d_head") if read.flag("use_qk_norm", False) else None
-    arch = read_usual(read, "cohere", theta=5e5, qk_norm=qk_norm, **fields)
+    if read.flag("use_qk_norm", False):
+        fields["attn"]["qk_norm"] = HeadNorm(fields["norms"].norm, axes="n_heads d_head")
+    arch = read_usual(read, "cohere", theta=5e5, **fields)
     read.finish()
     return arch
 
@@ -29,13 +30,11 @@ def cohere_fields(read: Reader) -> dict[str, Any]:
     bias = read.flag("attention_bias", False)
     return {
         "n_ctx": 8192,
-        "norm": Norm("layer", read.eps("layer_norm_eps", 1e-5)),
+        "norms": Norms(Norm("layer", read.eps("layer_norm_eps", 1e-5)), shared=True),
         "parallel": True,
-        "shared_norm": True,
-        "rope_interleaved": True,
+        "attn": {"qkv_bias": bias, "out_bias": bias},
+        "positions": {"interleaved": True},
         "logit_scale": read.positive("logit_scale", 0.0625),
-        "qkv_bias": bias,
-        "out_bias": bias,
         "tied": True,
     }
 

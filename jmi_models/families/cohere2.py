@@ -25,13 +25,10 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read.ignore(
         "head_dim", "use_qk_norm", "rotary_pct", "order_of_interleaved_layers", "position_embedding_type"
     )
-    arch = read_usual(
-        read,
-        "cohere2",
-        windows=windows(read, 4096, lambda layer: slides[layer], optional=False),
-        ropes=per_layer([rope if slide else None for slide in slides]),
-        **cohere_fields(read),
-    )
+    fields = cohere_fields(read)
+    fields["attn"]["windows"] = windows(read, 4096, lambda layer: slides[layer], optional=False)
+    fields["positions"]["ropes"] = per_layer([rope if slide else None for slide in slides])
+    arch = read_usual(read, "cohere2", **fields)
     read.finish()
     return arch
 

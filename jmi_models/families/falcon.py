@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.attention import Alibi
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Alibi, Positions
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
@@ -16,7 +18,7 @@ _LAYER = "transformer.h.{i}."
 
 def keys_of(arch: Transformer) -> dict[str, Key]:
     """Tensors of a Falcon; those with two norms in a parallel block call them after what they feed."""
-    two = arch.parallel and not arch.shared_norm
+    two = arch.parallel and not arch.norms.shared
     first, second = ("ln_attn", "ln_mlp") if two else ("input_layernorm", "post_attention_layernorm")
     return {
         "embed.W_E": Key("transformer.word_embeddings.weight", "d_vocab d_model"),
@@ -59,17 +61,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_mlp=read.count("ffn_hidden_size", 4 * d_model),
         d_vocab=read.count("vocab_size"),
         n_ctx=rope.scaling.reach(longest) if rope else longest,
-        act_fn=read.activation("activation", "gelu"),
-        norm=Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
+        norms=Norms(
+            Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True), shared=parallel and n_norms == 1
+        ),
+        attn=Attention(d_head**-0.5, qkv_bias=bias, out_bias=bias),
+        mlp=Mlp(read.activation("activation", "gelu"), gated=False, bias=bias),
+        positions=Positions(alibi=Alibi(scaled=True, rounded=True)) if alibi else Positions((rope,)),
         parallel=parallel,
-        shared_norm=parallel and n_norms == 1,
-        ropes=() if rope is None else (rope,),
-        alibi=Alibi(scaled=True, rounded=True) if alibi else None,
-        attn_scale=d_head**-0.5,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
-        gated=False,
         tied=read.flag("tie_word_embeddings", True),
     )
     read.finish()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual, rms
@@ -23,14 +24,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "gemma",
-        rms(read, gain="1 + w"),
+        Norms(rms(read, gain="1 + w")),
         n_ctx=8192,
         n_kv_heads=16,
         d_head=256,
-        act_fn="gelu_pytorch_tanh" if act == "gelu" else act,
+        attn={"qkv_bias": bias, "out_bias": bias},
+        mlp={"act_fn": "gelu_pytorch_tanh" if act == "gelu" else act},
         embed_scale=read.count("hidden_size") ** 0.5,
-        qkv_bias=bias,
-        out_bias=bias,
         tied=True,
     )
     read.only("use_bidirectional_attention", False)

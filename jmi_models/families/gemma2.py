@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual, rms, windows
@@ -23,16 +24,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    arch = read_usual(
-        read,
-        "gemma2",
-        n_ctx=8192,
-        n_kv_heads=4,
-        windows=windows(read, 4096, lambda layer: layer % 2 == 0, optional=False),
-        attn_softcap=read.optional("attn_logit_softcapping", 50.0),
-        logit_softcap=read.optional("final_logit_softcapping", 30.0),
-        **gemma_fields(read),
-    )
+    fields = gemma_fields(read)
+    fields["attn"] |= {
+        "windows": windows(read, 4096, lambda layer: layer % 2 == 0, optional=False),
+        "softcap": read.optional("attn_logit_softcapping", 50.0),
+    }
+    cap = read.optional("final_logit_softcapping", 30.0)
+    arch = read_usual(read, "gemma2", n_ctx=8192, n_kv_heads=4, logit_softcap=cap, **fields)
     read.finish()
     return arch
 
@@ -43,14 +41,15 @@ def gemma_fields(read: Reader) -> dict[str, Any]:
     read.only("use_bidirectional_attention", False)
     read.ignore("hidden_act")
     return {
-        "norm": rms(read, gain="1 + w"),
-        "norms": "both",
+        "norms": Norms(rms(read, gain="1 + w"), "both"),
         "d_head": 256,
-        "act_fn": read.activation("hidden_activation", "gelu_pytorch_tanh"),
-        "attn_scale": read.positive("query_pre_attn_scalar", 256) ** -0.5,
+        "attn": {
+            "scale": read.positive("query_pre_attn_scalar", 256) ** -0.5,
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
+        "mlp": {"act_fn": read.activation("hidden_activation", "gelu_pytorch_tanh")},
         "embed_scale": read.count("hidden_size") ** 0.5,
-        "qkv_bias": bias,
-        "out_bias": bias,
         "tied": True,
     }
 

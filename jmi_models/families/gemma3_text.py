@@ -28,15 +28,17 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     # The cap of attention that some configs carry has no effect in this family.
     read.ignore("attn_logit_softcapping", "rope_local_base_freq")
     fields = gemma_fields(read)
+    fields["attn"] |= {
+        "windows": windows(read, 4096, lambda layer: slides[layer], optional=False),
+        "qk_norm": HeadNorm(fields["norms"].norm),
+    }
     far, near = ropes_by_kind(config, read.count("head_dim", 256), 1e6, 131072)
     arch = read_usual(
         read,
         "gemma3_text",
         n_ctx=131072,
         n_kv_heads=4,
-        windows=windows(read, 4096, lambda layer: slides[layer], optional=False),
-        ropes=per_layer([near if slide else far for slide in slides]),
-        qk_norm=HeadNorm(fields["norm"]),
+        positions={"ropes": per_layer([near if slide else far for slide in slides])},
         logit_softcap=read.optional("final_logit_softcapping"),
         **fields,
     )

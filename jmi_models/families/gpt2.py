@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, gpt_fields, norm_keys
@@ -54,11 +56,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = Transformer(
         family="gpt2",
         **fields,
-        learned_positions=0,
-        attn_scale=fields["d_head"] ** -0.5 if read.flag("scale_attn_weights", True) else 1.0,
-        scale_by_layer=read.flag("scale_attn_by_inverse_layer_idx", False),
-        qkv_bias=True,
-        out_bias=True,
+        attn=Attention(
+            fields["d_head"] ** -0.5 if read.flag("scale_attn_weights", True) else 1.0,
+            scale_by_layer=read.flag("scale_attn_by_inverse_layer_idx", False),
+            qkv_bias=True,
+            out_bias=True,
+        ),
+        positions=Positions(learned=0),
         tied=read.flag("tie_word_embeddings", True),
     )
     read.finish()

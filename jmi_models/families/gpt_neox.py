@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
@@ -37,15 +37,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "gpt_neox",
-        Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True),
+        Norms(Norm("layer", read.eps("layer_norm_eps", 1e-5), bias=True)),
         n_kv_heads=read.count("num_attention_heads"),
         act="gelu",
-        ropes=(rope,),
+        attn={"qkv_bias": bias, "out_bias": bias},
+        mlp={"gated": False, "bias": True},
+        positions={"ropes": (rope,)},
         parallel=read.flag("use_parallel_residual", True),
-        gated=False,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=True,
     )
     read.finish()
     return arch

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual, rms, windows
@@ -62,15 +63,17 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "gpt_oss",
-        rms(read, 1e-5),
+        Norms(rms(read, 1e-5)),
         n_ctx=131072,
         n_kv_heads=8,
         d_head=64,
         theta=150000.0,
-        windows=windows(read, 128, lambda layer: layer % 2 == 0, optional=False),
-        sinks=True,
-        qkv_bias=bias,
-        out_bias=bias,
+        attn={
+            "windows": windows(read, 128, lambda layer: layer % 2 == 0, optional=False),
+            "sinks": True,
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
         experts=experts,
     )
     read.finish(decoded=("mxfp4",))

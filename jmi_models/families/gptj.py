@@ -1,9 +1,12 @@
 """GPT-J: parallel blocks that share a norm, interleaved partial rotary, a head with a bias."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
@@ -35,14 +38,13 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         raise ConfigError(f"config.json: rotary_dim={turned} must be even and at most {d_head}")
     # Sizes that older configs repeat, and flags without effect on this family.
     read.ignore("n_ctx", "rotary", "scale_attn_weights")
+    fields["norms"] = dataclasses.replace(fields["norms"], shared=True)
     arch = Transformer(
         family="gptj",
         **fields,
+        attn=Attention(d_head**-0.5),
+        positions=Positions((Rope(1e4, turned),), interleaved=True),
         parallel=True,
-        shared_norm=True,
-        ropes=(Rope(1e4, turned),),
-        rope_interleaved=True,
-        attn_scale=d_head**-0.5,
         unembed_bias=True,
         tied=read.flag("tie_word_embeddings", False),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual, rms
@@ -19,14 +20,16 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "granite",
-        rms(read),
-        attn_scale=read.positive("attention_multiplier", 1.0),
+        Norms(rms(read)),
+        attn={
+            "scale": read.positive("attention_multiplier", 1.0),
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
+        mlp={"bias": read.flag("mlp_bias", False)},
         embed_scale=read.positive("embedding_multiplier", 1.0),
         residual_scale=read.positive("residual_multiplier", 1.0),
         logit_scale=1 / read.positive("logits_scaling", 1.0),
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=read.flag("mlp_bias", False),
     )
     read.finish()
     return arch

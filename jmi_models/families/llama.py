@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual, rms
@@ -17,8 +18,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     read = Reader(config)
     read.only("pretraining_tp", 1)
     bias = read.flag("attention_bias", False)
-    mlp_bias = read.flag("mlp_bias", False)
-    arch = read_usual(read, "llama", rms(read), qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias)
+    attn, mlp = {"qkv_bias": bias, "out_bias": bias}, {"bias": read.flag("mlp_bias", False)}
+    arch = read_usual(read, "llama", Norms(rms(read)), attn=attn, mlp=mlp)
     read.finish()
     return arch
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, one_window, read_usual, rms
@@ -26,16 +27,14 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_expert=read.count("intermediate_size"),
         normalise=True,
     )
-    windows = one_window(read, None)
-    norm = rms(read, 1e-5)
     arch = read_usual(
         read,
         "mixtral",
-        norm,
+        Norms(rms(read, 1e-5)),
         n_ctx=131072,
         n_kv_heads=8,
         theta=1e6,
-        windows=windows,
+        attn={"windows": one_window(read, None)},
         experts=experts,
     )
     read.finish()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual
@@ -17,9 +17,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     """
     read = Reader(config)
     bias = read.flag("attention_bias", False)
-    clip = read.optional("clip_qkv")
-    norm = Norm("layer", 1e-5, gain="none")
-    arch = read_usual(read, "olmo", norm, clip_qkv=clip, qkv_bias=bias, out_bias=bias)
+    attn = {"clip_qkv": read.optional("clip_qkv"), "qkv_bias": bias, "out_bias": bias}
+    arch = read_usual(read, "olmo", Norms(Norm("layer", 1e-5, gain="none")), attn=attn)
     read.finish()
     return arch
 

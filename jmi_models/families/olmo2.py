@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.norms import HeadNorm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import JOINT_NORMS, KEYS, LAYER, always, read_usual, rms
@@ -18,8 +18,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     """
     read = Reader(config)
     bias, norm = read.flag("attention_bias", False), rms(read, 1e-5)
-    qk_norm = HeadNorm(norm, joint=True)
-    arch = read_usual(read, "olmo2", norm, norms="post", qk_norm=qk_norm, qkv_bias=bias, out_bias=bias)
+    attn = {"qk_norm": HeadNorm(norm, joint=True), "qkv_bias": bias, "out_bias": bias}
+    arch = read_usual(read, "olmo2", Norms(norm, "post"), attn=attn)
     read.finish()
     return arch
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.decoder.experts import Experts
-from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.norms import HeadNorm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import EXPERT_KEYS
@@ -29,12 +29,14 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "olmoe",
-        norm,
+        Norms(norm),
         n_ctx=4096,
-        qk_norm=HeadNorm(norm, joint=True),
-        clip_qkv=read.optional("clip_qkv"),
-        qkv_bias=bias,
-        out_bias=bias,
+        attn={
+            "qk_norm": HeadNorm(norm, joint=True),
+            "clip_qkv": read.optional("clip_qkv"),
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
         experts=experts,
     )
     read.finish()

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import attention_keys, mlp_keys, norm_keys
@@ -52,16 +55,14 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_mlp=read.count("ffn_dim"),
         d_vocab=read.count("vocab_size"),
         n_ctx=read.count("max_position_embeddings", 2048),
-        act_fn=read.activation("activation_function", "relu"),
-        norm=Norm("layer", 1e-5, gain="w" if gains else "none", bias=gains),
-        norms="pre" if read.flag("do_layer_norm_before", True) else "stream",
+        norms=Norms(
+            Norm("layer", 1e-5, gain="w" if gains else "none", bias=gains),
+            "pre" if read.flag("do_layer_norm_before", True) else "stream",
+        ),
+        attn=Attention((d_model // n_heads) ** -0.5, qkv_bias=bias, out_bias=bias),
+        mlp=Mlp(read.activation("activation_function", "relu"), gated=False, bias=bias),
         # Its table of positions begins with the rows that padding had in fairseq.
-        learned_positions=2,
-        attn_scale=(d_model // n_heads) ** -0.5,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
-        gated=False,
+        positions=Positions(learned=2),
         d_embed=None if d_embed == d_model else d_embed,
         tied=read.flag("tie_word_embeddings", True),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
@@ -42,16 +42,16 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "phi",
-        norm,
+        Norms(norm, shared=True),
         act="gelu_new",
         partial=0.5,
+        attn={
+            "qk_norm": HeadNorm(norm) if read.flag("qk_layernorm", False) else None,
+            "qkv_bias": True,
+            "out_bias": True,
+        },
+        mlp={"gated": False, "bias": True},
         parallel=True,
-        shared_norm=True,
-        gated=False,
-        qk_norm=HeadNorm(norm) if read.flag("qk_layernorm", False) else None,
-        qkv_bias=True,
-        out_bias=True,
-        mlp_bias=True,
         unembed_bias=True,
     )
     read.finish()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
@@ -36,8 +37,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     """
     name = "original_max_position_embeddings"
     read = Reader({**config, name: 4096} if config.get(name) is None else config)
-    windows = one_window(read, None)
-    arch = read_usual(read, "phi3", rms(read, 1e-5), n_ctx=4096, partial=1.0, windows=windows)
+    attn = {"windows": one_window(read, None)}
+    arch = read_usual(read, "phi3", Norms(rms(read, 1e-5)), n_ctx=4096, partial=1.0, attn=attn)
     read.finish()
     return arch
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, read_usual, rms, windows
@@ -15,9 +16,8 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
       ConfigError: a field that is missing, has a wrong type or asks for what is not implemented.
     """
     read = Reader(config)
-    arch = read_usual(
-        read, "qwen2", rms(read), n_ctx=32768, n_kv_heads=32, windows=late_windows(read), qkv_bias=True
-    )
+    attn = {"windows": late_windows(read), "qkv_bias": True}
+    arch = read_usual(read, "qwen2", Norms(rms(read)), n_ctx=32768, n_kv_heads=32, attn=attn)
     read.finish()
     return arch
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, MLP, by_kind, mlp_keys, read_usual, rms, windows
@@ -34,17 +35,16 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         d_expert=read.count("moe_intermediate_size", 1408),
         normalise=read.flag("norm_topk_prob", False),
         d_shared=read.count("shared_expert_intermediate_size", 5632),
+        dense_layers=dense_layers(read),
     )
     arch = read_usual(
         read,
         "qwen2_moe",
-        rms(read),
+        Norms(rms(read)),
         n_ctx=32768,
         n_kv_heads=16,
-        windows=_windows(read),
-        qkv_bias=read.flag("qkv_bias", True),
+        attn={"windows": _windows(read), "qkv_bias": read.flag("qkv_bias", True)},
         experts=experts,
-        dense_layers=dense_layers(read),
     )
     read.finish()
     return arch

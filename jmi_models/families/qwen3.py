@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.norms import HeadNorm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2 import late_windows
@@ -21,14 +21,16 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "qwen3",
-        norm,
+        Norms(norm),
         n_ctx=32768,
         n_kv_heads=32,
         d_head=128,
-        windows=late_windows(read),
-        qk_norm=HeadNorm(norm),
-        qkv_bias=bias,
-        out_bias=bias,
+        attn={
+            "windows": late_windows(read),
+            "qk_norm": HeadNorm(norm),
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
     )
     read.finish()
     return arch

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.decoder.experts import Experts
-from jmi_models.decoder.norms import HeadNorm
+from jmi_models.decoder.norms import HeadNorm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import EXPERT_KEYS, dense_layers
@@ -24,21 +24,23 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         top_k=read.chosen("num_experts_per_tok", 8, n_experts),
         d_expert=read.count("moe_intermediate_size", 768),
         normalise=read.flag("norm_topk_prob", False),
+        dense_layers=dense_layers(read),
     )
     bias, norm = read.flag("attention_bias", False), rms(read)
     read.ignore("max_window_layers", "sliding_window")
     arch = read_usual(
         read,
         "qwen3_moe",
-        norm,
+        Norms(norm),
         n_ctx=32768,
         n_kv_heads=4,
-        windows=one_window(read, 4096) if read.flag("use_sliding_window", False) else (),
-        qk_norm=HeadNorm(norm),
-        qkv_bias=bias,
-        out_bias=bias,
+        attn={
+            "windows": one_window(read, 4096) if read.flag("use_sliding_window", False) else (),
+            "qk_norm": HeadNorm(norm),
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
         experts=experts,
-        dense_layers=dense_layers(read),
     )
     read.finish()
     return arch

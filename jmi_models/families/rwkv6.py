@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.usual import always, norm_keys
@@ -74,7 +74,7 @@ def from_config(config: Mapping[str, Any]) -> Rwkv:
         d_mlp=read.count("intermediate_size", 7 * d_model // 2 // 32 * 32),
         d_vocab=read.count("vocab_size"),
         ranks=(("rank_mix", 64 if wide else 32), ("rank_decay", 128 if wide else 64)),
-        norm=Norm("layer", eps, bias=True),
+        norms=Norms(Norm("layer", eps, bias=True), embed=True),
         group_eps=eps * read.count("head_size_divisor", 8) ** 2,
         tied=read.flag("tie_word_embeddings", False),
     )

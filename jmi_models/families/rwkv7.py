@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.usual import LAYER, always, norm_keys
@@ -91,7 +91,7 @@ def from_config(config: Mapping[str, Any]) -> Rwkv:
             ("rank_v", rank("v", 1.7, wide)),
             ("rank_gate", rank("gate", 5.0, 1.0)),
         ),
-        norm=Norm("layer", eps, bias=True),
+        norms=Norms(Norm("layer", eps, bias=True), embed=True),
         group_eps=d_head * eps,
         tied=read.flag("tie_word_embeddings", False),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
@@ -26,14 +27,16 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "smollm3",
-        rms(read),
+        Norms(rms(read)),
         n_ctx=32768,
         n_kv_heads=4,
-        ropes=per_layer([rope if turn else None for turn in turns]),
-        windows=windows(read, None, lambda layer: not turns[layer]) if sliding else (),
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=read.flag("mlp_bias", False),
+        attn={
+            "windows": windows(read, None, lambda layer: not turns[layer]) if sliding else (),
+            "qkv_bias": bias,
+            "out_bias": bias,
+        },
+        mlp={"bias": read.flag("mlp_bias", False)},
+        positions={"ropes": per_layer([rope if turn else None for turn in turns])},
         tied=True,
     )
     read.finish()

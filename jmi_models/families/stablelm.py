@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import HeadNorm, Norm
+from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual
@@ -23,14 +23,15 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "stablelm",
-        Norm("layer", eps, bias=True),
+        Norms(Norm("layer", eps, bias=True), shared=parallel),
         n_ctx=4096,
         n_kv_heads=32,
         partial=0.25,
         parallel=parallel,
-        shared_norm=parallel,
-        qk_norm=heads if read.flag("qk_layernorm", False) else None,
-        qkv_bias=read.flag("use_qkv_bias", False),
+        attn={
+            "qk_norm": heads if read.flag("qk_layernorm", False) else None,
+            "qkv_bias": read.flag("use_qkv_bias", False),
+        },
     )
     read.finish()
     return arch

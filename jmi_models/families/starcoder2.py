@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, mlp_keys, one_window, read_usual
@@ -20,15 +20,12 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
     arch = read_usual(
         read,
         "starcoder2",
-        Norm("layer", read.eps("norm_epsilon", 1e-5), bias=True),
+        Norms(Norm("layer", read.eps("norm_epsilon", 1e-5), bias=True)),
         n_ctx=4096,
         n_kv_heads=2,
         act="gelu_pytorch_tanh",
-        windows=one_window(read, None),
-        gated=False,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        attn={"windows": one_window(read, None), "qkv_bias": bias, "out_bias": bias},
+        mlp={"gated": False, "bias": bias},
         tied=True,
     )
     read.finish()

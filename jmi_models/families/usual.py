@@ -6,7 +6,10 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi.model.architecture import runs_of, stack_name
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
 from jmi_models.families import rope_config
@@ -103,10 +106,8 @@ def gpt_fields(read: Reader, n_ctx: int) -> dict[str, Any]:
         "d_mlp": read.count("n_inner", 4 * d_model),
         "d_vocab": read.count("vocab_size"),
         "n_ctx": read.count("n_positions", n_ctx),
-        "act_fn": read.activation("activation_function", "gelu_new"),
-        "norm": Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True),
-        "gated": False,
-        "mlp_bias": True,
+        "norms": Norms(Norm("layer", read.eps("layer_norm_epsilon", 1e-5), bias=True)),
+        "mlp": Mlp(read.activation("activation_function", "gelu_new"), gated=False, bias=True),
     }
 
 
@@ -122,7 +123,7 @@ def by_kind(keys: Mapping[str, Key], dense: Mapping[str, Key]) -> Callable[[Tran
     """
 
     def of(arch: Transformer) -> Mapping[str, Key]:
-        if not arch.dense_layers:
+        if len(set(arch.kinds)) == 1:
             return keys
         found = {path: key for path, key in keys.items() if not path.startswith("blocks.")}
         for run in runs_of(arch):
@@ -139,7 +140,7 @@ def by_kind(keys: Mapping[str, Key], dense: Mapping[str, Key]) -> Callable[[Tran
 def read_usual(
     read: Reader,
     family: str,
-    norm: Norm,
+    norms: Norms,
     *,
     n_ctx: int = 2048,
     n_kv_heads: int | None = None,
@@ -155,7 +156,8 @@ def read_usual(
     Args:
       n_ctx, n_kv_heads, d_head, act, theta, partial, tied: what the family takes where the config is
         silent.
-      fields: fields of `Transformer` that the family decides otherwise.
+      fields: fields of `Transformer` that the family decides otherwise; of ``attn``, ``mlp`` and
+        ``positions`` a mapping with those of their own fields.
     """
     d_model, n_heads = read.count("hidden_size"), read.count("num_attention_heads")
     # The class has a number for a field that is absent; null says that each query head has its own.
@@ -166,13 +168,13 @@ def read_usual(
     width = read.count("head_dim", d_head or d_model // n_heads)
     read.divides("num_key_value_heads", groups, "num_attention_heads", n_heads)
     longest = read.count("max_position_embeddings", n_ctx)
-    if "ropes" not in fields:
+    attn, mlp, positions = (dict(fields.pop(name, {})) for name in ("attn", "mlp", "positions"))
+    if "ropes" not in positions:
         rope = rope_config.read(read.config, width, theta, partial, n_ctx)
         read.ignore("partial_rotary_factor")
-        fields["ropes"], longest = (rope,), rope.scaling.reach(longest)
-    fields.setdefault("attn_scale", width**-0.5)
-    if "act_fn" not in fields:
-        fields["act_fn"] = read.activation("hidden_act", act)
+        positions["ropes"], longest = (rope,), rope.scaling.reach(longest)
+    if "act_fn" not in mlp:
+        mlp["act_fn"] = read.activation("hidden_act", act)
     return Transformer(
         **{
             "family": family,
@@ -184,7 +186,10 @@ def read_usual(
             "d_mlp": read.count("intermediate_size"),
             "d_vocab": read.count("vocab_size"),
             "n_ctx": longest,
-            "norm": norm,
+            "norms": norms,
+            "attn": Attention(**{"scale": width**-0.5, **attn}),
+            "mlp": Mlp(**mlp),
+            "positions": Positions(**positions),
             "tied": read.flag("tie_word_embeddings", tied),
             **fields,
         }

@@ -16,7 +16,7 @@ from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, sites_of
 from jmi.model.tap import SILENT, Tap
 from jmi_models.decoder import residual
-from jmi_models.decoder.norms import Norm, normalise
+from jmi_models.decoder.norms import Norm, Norms, normalise
 from jmi_models.decoder.ops import rows
 from jmi_models.params import Param
 from jmi_models.rwkv import rwkv6, rwkv7
@@ -25,7 +25,7 @@ from jmi_models.rwkv.time_mix import ATTENTION, SCORES, Padding, padding
 VERSIONS = {6: rwkv6, 7: rwkv7}
 """Module of each version: what it lacks, its ranks, parameters and mixes."""
 
-_NORM = Norm("layer", 1e-5, bias=True)
+_NORMS = Norms(Norm("layer", 1e-5, bias=True), embed=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Rwkv:
       version: 6 or 7.
       n_layers, d_model, n_heads, d_head, d_mlp, d_vocab: sizes.
       ranks: name and size of each low-rank part, as parameter axes ``rank_...``.
-      norm: of the stream; the embedding has one, too.
+      norms: of the stream and the embedding.
       group_eps: of the norm of each head's output.
       tied: whether the unembedding is the transposed embedding.
-      norms, d_embed, logit_scale: as `Transformer` says, the same for every RWKV.
+      d_embed, logit_scale: as `Transformer` says, the same for every RWKV.
       implementation: of the recurrence. ``scan``, the default, takes one token after another;
         ``chunked`` takes chunks of tokens by matrix products. The results are the same. Hooks and
         captures of ``rwkv.hook_states`` always take one token after another.
@@ -54,11 +54,10 @@ class Rwkv:
     d_mlp: int
     d_vocab: int
     ranks: tuple[tuple[str, int], ...]
-    norm: Norm = _NORM
+    norms: Norms = _NORMS
     group_eps: float = 64e-5
     tied: bool = False
     implementation: Literal["scan", "chunked"] = "scan"
-    norms: ClassVar[Literal["pre", "stream"]] = "pre"
     d_embed: ClassVar[None] = None
     logit_scale: ClassVar[float] = 1.0
 
@@ -99,7 +98,7 @@ class Rwkv:
             return Param(tuple(sizes[name] for name in names), names, init)
 
         def norm(axes: str) -> dict[str, Param]:
-            return {name: make(axes, init) for name, init in self.norm.inits().items()}
+            return {name: make(axes, init) for name, init in self.norms.norm.inits().items()}
 
         writing = 0.02 / (2 * self.n_layers) ** 0.5
         heads = "n_layers n_heads d_head"
@@ -144,7 +143,7 @@ class Rwkv:
     def embed(self, params: Any, prompts: Prompts, context: Padding, tap: Tap) -> Any:
         """The normalised embedding ``[b, s, d]``, and room for what the first layer hands to all others."""
         x = rows(params["embed"]["W_E"], jnp.asarray(prompts.tokens))
-        x = tap("hook_embed", normalise(self.norm, params["embed"]["ln"], x, SILENT, ""))
+        x = tap("hook_embed", normalise(self.norms.norm, params["embed"]["ln"], x, SILENT, ""))
         shape = (*x.shape[:2], self.n_heads, self.d_head)
         return {"stream": x, "first": VERSIONS[self.version].first_values(shape, x.dtype)}
 
@@ -152,17 +151,17 @@ class Rwkv:
         """One layer."""
         version, p = VERSIONS[self.version], layer_params
         x = tap("hook_resid_pre", carry["stream"])
-        read = tap("rwkv.hook_in", normalise(self.norm, p["ln1"], x, tap, "ln1"))
+        read = tap("rwkv.hook_in", normalise(self.norms.norm, p["ln1"], x, tap, "ln1"))
         out, first = version.time_mix(self, p["rwkv"], read, carry["first"], context, layer=layer, tap=tap)
         x = tap("hook_resid_mid", x + tap("hook_attn_out", out))
-        read = tap("mlp.hook_in", normalise(self.norm, p["ln2"], x, tap, "ln2"))
+        read = tap("mlp.hook_in", normalise(self.norms.norm, p["ln2"], x, tap, "ln2"))
         out = tap("mlp.hook_out", version.channel_mix(p["mlp"], read, context, tap))
         x = tap("hook_resid_post", x + tap("hook_mlp_out", out))
         return {"stream": x, "first": first}
 
     def unembed(self, params: Any, carry: Any, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
-        x = normalise(self.norm, params["ln_final"], carry["stream"], tap, "ln_final")
+        x = normalise(self.norms.norm, params["ln_final"], carry["stream"], tap, "ln_final")
         x = tap("hook_final_norm", x)
         if self.tied:
             return tap("hook_logits", jnp.einsum("bsd,vd->bsv", x, params["embed"]["W_E"]))

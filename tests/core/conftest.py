@@ -9,7 +9,10 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from tests.support.programs import compiled
 
@@ -25,13 +28,10 @@ def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
         d_mlp=24,
         d_vocab=29,
         n_ctx=64,
-        act_fn="silu",
-        norm=Norm("rms", 1e-5),
-        ropes=(Rope(1e4, 6),),
-        attn_scale=6**-0.5,
-        qkv_bias=bias,
-        out_bias=bias,
-        mlp_bias=bias,
+        norms=Norms(Norm("rms", 1e-5)),
+        attn=Attention(6**-0.5, qkv_bias=bias, out_bias=bias),
+        mlp=Mlp("silu", bias=bias),
+        positions=Positions((Rope(1e4, 6),)),
         tied=tied,
     )
 

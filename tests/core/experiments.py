@@ -16,6 +16,7 @@ import numpy as np
 
 import jmi
 from jmi.sweeps import work as sweep_work
+from jmi_models.decoder.norms import Norms
 from tests.core.conftest import lively, tiny
 
 LENGTH = 6
@@ -357,7 +358,9 @@ VARIANTS = {
     # The model.
     "the architecture": lambda i: {
         "lm": model(
-            arch=dataclasses.replace(ARCH, norm=dataclasses.replace(ARCH.norm, eps=bits(i, 1e-5, 1e-6)))
+            arch=dataclasses.replace(
+                ARCH, norms=Norms(dataclasses.replace(ARCH.norms.norm, eps=bits(i, 1e-5, 1e-6)))
+            )
         )
     },
     "its precision": lambda i: {

@@ -11,6 +11,7 @@ import pytest
 import jmi
 import jmi_models
 from jmi.errors import ArgumentError, InterventionError
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Dynamic, Rope
 from tests.core.conftest import lively, tiny
 from tests.oracles import grid
@@ -56,7 +57,7 @@ def test_every_kind_of_attention_decodes_as_it_runs(name: str) -> None:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(model, side, window):
     arch, params, tokens = model
-    arch = dataclasses.replace(arch, windows=(window,))
+    arch = dataclasses.replace(arch, attn=dataclasses.replace(arch.attn, windows=(window,)))
     mask = np.ones((2, 6), bool)
     mask[1, slice(0, 3) if side == "left" else slice(-3, None)] = False
     found = jmi.generate(arch, params, jmi.Prompts(tokens, mask.tolist()), N, capture=["hook_logits"])
@@ -321,7 +322,7 @@ def test_what_cannot_be_generated_is_refused(model):
         jmi.generate(arch, params, jmi.Prompts(tokens, None, np.zeros((2, 6), int)), 3)
     with pytest.raises(InterventionError, match="out of range"):
         run(hooks={"hook_embed": jmi.Zero(positions=8)})
-    stretched = dataclasses.replace(arch, ropes=(Rope(1e4, 6, Dynamic(2.0, 8)),))
+    stretched = dataclasses.replace(arch, positions=Positions((Rope(1e4, 6, Dynamic(2.0, 8)),)))
     with pytest.raises(ArgumentError, match="stay within 8"):
         run(stretched, n=4)
     with pytest.raises(ArgumentError, match="1 or more"):

@@ -256,10 +256,10 @@ def test_with_patterns_and_norms_frozen_the_direct_path_has_its_closed_form(name
         return gradient - gradient.mean(-1, keepdims=True) if norm.kind == "layer" else gradient
 
     params = jax.tree.map(np.asarray, lm.params)
-    gradient = back(arch.norm, params.get("ln_final"), weights, got.out["ln_final.hook_scale"])
+    gradient = back(arch.norms.norm, params.get("ln_final"), weights, got.out["ln_final.hook_scale"])
     layer = jax.tree.map(lambda w: w[last], params["blocks"])
     if len(scales) > 1:
-        gradient = back(arch.norm, layer["ln1_post"], gradient, got.out[scales[1]][last])
+        gradient = back(arch.norms.norm, layer["ln1_post"], gradient, got.out[scales[1]][last])
     want = np.einsum("bsd,hkd->bshk", gradient, layer["attn"]["W_O"])
     assert_agree(got.grads.captures["blocks.*.attn.hook_z"][0], want)
 

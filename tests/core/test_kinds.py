@@ -13,6 +13,7 @@ import jmi_models
 from jmi.errors import ArgumentError, HookError
 from jmi.model.architecture import runs_of, stack_name
 from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.mlp import Mlp
 from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
@@ -198,9 +199,8 @@ def test_a_layer_that_lacks_a_point_is_named(lm):
 @pytest.fixture(scope="module")
 def mixed():
     with jax.enable_x64(True):
-        arch = dataclasses.replace(
-            tiny(n_layers=5), mlp_bias=False, experts=Experts(4, 2, 12, True), dense_layers=(0, 3)
-        )
+        experts = Experts(4, 2, 12, True, dense_layers=(0, 3))
+        arch = dataclasses.replace(tiny(n_layers=5), mlp=Mlp("silu"), experts=experts)
         yield jmi.LanguageModel(arch, lively(arch, jnp.float64))
 
 

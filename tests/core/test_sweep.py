@@ -19,6 +19,7 @@ from jmi.sweeps.cells import cells_of, grid_of
 from jmi.sweeps.chunks import groups_of
 from jmi.sweeps.sharing import Part
 from jmi_models.decoder.experts import Experts
+from jmi_models.decoder.mlp import Mlp
 from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
 from tests.core.test_rewire import IN, OUT, Transcoder, weights
@@ -187,7 +188,7 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
     elif what == "base":
         options["base"] = {"blocks.1.hook_mlp_out": jmi.Scale(1.5)}
     elif what == "experts":
-        arch = dataclasses.replace(lm.arch, mlp_bias=False, experts=Experts(4, 2, 24, True))
+        arch = dataclasses.replace(lm.arch, mlp=Mlp("silu"), experts=Experts(4, 2, 24, True))
         lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
     elif what == "models":
         lm = jmi.Models(lm, jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), lm.params))

@@ -60,9 +60,9 @@ def _writer_outputs(arch: Any, params: Any, tokens: Any, hooks: Any) -> jax.Arra
     out = jmi.forward(arch, params, tokens, hooks=hooks, capture=has)
     start = sum(out[name] for name in POINTS[:2] if name in has)
     heads, mlps = out.stack("attn.hook_result"), out.stack("hook_mlp_out")
-    if arch.norms in ("post", "both"):
-        assert arch.norm.kind == "rms"
-        gain = params["blocks"]["ln1_post"]["w"] + float(arch.norm.gain == "1 + w")
+    if arch.norms.written:
+        assert arch.norms.norm.kind == "rms"
+        gain = params["blocks"]["ln1_post"]["w"] + float(arch.norms.norm.gain == "1 + w")
         heads = heads / out.stack("ln1_post.hook_scale")[..., None] * gain[:, None, None, None]
     heads = heads * arch.residual_scale
     each = [[*jnp.moveaxis(heads[i], 2, 0), mlps[i]] for i in range(arch.n_layers)]

@@ -23,7 +23,7 @@ from tests.support.tolerances import assert_agree
 BARS = {"float32": 2e-5, "float64": 1e-10}
 KINDS = ("gpt2/plain", "gemma2/capped", "olmo2/grouped", "granite/multipliers", "falcon/new_decoder")
 """Learned positions and biases; caps and norms on both sides; post-norms; multipliers; parallel blocks."""
-SUMS = [name for name in grid.COMMITTED if arch_of(name).norms != "stream" and name not in KINDS]
+SUMS = [name for name in grid.COMMITTED if arch_of(name).norms.where != "stream" and name not in KINDS]
 TARGETS = np.array([3, 5], np.int32), np.array([[7], [2]], np.int32)
 
 
@@ -76,17 +76,17 @@ def test_each_part_is_read_by_the_final_norm_and_unembedding(name: str) -> None:
     p = jax.tree.map(np.asarray, lm.params)
     unembedding = p["embed"]["W_E"].T if lm.arch.tied else p["unembed"]["W_U"]
     column = (unembedding[:, TARGETS[0]] - unembedding[:, TARGETS[1][:, 0]]) * lm.arch.logit_scale
-    gain = p["ln_final"]["w"] + (lm.arch.norm.gain == "1 + w")
+    gain = p["ln_final"]["w"] + (lm.arch.norms.norm.gain == "1 + w")
 
     def read(vectors: np.ndarray) -> np.ndarray:
-        centred = vectors - vectors.mean(-1, keepdims=True) if lm.arch.norm.kind == "layer" else vectors
+        centred = vectors - vectors.mean(-1, keepdims=True) if lm.arch.norms.norm.kind == "layer" else vectors
         return np.einsum("...bd,d,db->...b", centred / x["ln_final.hook_scale"][:, -1], gain, column)
 
     parts, _ = attribute(name, by="layer")
     for part in parts.keys() - {"constant"}:
         site = x[f"hook_{part}"] if "embed" in part else x[f"blocks.*.hook_{part}"]
         assert_agree(parts[part], read(site[..., -1, :]))
-    if lm.arch.norms == "pre":
+    if lm.arch.norms.where == "pre":
         heads = np.moveaxis(x["blocks.*.attn.hook_result"][:, :, -1], 1, 2) * lm.arch.residual_scale
         assert_agree(attribute(name, by="head")[0]["heads"], read(heads))
         neurons = np.einsum(

@@ -13,7 +13,7 @@ import jmi
 from jmi import metrics
 from jmi.errors import ArgumentError, HookError
 from jmi.interp.patching.path_patching import Receiver, path_patch
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.norms import Norm, Norms
 from tests.core.conftest import lively, tiny
 from tests.support.committed import load
 from tests.support.random_rwkv import load as rwkv
@@ -34,7 +34,7 @@ def double() -> Any:
 @functools.cache
 def small(eps: float = 1e-5) -> jmi.LanguageModel:
     with jax.enable_x64(True):
-        arch = dataclasses.replace(tiny(n_layers=3), norm=Norm("rms", eps))
+        arch = dataclasses.replace(tiny(n_layers=3), norms=Norms(Norm("rms", eps)))
         return jmi.LanguageModel(arch, lively(arch, jnp.float64), name="tiny")
 
 

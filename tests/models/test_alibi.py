@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmi_models.decoder.attention import Alibi
+from jmi_models.decoder.positions import Alibi
 from tests.support.tolerances import assert_agree
 
 BUILDERS = {

@@ -35,24 +35,24 @@ USUAL = [name for name in grid.GRID if name.split("/")[0] not in OTHER_NAMES and
 
 UNSEEN: Mapping[str, set[str]] = {
     # A gain of one plus the weight and a scaled embedding leave no trace.
-    "gemma": {"norm", "embed_scale"},
-    "gemma2": {"norm", "embed_scale"},
-    "gemma3_text": {"norm", "embed_scale", "qk_norm"},
+    "gemma": {"norms.norm", "embed_scale"},
+    "gemma2": {"norms.norm", "embed_scale"},
+    "gemma3_text": {"norms.norm", "embed_scale", "attn.qk_norm"},
     # The first checkpoints say "gelu" and mean its approximation.
-    "gemma/multi_query": {"act_fn"},
+    "gemma/multi_query": {"mlp.act_fn"},
     # Without layer_types the config does not say that every second layer has the window.
-    "gemma2/capped": {"windows"},
-    "gemma2/uncapped_untied": {"windows"},
+    "gemma2/capped": {"attn.windows"},
+    "gemma2/uncapped_untied": {"attn.windows"},
     # Carries a soft-cap that its family ignores.
-    "gemma3_text/capped_untied": {"attn_softcap"},
-    "cohere": {"rope_interleaved"},
+    "gemma3_text/capped_untied": {"attn.softcap"},
+    "cohere": {"positions.interleaved"},
     # Layers without a window have no positions either.
-    "cohere2": {"rope_interleaved", "ropes"},
+    "cohere2": {"positions.interleaved", "positions.ropes"},
 }
-"""Family, or config, -> fields that neither its config nor its tensors tell."""
+"""Family, or config, -> paths of fields that neither its config nor its tensors tell."""
 
 OF_THE_KIN: Mapping[str, set[str]] = {
-    name: fields for name, fields in UNSEEN.items() if "/" in name and not fields & {"norm"}
+    name: fields for name, fields in UNSEEN.items() if "/" in name and not fields & {"norms.norm"}
 }
 """The same where the model_type names the kin."""
 
@@ -85,9 +85,19 @@ def report(name: str, drop: tuple[str, ...] = (), **changes: Any) -> Compatibili
     return examine("it", renamed(name, **changes), headers(shapes))
 
 
+def fields_of(arch: Any, lead: str = "") -> dict[str, Any]:
+    """Its fields by path, those of its parts but the mixture included."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(arch):
+        value = getattr(arch, field.name)
+        deeper = field.name in ("norms", "attn", "mlp", "positions")
+        found |= fields_of(value, f"{field.name}.") if deeper else {lead + field.name: value}
+    return found
+
+
 def differing(one: Transformer, other: Transformer) -> set[str]:
-    fields = [field.name for field in dataclasses.fields(one)]
-    return {name for name in fields if getattr(one, name) != getattr(other, name)} - {"family"}
+    ours, theirs = fields_of(one), fields_of(other)
+    return {path for path in ours if ours[path] != theirs[path]} - {"family"}
 
 
 def write(folder: Path, name: str, **changes: Any) -> Path:
@@ -266,7 +276,7 @@ def norm_of(name: str, drop: str = "\0", **changes: Any) -> tuple[Any, tuple[str
     }
     shapes = {stored: shape for stored, shape in shapes_of(name).items() if drop not in stored}
     found = infer({**config, **{k: v for k, v in changes.items() if v is not None}}, shapes)
-    return found.arch.norm, found.assumptions
+    return found.arch.norms.norm, found.assumptions
 
 
 @pytest.mark.parametrize(
@@ -297,8 +307,10 @@ def test_bias_of_a_norm_makes_it_a_layer_norm_and_what_is_unsaid_is_assumed() ->
 
 def test_presence_of_tensors_outweighs_flags_and_that_is_said() -> None:
     found = report("llama/attention_bias", attention_bias=False)
-    assert found.arch.qkv_bias
-    assert "the config has attention_bias=False, but the tensors decide: qkv_bias=True" in found.assumptions
+    assert found.arch.attn.qkv_bias
+    assert (
+        "the config has attention_bias=False, but the tensors decide: attn.qkv_bias=True" in found.assumptions
+    )
 
 
 def test_head_is_tied_where_none_is_stored() -> None:
@@ -312,7 +324,7 @@ def test_head_is_tied_where_none_is_stored() -> None:
 
 def test_parallel_blocks_with_two_norms_are_a_flag() -> None:
     arch = report("stablelm/sequential", use_parallel_residual=True).arch
-    assert (arch.parallel, arch.shared_norm) == (True, False)
+    assert (arch.parallel, arch.norms.shared) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +339,7 @@ def test_parallel_blocks_with_two_norms_are_a_flag() -> None:
 )
 def test_windows(changes: Config, windows: Any) -> None:
     found = report("llama/grouped", **changes)
-    assert found.arch.windows == windows
+    assert found.arch.attn.windows == windows
     said = any("has the window" in text or "have the window" in text for text in found.assumptions)
     assert said == (set(changes) <= {"sliding_window", "max_window_layers"})
 

@@ -112,9 +112,9 @@ def test_bookkeeping_fields_do_not_warn() -> None:
 
 def test_defaults_are_those_of_hugging_face() -> None:
     arch = llama.from_config({key: CONFIG[key] for key in (*REQUIRED, "model_type")})
-    assert (arch.n_kv_heads, arch.d_head, arch.n_ctx, arch.norm.eps) == (4, 6, 2048, 1e-6)
-    assert (arch.act_fn, arch.ropes[0].theta, arch.tied) == ("silu", 10000.0, False)
-    assert [arch.qkv_bias, arch.out_bias, arch.mlp_bias] == [False] * 3
+    assert (arch.n_kv_heads, arch.d_head, arch.n_ctx, arch.norms.norm.eps) == (4, 6, 2048, 1e-6)
+    assert (arch.mlp.act_fn, arch.positions.ropes[0].theta, arch.tied) == ("silu", 10000.0, False)
+    assert [arch.attn.qkv_bias, arch.attn.out_bias, arch.mlp.bias] == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -165,13 +165,16 @@ def _residual_identities(arch: Any, x: dict[str, np.ndarray]) -> dict[str, tuple
         seen = x[f"hook_{reader}_input"]
         identities[reader] = (seen, np.broadcast_to(x["hook_resid_pre"][:, :, :, None], seen.shape))
     streams = {"stream": "mlp.hook_in"} | dict.fromkeys(("pre", "post", "both"), "hook_resid_mid")
-    identities["mlp"] = (x["hook_mlp_in"], x["hook_resid_pre" if arch.parallel else streams[arch.norms]])
+    identities["mlp"] = (
+        x["hook_mlp_in"],
+        x["hook_resid_pre" if arch.parallel else streams[arch.norms.where]],
+    )
     if not arch.parallel:
         identities["middle"] = (x["hook_resid_mid"], x["hook_resid_pre"] + x["hook_attn_out"])
-    if arch.norms != "stream":
+    if not arch.norms.in_stream:
         added = x["hook_resid_pre"] + x["hook_attn_out"] + x["hook_mlp_out"]
         identities["layer"] = (x["hook_resid_post"], added)
-    if arch.norms in ("pre", "stream"):
+    if not arch.norms.written:
         identities["attn added"] = (x["hook_attn_out"], arch.residual_scale * x["attn.hook_out"])
         identities["mlp added"] = (x["hook_mlp_out"], arch.residual_scale * x["mlp.hook_out"])
     entry = x["hook_embed"] + x.get("hook_pos_embed", 0)
@@ -208,24 +211,24 @@ def _bias(tree: dict[str, np.ndarray], name: str, absent: np.ndarray) -> np.ndar
     return tree.get(name, absent)[:, None, None]
 
 
-@each(name for name in grid.COMMITTED if arch_of(name).norms in ("pre", "both"))
+@each(name for name in grid.COMMITTED if arch_of(name).norms.read)
 def test_normalised_streams_have_the_scale_they_say(name: str) -> None:
     x, arch = every_site(name, "float64"), load(name).arch
     stream = x["blocks.*.hook_resid_pre"]
-    centred = stream - stream.mean(-1, keepdims=True) if arch.norm.kind == "layer" else stream
-    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + arch.norm.eps)
+    centred = stream - stream.mean(-1, keepdims=True) if arch.norms.norm.kind == "layer" else stream
+    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + arch.norms.norm.eps)
     assert_agree(x["blocks.*.ln1.hook_scale"], scale)
     assert_agree(x["blocks.*.ln1.hook_normalized"], centred / scale)
 
 
-@pytest.mark.parametrize("name", [name for name in grid.GRID if any(arch_of(name).windows)])
+@pytest.mark.parametrize("name", [name for name in grid.GRID if any(arch_of(name).attn.windows)])
 def test_windows_end_at_the_last_key(name: str) -> None:
     arch = arch_of(name)
     lm = LanguageModel(arch, random_params(arch, 0, 0.1))
     out = lm.run(grid.tokens(grid.GRID[name]), capture=["blocks.*.attn.hook_pattern"])
     pattern = np.asarray(out.stack("attn.hook_pattern"))
     distance = np.arange(grid.LENGTH)[:, None] - np.arange(grid.LENGTH)[None]
-    windows = arch.windows * (arch.n_layers // len(arch.windows))
+    windows = arch.attn.windows * (arch.n_layers // len(arch.attn.windows))
     for layer, window in enumerate(windows):
         seen = (distance >= 0) & (distance < (window or grid.LENGTH))
         assert (pattern[layer][..., seen] > 0).all()
@@ -238,7 +241,7 @@ def test_scores_are_divided_by_the_number_of_their_layer() -> None:
     lm = LanguageModel(arch, random_params(arch, 0, 0.3))
     x = run(lm, grid.tokens(grid.GRID["gpt2/by_layer_untied"]))
     q, k, scores = (x[f"blocks.*.attn.hook_{name}"] for name in ("q", "k", "attn_scores"))
-    want = np.einsum("lbqhk,lbthk->lbhqt", q, k) * np.float32(arch.attn_scale)
+    want = np.einsum("lbqhk,lbthk->lbhqt", q, k) * np.float32(arch.attn.scale)
     want /= np.arange(1, arch.n_layers + 1, dtype=np.float32)[:, None, None, None, None]
     seen = np.isfinite(scores)
     assert arch.n_layers == 3

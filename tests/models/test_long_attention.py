@@ -11,7 +11,10 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi_models.decoder.norms import Norm
+from jmi_models.decoder.attention import Attention
+from jmi_models.decoder.mlp import Mlp
+from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from tests.oracles import grid
 from tests.support import committed
@@ -28,7 +31,8 @@ PATTERN = "blocks.{}.attn.hook_pattern"
 
 def load(name: str, **fields: Any) -> jmi.LanguageModel:
     lm = committed.load(name, "float64")
-    return dataclasses.replace(lm, arch=dataclasses.replace(lm.arch, **fields))
+    attn = dataclasses.replace(lm.arch.attn, **fields)
+    return dataclasses.replace(lm, arch=dataclasses.replace(lm.arch, attn=attn))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -60,7 +64,7 @@ def test_blocks_of_queries_equal_all_at_once(name: str) -> None:
             assert_agree(blockwise[real], eager[real], kind, scale=0.01)
 
 
-def decoder(**fields: Any) -> jmi_models.Transformer:
+def decoder(implementation: Any = "auto", **fields: Any) -> jmi_models.Transformer:
     return jmi_models.Transformer(
         **{
             "family": "llama",
@@ -72,10 +76,12 @@ def decoder(**fields: Any) -> jmi_models.Transformer:
             "d_mlp": 64,
             "d_vocab": 50,
             "n_ctx": 8192,
-            "act_fn": "silu",
-            "norm": Norm("rms", 1e-5),
-            "ropes": (Rope(1e4, 8),),
-            "attn_scale": 8**-0.5,
+            "norms": Norms(Norm("rms", 1e-5)),
+            "attn": Attention(
+                8**-0.5, implementation=implementation, query_block=8 if fields.get("n_ctx") else 128
+            ),
+            "mlp": Mlp("silu"),
+            "positions": Positions((Rope(1e4, 8),)),
             **fields,
         }
     )
@@ -125,7 +131,7 @@ def count(jaxpr: Any, primitive: str) -> int:
 
 def test_layers_nobody_looks_into_take_the_lean_path() -> None:
     """One cond around the matrix of scores, one around the results of each head; none without hooks."""
-    arch = decoder(n_ctx=64, implementation="blockwise", query_block=8)
+    arch = decoder(n_ctx=64, implementation="blockwise")
     params, tokens = random_params(arch, 0, 0), jnp.zeros((1, 16), jnp.int32)
     traced = lambda capture: jax.make_jaxpr(lambda p: jmi.forward(arch, p, tokens, capture=capture).logits)(
         params
@@ -153,7 +159,7 @@ def test_a_dear_reducer_runs_in_the_layers_it_is_kept_of() -> None:
 
 @pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 def test_vmap_over_the_layer_of_an_edit_works_with_either(implementation: Any) -> None:
-    arch = decoder(n_ctx=64, implementation=implementation, query_block=8)
+    arch = decoder(n_ctx=64, implementation=implementation)
     params, tokens = random_params(arch, 0, 0), jnp.arange(16, dtype=jnp.int32)[None]
 
     def without(layer: Any) -> Any:

@@ -25,7 +25,7 @@ DEEP = ("gemma3_text/linear",)
 def unpadded(name: str, dtype: str) -> list[dict[str, np.ndarray]]:
     """Every site of each row by itself, without the batch axis."""
     rows = enumerate(zip(grid.tokens(grid.GRID[name]), LENGTHS, strict=True))
-    if any(isinstance(rope.scaling, (Dynamic, LongRope)) for rope in arch_of(name).ropes if rope):
+    if any(isinstance(rope.scaling, (Dynamic, LongRope)) for rope in arch_of(name).positions.ropes if rope):
         # Frequencies depend on the length: each row needs a run of its own.
         return [row_of(run(load(name, dtype), row[None, :n]), 0, slice(n), name) for _, (row, n) in rows]
     # No token depends on later ones: a shorter prompt is the start of a longer one.

@@ -16,6 +16,7 @@ import jmi
 import jmi_models
 from jmi.errors import ArgumentError
 from jmi_models import processing
+from jmi_models.decoder.norms import Norm
 from jmi_models.families import family_of
 from jmi_models.params import flat
 from tests.oracles import grid
@@ -195,15 +196,15 @@ def assert_promise(form: str, expected: str, model: Model, x: dict[str, np.ndarr
     }
     arch, params = model
     if "fold_norm_gains" in done:
-        assert arch.norm.gain == "none"
-        assert not arch.norm.bias
+        assert arch.norms.norm.gain == "none"
+        assert not arch.norms.norm.bias
         np.testing.assert_array_equal(x["blocks.*.ln1.hook_normalized"], x["blocks.*.attn.hook_in"])
     if "centre_writing_weights" in done:
         assert np.abs(x["blocks.*.hook_resid_pre"].mean(-1)).max() <= 1e-12
     if "centre_unembedding" in done:
         assert np.abs(np.asarray(params["unembed"]["W_U"]).mean(-1)).max() <= 1e-12
         assert np.abs(x["logits"].mean(-1)).max() <= 1e-12
-    if "fold_value_biases" in done and arch.qkv_bias:
+    if "fold_value_biases" in done and arch.attn.qkv_bias:
         assert not np.asarray(params["blocks"]["attn"]["b_V"]).any()
 
 
@@ -215,7 +216,7 @@ def test_a_projected_embedding_is_processed_too() -> None:
     shapes = {path: param.shape for path, param in flat(arch.param_tree()).items()}
     tokens = grid.tokens(config)
     assert arch.d_embed is not None
-    assert (arch.norms, arch.tied) == ("pre", True)
+    assert (arch.norms.where, arch.tied) == ("pre", True)
     with jax.enable_x64(True):
         params = jmi_models.params.nested({k: jnp.asarray(rng.normal(size=s)) for k, s in shapes.items()})
         want = run((arch, params), tokens)["logits"]
@@ -225,16 +226,17 @@ def test_a_projected_embedding_is_processed_too() -> None:
             assert model[0].tied == (name != "centre_unembedding")
 
 
-def refused(processing_of: Callable[..., Any], name: str, match: str, **changes: Any) -> None:
+def refused(processing_of: Callable[..., Any], name: str, match: str, **changes: dict[str, Any]) -> None:
     arch, params = loaded(name)
+    specs = {spec: dataclasses.replace(getattr(arch, spec), **fields) for spec, fields in changes.items()}
     with pytest.raises(ArgumentError, match=match):
-        processing_of(dataclasses.replace(arch, **changes), params)
+        processing_of(dataclasses.replace(arch, **specs), params)
 
 
 def test_what_no_committed_config_asks_for_is_refused() -> None:
-    refused(processing.fold_value_biases, "qwen2/layer_types", "clamped", clip_qkv=1.0)
-    biased = dataclasses.replace(loaded("mixtral/full")[0].norm, bias=True)
-    refused(processing.fold_norm_gains, "mixtral/full", "mixture", norm=biased)
+    refused(processing.fold_value_biases, "qwen2/layer_types", "clamped", attn={"clip_qkv": 1.0})
+    biased = {"norm": Norm("rms", 1e-5, bias=True)}
+    refused(processing.fold_norm_gains, "mixtral/full", "mixture", norms=biased)
 
 
 def test_parameters_of_another_architecture_are_refused() -> None:

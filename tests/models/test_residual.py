@@ -15,7 +15,7 @@ from tests.support.committed import arch_of, each, every_site, load
 from tests.support.tolerances import assert_agree
 
 NEURONS = [name for name in grid.COMMITTED if not arch_of(name).experts]
-POST = [name for name in grid.COMMITTED if arch_of(name).norms in ("post", "both")]
+POST = [name for name in grid.COMMITTED if arch_of(name).norms.written]
 
 
 @functools.cache
@@ -34,9 +34,9 @@ def in_float64(function: Any, *arrays: Any) -> Any:
 
 def written(arch: Any, p: Any, scale: np.ndarray | None, parts: np.ndarray) -> np.ndarray:
     """By the formulas of the norms: what parts ``[l, b, s, n, d]`` of a module's output add."""
-    if arch.norms in ("post", "both"):
-        centred = parts - parts.mean(-1, keepdims=True) if arch.norm.kind == "layer" else parts
-        gain = p["w"] + (arch.norm.gain == "1 + w")
+    if arch.norms.written:
+        centred = parts - parts.mean(-1, keepdims=True) if arch.norms.norm.kind == "layer" else parts
+        gain = p["w"] + (arch.norms.norm.gain == "1 + w")
         parts = gain[:, None, None, None] * centred / scale[:, :, :, None]
     return arch.residual_scale * parts
 

@@ -15,18 +15,18 @@ from tests.support.committed import arch_of
 
 
 def _blocks(arch: Transformer) -> str:
-    return "sequential" if not arch.parallel else "one norm" if arch.shared_norm else "parallel"
+    return "sequential" if not arch.parallel else "one norm" if arch.norms.shared else "parallel"
 
 
 def _positions(arch: Transformer) -> str:
-    if not arch.rotary:
-        return "alibi" if arch.alibi else "learned"
-    return " and ".join(sorted({type(rope.scaling).__name__ for rope in arch.ropes if rope}))
+    if not arch.positions.rotary:
+        return "alibi" if arch.positions.alibi else "learned"
+    return " and ".join(sorted({type(rope.scaling).__name__ for rope in arch.positions.ropes if rope}))
 
 
 def _turned(arch: Transformer) -> tuple[Any, ...]:
-    partial = any(rope and rope.dim < arch.d_head for rope in arch.ropes)
-    return arch.rope_interleaved, partial, None in arch.ropes
+    partial = any(rope and rope.dim < arch.d_head for rope in arch.positions.ropes)
+    return arch.positions.interleaved, partial, None in arch.positions.ropes
 
 
 def _heads(arch: Transformer) -> str:
@@ -34,16 +34,16 @@ def _heads(arch: Transformer) -> str:
 
 
 def _scores(arch: Transformer) -> tuple[bool, ...]:
-    return arch.attn_softcap is not None, arch.sinks, arch.scale_by_layer
+    return arch.attn.softcap is not None, arch.attn.sinks, arch.attn.scale_by_layer
 
 
 def _queries(arch: Transformer) -> tuple[bool, ...]:
-    return arch.qk_norm is not None, arch.clip_qkv is not None, arch.qkv_bias
+    return arch.attn.qk_norm is not None, arch.attn.clip_qkv is not None, arch.attn.qkv_bias
 
 
 def _mlp(arch: Transformer) -> tuple[Any, ...]:
     if arch.experts is None:
-        return arch.gated, arch.mlp_bias
+        return arch.mlp.gated, arch.mlp.bias
     return arch.experts.normalise, arch.experts.bias, arch.experts.d_shared is not None
 
 
@@ -52,16 +52,16 @@ def _head(arch: Transformer) -> tuple[bool, ...]:
 
 
 MECHANISMS: Mapping[str, Callable[[Transformer], Any]] = {
-    "norm": lambda arch: (arch.norm.kind, arch.norm.gain, arch.norm.bias),
-    "norms": lambda arch: (arch.norms, arch.embed_norm),
+    "norm": lambda arch: (arch.norms.norm.kind, arch.norms.norm.gain, arch.norms.norm.bias),
+    "norms": lambda arch: (arch.norms.where, arch.norms.embed),
     "blocks": _blocks,
     "positions": _positions,
     "turned": _turned,
-    "windows": lambda arch: (any(arch.windows), None in arch.windows),
+    "windows": lambda arch: (any(arch.attn.windows), None in arch.attn.windows),
     "heads": _heads,
     "scores": _scores,
     "queries": _queries,
-    "out_bias": lambda arch: arch.out_bias,
+    "out_bias": lambda arch: arch.attn.out_bias,
     "mlp": _mlp,
     "head": _head,
     "scales": lambda arch: (arch.embed_scale != 1, arch.residual_scale != 1, arch.logit_scale != 1),

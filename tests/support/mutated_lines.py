@@ -48,7 +48,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     ),
     # Scales.
     "scale of scores by layer": Mutation("(jnp.asarray(layer) + 1)", "(jnp.asarray(layer) + 2)", FAMILIES),
-    "scale of alibi": Mutation("bias * scale if arch.alibi.scaled else bias", "bias", FAMILIES),
+    "scale of alibi": Mutation("bias * scale if arch.positions.alibi.scaled else bias", "bias", FAMILIES),
     "epsilon of norms": Mutation("square + jnp.asarray(norm.eps, centred.dtype)", "square", FAMILIES),
     "norms of single heads": Mutation("over = (-2, -1) if spec.joint else -1", "over = -1", FAMILIES),
     "sinks": Mutation("total = total + jnp.exp(sink - top)", "total = total + jnp.exp(sink)", FAMILIES),

@@ -35,9 +35,9 @@ def steps(arch: Any, params: Any, x: dict[str, np.ndarray]) -> Pairs:
 def _norms(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
     read = {"ln1": ("hook_resid_pre", "attn.hook_in"), "ln2": ("hook_mlp_in", "mlp.hook_in")}
     written = {"ln1_post": ("attn.hook_out", "hook_attn_out"), "ln2_post": ("mlp.hook_out", "hook_mlp_out")}
-    places = written if arch.norms == "stream" else read | written
+    places = written if arch.norms.in_stream else read | written
     return {
-        name: (x[after], _normalised(arch.norm, p.get(name), x[before]))
+        name: (x[after], _normalised(arch.norms.norm, p.get(name), x[before]))
         for name, (before, after) in places.items()
         if f"{name}.hook_scale" in x
     }
@@ -63,15 +63,15 @@ def _attention(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
         "result": (x["attn.hook_result"], np.einsum("lbshk,lhkd->lbshd", x["attn.hook_z"], p["W_O"])),
         "attn": (x["attn.hook_out"], x["attn.hook_result"].sum(3) + _bias(p, "b_O")),
     }
-    if arch.qk_norm is None and arch.clip_qkv is None:
+    if arch.attn.qk_norm is None and arch.attn.clip_qkv is None:
         for name in "QKV":
             value = np.einsum("lbsd,ldhk->lbshk", x["attn.hook_in"], p[f"W_{name}"]) + _bias(p, f"b_{name}")
             pairs[name] = (x[f"attn.hook_{name.lower()}"], value)
-    if arch.alibi is None:
-        q, k = (x[f"attn.hook_{'rot_' if arch.rotary else ''}{name}"] for name in "qk")
-        scores = arch.attn_scale * np.einsum("lbqhk,lbthk->lbhqt", q, k.repeat(groups, 3))
-        if arch.attn_softcap is not None:
-            scores = arch.attn_softcap * np.tanh(scores / arch.attn_softcap)
+    if arch.positions.alibi is None:
+        q, k = (x[f"attn.hook_{'rot_' if arch.positions.rotary else ''}{name}"] for name in "qk")
+        scores = arch.attn.scale * np.einsum("lbqhk,lbthk->lbhqt", q, k.repeat(groups, 3))
+        if arch.attn.softcap is not None:
+            scores = arch.attn.softcap * np.tanh(scores / arch.attn.softcap)
         seen = np.isfinite(x["attn.hook_attn_scores"])
         pairs["scores"] = (x["attn.hook_attn_scores"][seen], scores[seen])
     return pairs
@@ -79,14 +79,14 @@ def _attention(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
 
 def _stream(arch: Any, x: dict[str, np.ndarray]) -> Pairs:
     pairs = {}
-    if arch.norms in ("pre", "stream"):
+    if not arch.norms.written:
         for name in ("attn", "mlp"):
             pairs[f"{name} added"] = (x[f"hook_{name}_out"], arch.residual_scale * x[f"{name}.hook_out"])
     middle = x["hook_resid_pre"] + x["hook_attn_out"]
     if not arch.parallel:
         pairs["middle"] = (x["hook_resid_mid"], middle)
         middle = x["hook_resid_mid"]
-    if arch.norms != "stream":
+    if not arch.norms.in_stream:
         pairs["post"] = (x["hook_resid_post"], middle + x["hook_mlp_out"])
     return pairs
 
@@ -96,9 +96,9 @@ def _mlp(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
         router = np.einsum("lbsd,lde->lbse", x["mlp.hook_in"], p["W_router"]) + _bias(p, "b_router")
         return {"router": (x["mlp.hook_router_logits"], router)}
     with jax.enable_x64(True):
-        post = np.asarray(ops.ACTIVATIONS[arch.act_fn](jnp.asarray(x["mlp.hook_pre"])))
-    branches = {"hook_pre": "gate" if arch.gated else "in"}
-    if arch.gated:
+        post = np.asarray(ops.ACTIVATIONS[arch.mlp.act_fn](jnp.asarray(x["mlp.hook_pre"])))
+    branches = {"hook_pre": "gate" if arch.mlp.gated else "in"}
+    if arch.mlp.gated:
         branches["hook_pre_linear"], post = "in", post * x["mlp.hook_pre_linear"]
     pairs = {
         "mlp post": (x["mlp.hook_post"], post),
