@@ -130,8 +130,9 @@ def _check_positions(prompts: Prompts, arch: Any) -> None:
     real = np.asarray(positions) if mask is None else np.asarray(positions)[np.asarray(mask)]
     if real.size and real.min() < 0:
         raise ArgumentError(f"positions= has {real.min()}; a token stands at position 0 or later")
-    if real.size and getattr(arch, "learned_positions", None) is not None and real.max() >= arch.n_ctx:
-        raise ArgumentError(f"positions= has {real.max()}; this model has a table of 0 to {arch.n_ctx - 1}")
+    n_places = getattr(arch, "n_places", None)
+    if real.size and n_places is not None and real.max() >= n_places:
+        raise ArgumentError(f"positions= has {real.max()}; this model has a table of 0 to {n_places - 1}")
 
 
 def _check_tokens(arch: Any, prompts: Prompts) -> None:

@@ -76,6 +76,11 @@ class Transformer:
         dense = range(self.n_layers) if self.experts is None else self.experts.dense_layers
         return tuple("mlp" if i in dense else "experts" for i in range(self.n_layers))
 
+    @property
+    def n_places(self) -> int | None:
+        """How many positions its table has, if it has one."""
+        return None if self.positions.learned is None else self.n_ctx
+
     def sizes(self) -> dict[str, int]:
         """Logical parameter axis -> its size."""
         return param_tree.sizes(self)
