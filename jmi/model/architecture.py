@@ -33,8 +33,9 @@ class Architecture(Protocol):
 
     It may also have the attributes ``d_vocab`` and ``n_ctx``: prompts are then checked to be tokens of that
     vocabulary, and no more of them than that. ``n_places`` is the length of its table of positions, where
-    it has one: positions that are given are then checked to be in it. ``takes_padding = True`` in its class says that padding,
-    wherever the mask has it, is nothing to the real tokens: prompts then run at few lengths.
+    it has one: positions that are given are then checked to be in it. ``takes_padding = True`` in its class
+    says that padding, wherever the mask has it, is nothing to the real tokens: prompts then run at few
+    lengths.
     """
 
     @property
