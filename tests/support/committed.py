@@ -57,9 +57,13 @@ def put_together(config: Any, tensors: Any, dtype: str = "float32") -> LanguageM
 
 
 def run(lm: Any, tokens: Any, **kwargs: Any) -> dict[str, np.ndarray]:
-    """Every site of the model; those inside blocks stacked over layers."""
+    """Every site of the model; those inside blocks stacked over layers.
+
+    Prompts without a mask are run as they are: both sides of a comparison with padding must not be padded.
+    """
+    exact = getattr(tokens, "mask", None) is None
     with jax.enable_x64(lm.dtype == np.float64):
-        out = lm.run(tokens, capture=list(lm.arch.sites()), **kwargs)
+        out = lm.run(tokens, capture=list(lm.arch.sites()), exact=exact, **kwargs)
         return {site: np.asarray(value) for site, value in out.captures.items()}
 
 

@@ -19,47 +19,84 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-FAMILIES = (f"{MODELS}/test_families.py", f"{MODELS}/test_padding.py")
-RWKV = (f"{MODELS}/test_wkv.py", f"{MODELS}/test_rwkv.py", f"{MODELS}/test_rwkv_oracle.py")
+def _oracle(*configs: str) -> tuple[str, ...]:
+    test = f"{MODELS}/test_families.py::test_every_site_equals_the_committed_oracle"
+    return tuple(f"{test}[{config}-float64]" for config in configs)
+
+
 PADDED = (f"{CORE}/test_padding.py", f"{INTERP}/test_padding.py")
-EDITS = (f"{CORE}/test_interventions.py", f"{CORE}/test_attention_edits.py")
-SWEEPS = (f"{CORE}/test_sweep.py", f"{CORE}/test_sweep_store.py")
-EDGES = (f"{INTERP}/test_eap.py", f"{INTERP}/test_circuits.py")
+SWEEPS = (f"{CORE}/test_sweep.py::test_cells_are_what_each_of_them_prepares", f"{CORE}/test_sweep.py")
 
 MUTATIONS: Mapping[str, Mutation] = {
     # Masks.
     "causal mask": Mutation(
-        "keys[:, None, None, :] <= queries", "keys[:, None, None, :] <= 1 + queries", FAMILIES
+        "keys[:, None, None, :] <= queries",
+        "keys[:, None, None, :] <= 1 + queries",
+        _oracle("llama/longrope_beyond", "gpt2/plain"),
     ),
     "window": Mutation(
-        "- counted[:, None, None, :] < window)", "- counted[:, None, None, :] <= window)", FAMILIES
+        "- counted[:, None, None, :] < window)",
+        "- counted[:, None, None, :] <= window)",
+        _oracle("mistral/window", "gemma2/capped"),
     ),
     "window counts padding": Mutation(
-        "counted = keys if key_mask is None else", "counted = keys if True else", FAMILIES
+        "counted = keys if key_mask is None else",
+        "counted = keys if True else",
+        (f"{CORE}/test_generation.py::test_padding_changes_nothing",),
     ),
-    "mask of keys": Mutation("mask & key_mask[:, None, None, :].astype(bool)", "mask", FAMILIES),
+    "mask of keys": Mutation(
+        "mask & key_mask[:, None, None, :].astype(bool)",
+        "mask",
+        (f"{MODELS}/test_padding.py::test_padding_on_either_side_changes_nothing",),
+    ),
     "padding writes to the state": Mutation(
-        "write=jnp.where(real[..., 0], x.write, 0)", "write=x.write", (RWKV[1],)
+        "write=jnp.where(real[..., 0], x.write, 0)",
+        "write=x.write",
+        (f"{MODELS}/test_rwkv.py::test_padding_on_either_side_changes_nothing",),
     ),
     "padding in selections": Mutation(
         "part = axis_mask(selector, shape[axis], site.mask if name in TOKENS else None)",
         "part = axis_mask(selector, shape[axis], None)",
-        PADDED,
+        (f"{CORE}/test_padding.py::test_hooks", *PADDED),
     ),
     # Scales.
-    "scale of scores by layer": Mutation("(jnp.asarray(layer) + 1)", "(jnp.asarray(layer) + 2)", FAMILIES),
-    "scale of alibi": Mutation("bias * scale if arch.positions.alibi.scaled else bias", "bias", FAMILIES),
-    "epsilon of norms": Mutation("square + jnp.asarray(norm.eps, centred.dtype)", "square", FAMILIES),
-    "norms of single heads": Mutation("over = (-2, -1) if spec.joint else -1", "over = -1", FAMILIES),
-    "sinks": Mutation("total = total + jnp.exp(sink - top)", "total = total + jnp.exp(sink)", FAMILIES),
-    "scale of what modules add": Mutation(
-        "return rounding.times(x, self.residual_scale)", "return x", FAMILIES
+    "scale of scores by layer": Mutation(
+        "(jnp.asarray(layer) + 1)",
+        "(jnp.asarray(layer) + 2)",
+        (f"{MODELS}/test_families.py::test_scores_are_divided_by_the_number_of_their_layer",),
     ),
-    "weights of experts": Mutation("chosen = chosen / chosen.sum(-1, keepdims=True)", "pass", FAMILIES),
-    "clamp of experts": Mutation("jnp.clip(linear, -limit, limit)", "jnp.minimum(linear, limit)", FAMILIES),
-    "scale of wkv writes": Mutation("(t.write[..., None] * t.key)[..., None]", "t.key[..., None]", RWKV),
+    "scale of alibi": Mutation(
+        "bias * scale if arch.positions.alibi.scaled else bias", "bias", _oracle("falcon/alibi")
+    ),
+    "epsilon of norms": Mutation(
+        "square + jnp.asarray(norm.eps, centred.dtype)",
+        "square",
+        _oracle("llama/longrope_beyond", "gpt2/plain"),
+    ),
+    "norms of single heads": Mutation(
+        "over = (-2, -1) if spec.joint else -1", "over = -1", _oracle("olmo2/grouped")
+    ),
+    "sinks": Mutation(
+        "total = total + jnp.exp(sink - top)", "total = total + jnp.exp(sink)", _oracle("gpt_oss/alternating")
+    ),
+    "scale of what modules add": Mutation(
+        "return rounding.times(x, self.residual_scale)", "return x", _oracle("granite/multipliers")
+    ),
+    "weights of experts": Mutation(
+        "chosen = chosen / chosen.sum(-1, keepdims=True)", "pass", _oracle("mixtral/full")
+    ),
+    "clamp of experts": Mutation(
+        "jnp.clip(linear, -limit, limit)", "jnp.minimum(linear, limit)", _oracle("gpt_oss/alternating")
+    ),
+    "scale of wkv writes": Mutation(
+        "(t.write[..., None] * t.key)[..., None]",
+        "t.key[..., None]",
+        (f"{MODELS}/test_wkv.py::test_single_tokens_equal_the_formulas",),
+    ),
     "gain of one plus": Mutation(
-        "1 + _up(gain) if plus_one else", "_up(gain) if plus_one else", (f"{MODELS}/test_processing.py",)
+        "1 + _up(gain) if plus_one else",
+        "_up(gain) if plus_one else",
+        (f"{MODELS}/test_processing.py::test_logits_are_unchanged_in_float32[gemma/multi_query]",),
     ),
     "scale of adapters": Mutation(
         'math.sqrt(rank) if _flag(config, "use_rslora") else rank', "rank", (f"{MODELS}/test_adapters.py",)
@@ -69,12 +106,12 @@ MUTATIONS: Mapping[str, Mutation] = {
     ),
     # Offsets.
     "sign of rotation": Mutation(
-        "pairs[1] * cos + pairs[0] * sin", "pairs[1] * cos - pairs[0] * sin", FAMILIES
+        "pairs[1] * cos + pairs[0] * sin", "pairs[1] * cos - pairs[0] * sin", _oracle("llama/longrope_beyond")
     ),
     "positions behind padding": Mutation(
         "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1",
         "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1)",
-        FAMILIES[1:],
+        (f"{MODELS}/test_padding.py::test_padding_on_either_side_changes_nothing[gpt2/plain]",),
     ),
     "places of later tokens": Mutation(
         "(self.first + jnp.arange(length, dtype=jnp.int32))",
@@ -82,10 +119,12 @@ MUTATIONS: Mapping[str, Mutation] = {
         (f"{CORE}/test_generation.py", *SWEEPS),
     ),
     "token before the first": Mutation(
-        "constant_values=-1), seen[:, -1])", "constant_values=0), seen[:, -1])", (RWKV[1],)
+        "constant_values=-1), seen[:, -1])", "constant_values=0), seen[:, -1])", (f"{MODELS}/test_rwkv.py",)
     ),
     "attention through the state": Mutation(
-        "own, later = (queries == j)", "own, later = (queries == j + 1)", RWKV
+        "own, later = (queries == j)",
+        "own, later = (queries == j + 1)",
+        (f"{MODELS}/test_wkv.py::test_attention_times_values_is_y",),
     ),
     "negative positions of rows": Mutation(
         "jnp.where(index < 0, index + count,", "jnp.where(index < 0, index + count - 1,", PADDED
@@ -115,7 +154,9 @@ MUTATIONS: Mapping[str, Mutation] = {
         (f"{CORE}/test_interventions.py", f"{INTERP}/test_causal_tracing.py"),
     ),
     "mask of edges": Mutation(
-        "return jnp.where(jnp.broadcast_to(graph.exists, values.shape), values, 0)", "return values", EDGES
+        "return jnp.where(jnp.broadcast_to(graph.exists, values.shape), values, 0)",
+        "return values",
+        (f"{INTERP}/test_eap.py",),
     ),
 }
 """Name -> what is broken."""
