@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import functools
 import gc
 from collections.abc import Iterator
 
@@ -43,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what compares two programs, which may differ on another CPU: no test can forget to say so."""
     for item in items:
         used = vars(item.module).values() if isinstance(item, pytest.Function) else ()
-        if any(value is tolerances.assert_agree for value in used):
+        called = (value.func if isinstance(value, functools.partial) else value for value in used)
+        if any(value is tolerances.assert_agree for value in called):
             item.add_marker("programs")
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from tests.support.programs import compiled
+from tests.support.random_params import random_params
 
 
 def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
@@ -38,9 +38,7 @@ def tiny(n_layers=4, n_kv_heads=2, bias=True, tied=False):
 
 def lively(arch, dtype=jnp.float32):
     """Random parameters large enough that attention is not flat and every bias counts."""
-    rng = np.random.default_rng(1)
-    noisy = lambda x: jnp.asarray(np.asarray(x, np.float64) + 0.2 * rng.normal(size=x.shape), dtype)
-    return jax.tree.map(noisy, jmi_models.init(arch, 0))
+    return random_params(arch, 1, 0.2, dtype)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 import jmi
 import jmi_models
-from jmi.errors import ArgumentError, HookError
+from jmi.errors import HookError
 from jmi.model.tap import SILENT
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
@@ -22,6 +22,7 @@ ALL_HOOKS = {
     "blocks.0.mlp.hook_post": [jmi.Zero(units=3), jmi.Scale(1.5, units=4)],
     "ln_final.hook_scale": jmi.Scale(2.0),
 }
+
 ALL_CAPTURES = ["hook_embed", "blocks.*.hook_resid_post", "blocks.1.attn.hook_z", "hook_logits"]
 
 
@@ -199,14 +200,6 @@ def test_memory_of_gradients_does_not_hold_the_insides_of_every_layer():
     assert one_more / 16 < 3 * residual
 
 
-def test_gradients_of_a_partial_run_do_not_store_the_weights_of_each_layer():
-    arch = tiny(n_layers=16)
-    params, tokens = jmi_models.init(arch, 0), jnp.zeros((1, 2), jnp.int32)
-    weights = sum(x.nbytes for x in jax.tree.leaves(params))
-    carry = jnp.zeros((1, 2, 16))
-    assert gradient_memory(arch, params, tokens, start_at_layer=jnp.int32(3), carry=carry) < 2 * weights
-
-
 @pytest.mark.parametrize("what", ["tokens", "hooks"])
 def test_shard_map_over_batch_or_sweep_equals_one_device(arch, params, tokens, what):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -228,100 +221,6 @@ def test_shard_map_over_batch_or_sweep_equals_one_device(arch, params, tokens, w
     assert_agree(sharded, jax.tree.map(lambda *p: jnp.concatenate(p), *parts))
 
 
-def test_start_at_a_layer_resumes_exactly(arch, params, tokens, lm):
-    whole = lm.run(tokens, capture=["blocks.*.hook_resid_pre"])
-    for layer in range(4):
-        carry = whole.stack("hook_resid_pre")[layer]
-        resumed = lm.run(tokens, start_at_layer=layer, carry=carry)
-        assert_agree(resumed.logits, whole.logits)
-
-
-def test_stop_at_a_layer_returns_its_input(tokens, lm):
-    whole = lm.run(tokens, capture=["blocks.*.hook_resid_pre"])
-    for layer in range(1, 4):
-        stopped = lm.run(tokens, stop_at_layer=layer)
-        assert stopped.logits is None
-        assert_agree(stopped.carry, whole.stack("hook_resid_pre")[layer])
-
-
-def test_start_and_stop_take_a_traced_layer_without_retracing(arch, params, tokens):
-    carry = jmi.forward(arch, params, tokens, stop_at_layer=1).carry
-
-    def run(start, stop):
-        out = jmi.forward(arch, params, tokens, start_at_layer=start, carry=carry, stop_at_layer=stop)
-        return out.carry
-
-    counted, traces = count_traces(run)
-    compiled = jax.jit(counted)
-    for start, stop in ((1, 3), (0, 4), (2, 2)):
-        assert_agree(compiled(start, stop), run(start, stop))
-    assert len(traces) == 1
-    slope = jax.grad(
-        lambda c: jmi.forward(arch, params, tokens, start_at_layer=jnp.int32(2), carry=c).logits.sum()
-    )
-    assert jnp.isfinite(slope(carry)).all()
-
-
-def test_layers_outside_a_partial_run_are_nan_not_stale(tokens, lm):
-    out = lm.run(tokens, capture=["blocks.*.hook_resid_post"], stop_at_layer=2)
-    finite = jnp.isfinite(out.stack("hook_resid_post")).all((1, 2, 3))
-    assert finite.tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ({"start_at_layer": 1}, ArgumentError),
-        ({"stop_at_layer": 5}, ArgumentError),
-        ({"stop_at_layer": 2, "capture": ["hook_logits"]}, HookError),
-        ({"stop_at_layer": 2, "capture": ["blocks.3.hook_resid_pre"]}, HookError),
-        ({"stop_at_layer": 2, "hooks": {"blocks.2.hook_resid_pre": jmi.Zero()}}, HookError),
-        ({"start_at_layer": 1, "carry": 0, "hooks": {"hook_embed": jmi.Zero()}}, HookError),
-        ({"start_at_layer": 3, "stop_at_layer": 2, "carry": np.zeros((2, 7, 16), np.float32)}, ArgumentError),
-        ({"start_at_layer": 1, "carry": np.zeros((2, 6, 16), np.float32)}, ArgumentError),
-        ({"start_at_layer": 1, "carry": np.zeros((2, 7, 16), np.float16)}, ArgumentError),
-    ],
-)
-def test_what_a_run_would_ignore_is_refused(tokens, lm, arguments, error):
-    with pytest.raises(error):
-        lm.run(tokens, **arguments)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"mask": np.ones((2, 6), bool)},
-        {"mask": np.ones((2, 7), np.int32)},
-        {"mask": [[1.0] * 7] * 2},
-        {"positions": np.zeros((2, 7))},
-    ],
-)
-def test_arrays_that_do_not_fit_the_tokens_are_refused(tokens, lm, given):
-    with pytest.raises(ArgumentError, match=r"mask=|positions="):
-        lm.run(jmi.Prompts(tokens, **given))
-
-
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        np.zeros(3, np.int32),
-        np.zeros((1, 0), np.int32),
-        np.zeros((0, 3), np.int32),
-        np.zeros((1, 3)),
-        [[1.5, 2.0]],
-    ],
-)
-def test_tokens_must_be_a_batch_of_integers(lm, tokens):
-    with pytest.raises(ArgumentError):
-        lm.run(tokens)
-
-
-def test_a_mask_and_positions_may_be_lists(tokens, lm):
-    mask, positions = np.tri(2, 7, 5, dtype=bool), np.tile(np.arange(7), (2, 1))
-    given = lm.run(jmi.Prompts(tokens, mask.tolist(), positions.tolist())).logits
-    np.testing.assert_array_equal(given, lm.run(jmi.Prompts(tokens, mask, positions)).logits)
-
-
 @pytest.mark.parametrize("name", ["blocks.0.hook_resid_pre", "hook_embed", "hook_logits"])
 def test_an_architecture_that_skips_a_listed_point_is_caught(monkeypatch, arch, params, tokens, name):
     monkeypatch.setattr(type(arch), "block", lambda self, p, carry, context, layer, tap: carry)
@@ -336,44 +235,6 @@ def test_matmul_precision_is_full_unless_the_user_chose(arch, params, tokens):
     assert "HIGHEST" in str(jax.make_jaxpr(run)(params, tokens))
     with jax.default_matmul_precision("bfloat16"):
         assert "HIGHEST" not in str(jax.make_jaxpr(run)(params, tokens))
-
-
-@pytest.mark.parametrize("listed", [True, False])
-def test_parameters_of_another_depth_are_refused(arch, params, tokens, listed):
-    short = jax.tree.map(lambda w: w[:3], params["blocks"])
-    blocks = [jax.tree.map(lambda w, i=i: w[i], short) for i in range(3)] if listed else short
-    with pytest.raises(ArgumentError, match="3"):
-        jmi.forward(arch, {**params, "blocks": blocks}, tokens)
-
-
-def test_logits_of_one_position_are_those_of_all(lm, arch, params, tokens):
-    hooks = {"blocks.1.hook_resid_pre": jmi.Add(np.ones(16), positions=2)}
-    every = lm.run(tokens, hooks).logits
-    for at in (-1, 3, np.array([-2, 0])):
-        one = lm.run(tokens, hooks, logits_at=at).logits
-        assert_agree(one, every[np.arange(2), np.broadcast_to(at, 2)])
-    traced = jax.jit(lambda at: jmi.forward(arch, params, tokens, hooks=hooks, logits_at=at).logits)
-    assert_agree(traced(jnp.int32(-2)), every[:, -2])
-    assert np.isnan(traced(jnp.int32(7))).all()
-    assert np.isnan(traced(jnp.int32(-8))).all()
-    jaxpr = jax.make_jaxpr(lambda p: jmi.forward(arch, p, tokens, logits_at=-1).logits)(params)
-    assert "f32[2,7,29]" not in str(jaxpr), "no other logits are computed"
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "words"),
-    [
-        ({"logits_at": 7}, "7 positions"),
-        ({"logits_at": [0, 1, 2]}, "2 rows"),
-        ({"logits_at": 1.0}, "one position"),
-        ({"logits_at": -1, "capture": ["hook_final_norm"]}, "hook_final_norm: logits_at="),
-        ({"logits_at": -1, "hooks": {"hook_logits": jmi.Scale(2.0)}}, "hook_logits: logits_at="),
-        ({"logits_at": -1, "stop_at_layer": 2}, "exclude each other"),
-    ],
-)
-def test_wrong_positions_of_logits(lm, tokens, kwargs, words):
-    with pytest.raises((ArgumentError, HookError), match=words):
-        lm.run(tokens, **kwargs)
 
 
 def test_gradients_of_what_differs_by_layer_leave_the_scan_as_its_outputs(arch, params, tokens):

@@ -86,13 +86,15 @@ def lm():
     with jax.enable_x64(True):
         arch = Hybrid()
         parts = {"attention": lively(arch.decoder, jnp.float64), "rwkv": lively(arch.rwkv, jnp.float64)}
-        rows = {kind: jmi_models.listed(params)["blocks"] for kind, params in parts.items()}
+        # In numpy, which compiles nothing.
+        host = jax.tree.map(np.asarray, parts)
+        rows = {kind: jmi_models.listed(params)["blocks"] for kind, params in host.items()}
         each = [rows[kind][i % len(rows[kind])] for i, kind in enumerate(arch.kinds)]
         stacks = {
-            stack_name(run): jax.tree.map(lambda *x: jnp.stack(x), *each[run.start : run.stop])
+            stack_name(run): jax.tree.map(lambda *x: np.stack(x), *each[run.start : run.stop])
             for run in runs_of(arch)
         }
-        yield jmi.LanguageModel(arch, {**parts, "blocks": stacks}, name="hybrid")
+        yield jmi.LanguageModel(arch, {**parts, "blocks": jax.device_put(stacks)}, name="hybrid")
 
 
 TOKENS = np.random.default_rng(0).integers(0, 29, (2, 6)).astype(np.int32)
@@ -102,11 +104,11 @@ MASK = np.arange(6) >= np.array([[0], [2]])
 def test_runs_of_like_layers_give_what_one_layer_after_another_gives(lm):
     assert list(lm.params["blocks"]) == ["0:1", "1:3", "3:4", "4:5"]
     rows = [
-        jax.tree.map(lambda w, i=i: w[i], stack)
+        jax.tree.map(lambda w, i=i: np.asarray(w)[i], stack)
         for stack in lm.params["blocks"].values()
         for i in range(len(jax.tree.leaves(stack)[0]))
     ]
-    listed = dataclasses.replace(lm, params={**lm.params, "blocks": rows})
+    listed = dataclasses.replace(lm, params={**lm.params, "blocks": jax.device_put(rows)})
     vectors = np.random.default_rng(1).normal(size=(3, 16))
     hooks = {
         "blocks.*.hook_resid_post": [
@@ -175,9 +177,8 @@ def test_sweeps_and_gradients_of_a_hybrid(lm):
         for h in (0, 3)
     ]
     assert_agree(got.reshape(6, 2, 29), np.stack(want))
-    found = jmi.value_and_grad_at(
-        lm, TOKENS, jmi.metrics.LogProb(3), ["blocks.*.attn.hook_z", "blocks.0.rwkv.hook_v"]
-    )
+    sites = ["blocks.*.attn.hook_z", "blocks.0.rwkv.hook_v"]
+    found = jax.jit(lambda lm: jmi.value_and_grad_at(lm, TOKENS, jmi.metrics.LogProb(3), sites))(lm)
     slopes = found.grads["blocks.4.attn.hook_z"], found.grads["blocks.0.rwkv.hook_v"]
     for name, slope in zip(("blocks.4.attn.hook_z", "blocks.0.rwkv.hook_v"), slopes, strict=True):
         step = np.random.default_rng(2).normal(size=slope.shape) * 1e-6

@@ -292,14 +292,11 @@ def techniques(lm: Any, length: int, exact: bool) -> Any:
     yield jmi.sweep(lm, clean, hooks, Prob(3), progress=False, **own)
     yield jmi.sweep(lm, clean, hooks, lambda out: out.logits[0, :5], logits_at=-2, progress=False, **own)
     for options in (
-        {},
-        {"using": "mean", "over": ["layer"]},
         {"hooks": {"blocks.0.hook_mlp_out": jmi.Zero()}},
+        {"using": "mean", "over": ["layer"]},
     ):
         yield patch(lm, clean, corrupted, "hook_resid_pre", metric=DIFF, **options, **own).patched
-    yield patch(
-        lm, clean, None, "attn.hook_z", metric=DIFF, using="zero", over=["layer", "head"], **own
-    ).effect
+    yield patch(lm, clean, None, "attn.hook_z", metric=DIFF, using="zero", over=["head"], **own).effect
     yield path_patch(lm, clean, corrupted, metric=DIFF, positions=[1, -1], **own).patched
     yield causal_trace(lm, clean, [0, 1], seeds=range(2), scale=0.5, **own).patched
     pair, node = {"metric": {"diff": DIFF}, **own}, {"keep": ("batch", "query", "head"), "logits_at": -1}

@@ -157,9 +157,9 @@ def test_a_recurrent_network_on_real_numbers():
         scaled = inputs[..., None] @ lm.params["embed"]["W"].T
         scaled[:, p, u] *= 2
         assert_agree(got[p, u], loop(lm.params, scaled))
-    slopes = jmi.value_and_grad_at(lm, inputs, lambda out: out.logits[:, -1, 0], "hook_embed").grads[
-        "hook_embed"
-    ]
+    logit = lambda out: out.logits[:, -1, 0]
+    found = jax.jit(lambda lm: jmi.value_and_grad_at(lm, inputs, logit, "hook_embed"))(lm)
+    slopes = found.grads["hook_embed"]
     step = np.zeros(slopes.shape)
     step[:, 0, 1] = 1e-6
     embedded = inputs[..., None] @ lm.params["embed"]["W"].T

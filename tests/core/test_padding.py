@@ -108,11 +108,12 @@ def test_reducers_wanted_logits_and_metrics(name: str) -> None:
 
 @each(MODELS)
 def test_gradients_of_a_metric_at_the_last_token(name: str) -> None:
+    site = "blocks.0.hook_resid_post"
+    run = jax.jit(lambda lm, prompts: value_and_grad_at(lm, prompts, metrics.LogitDiff(3, 4), site))
+
     def experiment(lm: Any, rows: Any, tokens: Any, mask: Any) -> Any:
-        found = value_and_grad_at(
-            lm, jmi.Prompts(tokens, mask), metrics.LogitDiff(3, 4), "blocks.0.hook_resid_post"
-        )
-        return found.value, real(found.grads["blocks.0.hook_resid_post"], mask, 1)
+        found = run(lm, jmi.Prompts(tokens, mask))
+        return found.value, real(found.grads[site], mask, 1)
 
     alike(name, experiment)
 

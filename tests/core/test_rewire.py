@@ -124,15 +124,13 @@ def test_features_are_hooked_swept_differentiated_and_generated_with_like_anythi
     got = jmi.sweep(spliced, tokens, hooks, metric, logits_at=-1, progress=False)
     assert_agree(got.reshape(8, 2), np.asarray(want))
     assert {part.first for part in jmi.plan(spliced, tokens, hooks, metric, logits_at=-1).programs} != {0}
-    # The gradient at a feature is the slope of the metric along it.
-    found = jmi.value_and_grad_at(spliced, tokens, metric, "blocks.1.mlp.hook_features")
-    slope = found.grads["blocks.1.mlp.hook_features"]
-    step = np.zeros(slope.shape)
-    step[1, 2, 4] = 1e-6
-    ahead, behind = (
-        metric(spliced.run(tokens, {"blocks.1.mlp.hook_features": jmi.Add(s * step)})) for s in (1, -1)
-    )
-    np.testing.assert_allclose(((ahead - behind) / 2e-6)[1], slope[1, 2, 4], rtol=1e-6)
+    # The gradient at features is the slope of the metric along any direction.
+    feature = "blocks.1.mlp.hook_features"
+    found = jax.jit(lambda lm: jmi.value_and_grad_at(lm, tokens, metric, feature))(spliced)
+    slope = found.grads[feature]
+    step = np.random.default_rng(3).normal(size=slope.shape) * 1e-6
+    ahead, behind = (metric(spliced.run(tokens, {feature: jmi.Add(s * step)})) for s in (1, -1))
+    np.testing.assert_allclose((ahead - behind) / 2, (slope * step).sum((1, 2)), rtol=1e-6)
     # Generation with a feature turned up is one run of the text it makes.
     hooks = {"blocks.1.mlp.hook_features": jmi.Scale(4.0, units=2)}
     text = spliced.generate(tokens, 4, hooks=hooks, capture=["hook_logits"])

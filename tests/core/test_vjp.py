@@ -57,9 +57,14 @@ def test_a_pull_is_a_gradient_of_what_the_cotangents_weigh(lm):
     draw = np.random.default_rng(0).normal
     cotangents = {name: draw(size=(5, *out[name].shape)) for name in of}
     found = pull(cotangents)
+
+    @jax.jit
+    def weighed(lm, weights):
+        metric = lambda run: sum((run[name] * weights[name]).sum() for name in of)
+        return jmi.value_and_grad_at(lm, TOKENS, metric, wrt, hooks=HOOKS, capture=of).grads
+
     for i in range(5):
-        metric = lambda run, i=i: sum((run[name] * cotangents[name][i]).sum() for name in of)
-        want = jmi.value_and_grad_at(lm, TOKENS, metric, wrt, hooks=HOOKS, capture=of).grads
+        want = weighed(lm, {name: x[i] for name, x in cotangents.items()})
         assert_agree(found[wrt[0]][i], want.stack("hook_resid_mid"))
         assert_agree(found[wrt[1]][i], want[wrt[1]])
     # A name left out has cotangents of zero.

@@ -99,12 +99,17 @@ def float64() -> Any:
         yield
 
 
+def gradients(lm: Any, prompts: Any, sites: Any, **options: Any) -> Any:
+    run = jax.jit(lambda lm, prompts: value_and_grad_at(lm, prompts, metric, sites, **options))
+    return jax.device_get(run(lm, prompts))
+
+
 def test_scores_are_differences_times_gradients() -> None:
     lm, clean, corrupted = model()
     sites = ["hook_embed", "blocks.*.hook_units", Q]
     scores = attribution_patching(lm, clean, corrupted, sites, metric=metric, keep=("batch", "pos", "unit"))
-    found = value_and_grad_at(lm, corrupted, metric, sites, capture=sites)
-    source = lm.run(clean, capture=sites)
+    found = gradients(lm, corrupted, sites, capture=sites)
+    source = jax.device_get(lm.run(clean, capture=sites))
     assert scores.layers(Q) == ATTENTION
     for name in scores.names():
         terms = (source[name] - found.out[name]) * found.grads[name]
@@ -124,14 +129,14 @@ def test_the_qk_fix_finds_the_layers_that_attend(grad_drop: bool) -> None:
         ]
         drops = [{name: jmi.Detach()} for name in added]
     pattern = "blocks.*.attn.hook_pattern"
-    slopes = [value_and_grad_at(lm, corrupted, metric, pattern, hooks=drop).grads[pattern] for drop in drops]
-    before, there = lm.run(corrupted, capture=[pattern])[pattern], lm.run(clean, capture=[Q, K])
+    slopes = [gradients(lm, corrupted, pattern, hooks=drop).grads[pattern] for drop in drops]
+    before, there = (jax.device_get(lm.run(x, capture=[pattern, Q, K])) for x in (corrupted, clean))
     for point in (Q, K):
         for row, layer in enumerate(ATTENTION):
             name = point.replace("*", str(layer))
             for place, head in np.ndindex(4, HEADS):
                 patch = {name: jmi.Patch(there[name], positions=place, heads=head)}
-                change = lm.run(corrupted, patch, [pattern])[pattern][row] - before[row]
+                change = np.asarray(lm.run(corrupted, patch, [pattern])[pattern])[row] - before[pattern][row]
                 each = [(change * slope[row]).sum((1, 2, 3)) for slope in slopes]
                 want = np.abs(each).sum(0) / (lm.arch.n_layers - 1) if grad_drop else np.asarray(each[0])
                 got = np.asarray(scores[name][:, place, head])

@@ -1,6 +1,7 @@
 """Scores of edges in float64, against autodiff at what each reader reads and derivatives along paths."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.extend
@@ -252,19 +253,29 @@ def test_what_is_written_is_kept_compactly_and_sums_to_the_stream(name):
     )
 
 
+@jmi.tree.dataclass
+class Spoilt:
+    """A difference of logits, and ``beside``, and the root of ``under``, which has no slope at 0."""
+
+    beside: Any = np.float32(0)
+    under: Any = np.float32(1)
+
+    def __call__(self, out):
+        root = jnp.sqrt(self.under + 0 * out.logits[:, -1, 0])
+        return jmi.metrics.LogitDiff(3, 8)(out) + self.beside + root
+
+
 def test_what_is_nan_is_never_shown_as_a_score():
     arch = tiny(n_layers=2)
     params = lively(arch)
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 2, 5)).astype(np.int32)
-    metric = jmi.metrics.LogitDiff(3, 8)
+    metric, beside, root = Spoilt(), Spoilt(beside=np.float32(np.nan)), Spoilt(under=np.float32(0))
     broken = jax.tree.map(lambda x: x, params)
     broken["blocks"]["attn"]["W_V"] = broken["blocks"]["attn"]["W_V"].at[1, 0, 0, 0].set(jnp.nan)
     # Only the corrupted prompt has token 28: its embedding is not a number.
     lacking = {**params, "embed": {"W_E": params["embed"]["W_E"].at[28].set(jnp.nan)}}
     clean, corrupted = np.minimum(clean, 27), corrupted.copy()
     corrupted[1, 2] = 28
-    beside = lambda out: out.logits[:, -1, 0] + jnp.where(out.logits[:, 0, 0] < 1e9, jnp.nan, 0)
-    root = lambda out: jnp.sqrt(0 * out.logits[:, -1, 0])
     for given, read, steps, words in (
         (broken, metric, None, "clean run gives logits that are NaN"),
         (lacking, metric, None, "corrupted run gives logits that are NaN"),
@@ -284,12 +295,11 @@ def test_what_is_nan_is_never_shown_as_a_score():
         faithfulness(jmi.LanguageModel(arch, broken), clean, corrupted, graph, metric=metric)
     with pytest.raises(ArgumentError, match="the metric of no edges is NaN"):
         faithfulness(jmi.LanguageModel(arch, lacking), clean, corrupted, graph, metric=metric)
-    for technique in (attribution_patching, atp_star):
+    for technique, given, read, words in (
+        (attribution_patching, broken, metric, "clean run gives logits that are NaN"),
+        (attribution_patching, params, beside, "metric of the clean run is NaN"),
+        (atp_star, lacking, metric, "corrupted run gives logits that are NaN"),
+    ):
         run = functools.partial(technique, sites="blocks.0.attn.hook_z", into="clean")
-        for given, read, words in (
-            (broken, metric, "clean run gives logits that are NaN"),
-            (lacking, metric, "corrupted run gives logits that are NaN"),
-            (params, beside, "metric of the clean run is NaN"),
-        ):
-            with pytest.raises(ArgumentError, match=words):
-                run(jmi.LanguageModel(arch, given), clean, corrupted, metric=read)
+        with pytest.raises(ArgumentError, match=words):
+            run(jmi.LanguageModel(arch, given), clean, corrupted, metric=read)

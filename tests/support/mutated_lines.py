@@ -25,7 +25,10 @@ def _oracle(*configs: str) -> tuple[str, ...]:
 
 
 PADDED = (f"{CORE}/test_padding.py", f"{INTERP}/test_padding.py")
-SWEEPS = (f"{CORE}/test_sweep.py::test_cells_are_what_each_of_them_prepares", f"{CORE}/test_sweep.py")
+SWEEPS = (
+    f"{CORE}/sweeps/test_sweep_cells.py::test_cells_are_what_each_of_them_prepares",
+    f"{CORE}/sweeps/test_sweep_sharing.py",
+)
 
 MUTATIONS: Mapping[str, Mutation] = {
     # Masks.

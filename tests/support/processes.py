@@ -1,4 +1,4 @@
-"""Two processes of one program that find each other, for tests of what several processes do together."""
+"""Other processes: two of one program that find each other, and one that runs a program by itself."""
 
 import os
 import socket
@@ -39,3 +39,24 @@ def run_two(program: str, *args: object) -> None:
     ]
     errors = [child.communicate(timeout=240)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], errors
+
+
+def child(program: str, *args: object, **environment: str) -> subprocess.Popen[str]:
+    """A process of ``program``, in the root of this repository."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(Path(jmi.__file__).parents[1])])
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it has written, once it has ended well."""
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return out

@@ -1,239 +1,60 @@
-"""Sweeps that differ from each other in one thing, each built anew: what a kept sweep must tell apart.
+"""Sweeps that differ from each other in one thing: what a kept sweep must tell apart.
 
 ``VARIANTS`` maps what differs to a function of 0 or 1, which returns arguments of `jmi.sweep` other than the
-usual ones. `fingerprint` is that of the sweep; nothing is compiled for it, and nothing of it is run.
+usual ones.
 """
 
-import contextlib
 import dataclasses
 import functools
-import os
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jmi
-from jmi.sweeps import work as sweep_work
 from jmi_models.decoder.norms import Norms
-from tests.core.conftest import lively, tiny
-
-LENGTH = 6
-D = 16
-VOCAB = 29
-ARCH = tiny(2)
-TOKENS = jnp.asarray([[1, 2, 3, 4, 5, 6]], jnp.int32)
-EMBED, OUT = "hook_embed", "blocks.*.hook_mlp_out"
-
-
-_WEIGHTS = jax.tree.map(np.asarray, lively(ARCH))
-
-
-def weights():
-    return jax.tree.map(jnp.array, _WEIGHTS)
-
-
-def model(params=None, arch=ARCH):
-    """A model of these weights, or of the usual ones."""
-    return jmi.LanguageModel(arch, weights() if params is None else params)
-
-
-def array(i, *shape):
-    """Another one for another ``i``."""
-    return np.random.default_rng([7, i]).normal(size=shape or (1, VOCAB)).astype(np.float32)
-
-
-def bits(i, one, other):
-    """``one`` or ``other``, which differ in little."""
-    return (one, other)[i]
-
-
-def last(out):
-    return out.logits[:, VOCAB // 2]
-
-
-def reading(of):
-    """A metric that puts ``of(i)`` behind the logits."""
-
-    def variant(i):
-        function = of(i)
-        return {"metric": lambda out: function(out.logits)}
-
-    return variant
-
-
-def matrix_behind(wrap):
-    """A metric with a matrix that ``wrap`` hides."""
-    return reading(lambda i: wrap(array(i, VOCAB, 3)))
-
-
-def constant(one, other):
-    """A metric with an array that is ``one`` or ``other``."""
-    inner = lambda array: jax.jit(lambda y: (y.max() * jnp.asarray(array).astype(y.dtype)).sum())
-    return reading(lambda i: lambda x: x + inner(bits(i, one, other))(x))
-
-
-def nudged():
-    """Two large arrays that differ in the last bit of one number in their middle."""
-    other = array(0, 300, 400)
-    one = other.copy()
-    other[150, 200] = np.nextafter(other[150, 200], 9, dtype=np.float32)
-    return one, other
-
-
-def custom_jvp(w):
-    @jax.custom_jvp
-    def function(x):
-        return x @ w
-
-    function.defjvp(lambda x, dx: (x[0] @ w, dx[0] @ w))
-    return jax.jit(function)
-
-
-def custom_vjp(w):
-    @jax.custom_vjp
-    def function(x):
-        return x @ w
-
-    function.defvjp(lambda x: (x @ w, None), lambda _, g: (g @ w.T,))
-    return jax.jit(function)
-
-
-def derivative(w):
-    """What only the derivative of a function knows."""
-
-    @jax.custom_jvp
-    def function(x):
-        return x.sum()
-
-    function.defjvp(lambda x, dx: (x[0].sum(), (dx[0] @ w).sum()))
-    return jax.grad(function)
-
-
-def within(hook):
-    """``hook`` of arrays behind a jitted function, in the base run at the embedding."""
-    return lambda i: {"base": {EMBED: hook(i)}}
-
-
-def jitted_hook(i):
-    add = jax.jit(lambda value: value + jax.jit(lambda: jnp.asarray(array(i, 1, 1, D)))())
-    return lambda value, site: add(value)
-
-
-def default_argument(i):
-    def hook(value, site, factor=0.5 + i):
-        return value * factor
-
-    return hook
-
-
-@jmi.tree.dataclass
-class Static:
-    """An intervention with a static number."""
-
-    factor: float = jmi.tree.static()
-
-    def __call__(self, value, site):
-        return value * self.factor
-
-
-def capturing(name, reduce):
-    def variant(i):
-        function = reduce(i)
-        return {
-            "capture": [jmi.Capture(name, reduce=function, label="seen")],
-            "metric": lambda out: out.captures["seen"],
-        }
-
-    return variant
-
-
-def layered(i):
-    """Vectors of each layer, of which the last layer's differ."""
-    return np.stack([array(0, 3, D), array(i, 3, D)])
-
-
-def jitted_reducer(i):
-    project = jax.jit(lambda value: value @ array(i, D))
-    return lambda value, site: project(value)
-
-
-def cells(*columns):
-    """Columns with one entry for each cell, as values of one grid."""
-    grid = jmi.Grid(cell=range(len(columns[0])))
-    return [grid.take("cell", column) for column in columns]
-
-
-def hooks(point=OUT, **of):
-    """Hooks of the cells: `jmi.Scale` of two factors in one layer, with ``of`` in place of what is usual."""
-    made = {"layers": 0, "factor": [0.5, 2.0], "positions": 1} | of
-    lists = {name: value for name, value in made.items() if np.ndim(value)}
-    made |= dict(zip(lists, cells(*lists.values()), strict=True))
-    return {"hooks": {point: jmi.At(made["layers"], jmi.Scale(made["factor"], positions=made["positions"]))}}
-
-
-def embedded(hook):
-    """The hooks of two cells, at the embedding."""
-    return {"hooks": {EMBED: hook}}
-
-
-def based(hook, values, point=EMBED):
-    """A base with ``hook`` of ``values(i)``, one for each of two cells."""
-
-    def variant(i):
-        factors, *of_base = cells([0.5, 2.0], values(i))
-        return {"hooks": {OUT: jmi.At([1], jmi.Scale(factors))}, "base": {point: hook(of_base)}}
-
-    return variant
-
-
-def changed(change):
-    """Weights of which one tensor is changed in the second sweep."""
-
-    def variant(i):
-        params = weights()
-        w = np.array(params["embed"]["W_E"])
-        if i:
-            change(w)
-        return {"lm": model({**params, "embed": {"W_E": jnp.asarray(w)}})}
-
-    return variant
-
-
-def one_bit(w):
-    w.view(np.uint32)[3, 5] ^= 1
-
-
-def two_signs(w):
-    w[2, 3] *= -1
-    w[7, 1] *= -1
-
-
-def two_rows(w):
-    w[[2, 3]] = w[[3, 2]]
-
-
-def two_neighbours(w):
-    flat = w.reshape(-1)
-    flat[[4, 5]] = flat[[5, 4]]
-
-
-def zero(w):
-    w[0, 0] = 0.0
-
-
-def negative_zero(w):
-    w[0, 0] = -0.0
-
-
-def setting(context):
-    return lambda i: {"context": context(i)}
-
-
-def environment(name, *values):
-    return setting(lambda i: mock.patch.dict(os.environ, {name: values[i]}))
-
+from tests.core.sweeps.experiments import (
+    ARCH,
+    EMBED,
+    LENGTH,
+    OUT,
+    TOKENS,
+    VOCAB,
+    D,
+    array,
+    cells,
+    hooks,
+    model,
+    weights,
+)
+from tests.core.sweeps.variant_parts import (
+    Static,
+    based,
+    bits,
+    capturing,
+    changed,
+    constant,
+    custom_jvp,
+    custom_vjp,
+    default_argument,
+    derivative,
+    embedded,
+    environment,
+    jitted_hook,
+    jitted_reducer,
+    layered,
+    matrix_behind,
+    negative_zero,
+    nudged,
+    one_bit,
+    reading,
+    setting,
+    two_neighbours,
+    two_rows,
+    two_signs,
+    within,
+    zero,
+)
 
 KNOWN = np.ones((1, LENGTH), bool)
 VARIANTS = {
@@ -385,55 +206,3 @@ VARIANTS = {
     },
     "options of the compiler": environment("XLA_FLAGS", "", "--xla_cpu_enable_fast_math=true"),
 }
-
-
-def _settled(build, largest, tokens, devices, memory):
-    """As many cells at once as ``memory``, the size of a program being unknown."""
-    build(min(largest, memory))
-    return min(largest, memory)
-
-
-class _Unrun:
-    """The base run, of zeros."""
-
-    trace = staticmethod(sweep_work.run_base.trace)
-
-    def __call__(self, models, run, params):
-        shapes = self.trace(models, run, params).out_info
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
-@contextlib.contextmanager
-def uncompiled():
-    """Programs are made here, and neither compiled nor run."""
-    with (
-        mock.patch.object(jax.stages.Lowered, "compile", return_value=None),
-        mock.patch.object(sweep_work, "fitting", _settled),
-        mock.patch.object(sweep_work, "run_base", _Unrun()),
-    ):
-        yield
-
-
-def usual(given):
-    """All arguments of a sweep, ``given`` among them; ``context`` is what it is made in."""
-    return {
-        "lm": model(),
-        "prompts": TOKENS,
-        "metric": last,
-        "logits_at": -1,
-        "memory": 100,
-        "context": contextlib.nullcontext(),
-        **hooks(),
-        **given,
-    }
-
-
-def fingerprint(variant, i):
-    """Of the sweep that ``variant``, or its name, describes for ``i``."""
-    given = VARIANTS[variant](i) if isinstance(variant, str) else variant(i)
-    arguments = usual(given)
-    memory, context = arguments.pop("memory"), arguments.pop("context")
-    with uncompiled(), context:
-        work = sweep_work.prepare(**arguments)
-        chunks, programs = work.compiled(memory)
-        return work.fingerprint(programs, chunks)
