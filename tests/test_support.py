@@ -11,8 +11,8 @@ import pytest
 
 from tests.oracles import grid
 from tests.support.mechanisms import MECHANISMS, covering, each_covering, pairs
-from tests.support.mutated_lines import Mutation
-from tests.support.mutations import tried
+from tests.support.mutated_lines import MUTATIONS, Mutation
+from tests.support.mutations import ROOT, places, tried
 from tests.support.programs import compiled, report
 
 
@@ -94,9 +94,16 @@ def test_a_mistake_is_caught_where_a_test_fails_that_passes_without_it(
     assert (small_tree / "jmi" / "lines.py").read_text() == before
 
 
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_line_of_a_mutation_stands_in_the_packages_once_and_its_tests_exist(name: str) -> None:
+    assert len(places(ROOT, MUTATIONS[name].old)) == 1
+    for test in MUTATIONS[name].tests:
+        file, _, function = test.partition("::")
+        assert f"def {function.split('[')[0]}" in (ROOT / file).read_text()
+
+
 def test_mutations_that_do_not_exist_are_named() -> None:
-    root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.support.mutations", "no such"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "no such mutations: no such" in done.stderr

@@ -64,13 +64,11 @@ MUTATIONS: Mapping[str, Mutation] = {
     ),
     # Scales.
     "scale of scores by layer": Mutation(
-        "(jnp.asarray(layer) + 1)",
-        "(jnp.asarray(layer) + 2)",
+        "(jnp.asarray(at.layer) + 1)",
+        "(jnp.asarray(at.layer) + 2)",
         (f"{MODELS}/test_families.py::test_scores_are_divided_by_the_number_of_their_layer",),
     ),
-    "scale of alibi": Mutation(
-        "bias * scale if arch.positions.alibi.scaled else bias", "bias", _oracle("falcon/alibi")
-    ),
+    "scale of alibi": Mutation("bias * scale if alibi.scaled else bias", "bias", _oracle("falcon/alibi")),
     "epsilon of norms": Mutation(
         "square + jnp.asarray(norm.eps, centred.dtype)",
         "square",
@@ -142,8 +140,8 @@ MUTATIONS: Mapping[str, Mutation] = {
         "At(np.asarray(slots) >= 0,", "At(np.asarray(slots) > 0,", (f"{CORE}/test_gradients.py",)
     ),
     "layers of cells": Mutation(
-        "layers.reshape(len(layers), -1) % n_layers",
-        "(layers.reshape(len(layers), -1) + 1) % n_layers",
+        "chosen.reshape(len(chosen), -1) % n_layers",
+        "(chosen.reshape(len(chosen), -1) + 1) % n_layers",
         SWEEPS,
     ),
     "share of a sink": Mutation(
