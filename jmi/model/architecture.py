@@ -183,11 +183,22 @@ class Attributable(Protocol):
         ...
 
 
-def require(arch: Any, method: str) -> Attributable:
-    """``arch``, found to have a method of `Attributable`; else ArgumentError."""
+class Attending(Protocol):
+    """An architecture whose layers all have attention heads, and that says with which weights they read and
+    write: their circuits follow from these.
+    """
+
+    def attention_weights(self, layer_params: Any) -> Mapping[str, jax.Array]:
+        """By name ``W_Q`` ``[d, h, k]``, ``W_K`` and ``W_V`` ``[d, g, k]``, ``W_O`` ``[h, k, d]``.
+
+        Axis letters: d model width, h heads, k head width, g key/value heads; h is a multiple of g.
+        """
+        ...
+
+
+def require(arch: Any, method: str) -> Any:
+    """``arch``, found to have a method of `Attributable` or `Attending`; else ArgumentError."""
     if not hasattr(arch, method):
         name = getattr(arch, "family", type(arch).__name__)
-        raise ArgumentError(
-            f"{name}: this needs an architecture with {method}(), see {__name__}.Attributable"
-        )
+        raise ArgumentError(f"{name}: this needs an architecture with {method}(), see {__name__}")
     return arch

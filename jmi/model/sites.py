@@ -11,13 +11,12 @@ import fnmatch
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from jmi.errors import HookError
-from jmi.model.axes import AXES
 
 SCORES = "blocks.*.attn.hook_attn_scores"
 PATTERN = "blocks.*.attn.hook_pattern"
@@ -33,7 +32,9 @@ class Site:
 
     Attributes:
       point: name with the layer open, e.g. ``blocks.*.attn.hook_q``.
-      axes: names of the axes of the tensor there.
+      axes: names of the axes of the tensor there: batch, pos, query and key (positions), head, kv_head,
+        expert, d_model, d_head, d_mlp, vocab, one, and of a recurrent state d_key and d_value. Selectors and
+        techniques go by these; a model may have others.
       sizes: size of each axis; None for batch and for positions, which each run chooses.
       layers: the layers that have the point, in order; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.
@@ -81,25 +82,27 @@ class HasSites(Protocol):
 
 
 def sites_of(
-    points: Iterable[str],
+    points: Mapping[str, tuple[str, ...]],
     sizes: Mapping[str, int],
     n_layers: int,
     some: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Site]:
-    """Site table of a model that has ``points`` (keys of `AXES`) with the given axis sizes.
+    """Site table of a model.
 
     Args:
+      points: the axes of the tensor at each point, in execution order.
+      sizes: of axes; batch and positions have none.
       some: the layers of points that not every layer has.
     """
     known, every = {"one": 1, **sizes}, tuple(range(n_layers))
     return {
         point: Site(
             point,
-            AXES[point],
-            tuple(known.get(axis) for axis in AXES[point]),
+            axes,
+            tuple(known.get(axis) for axis in axes),
             (some or {}).get(point, every) if point.startswith("blocks.") else None,
         )
-        for point in points
+        for point, axes in points.items()
     }
 
 
@@ -197,9 +200,8 @@ def _layers(arch: HasSites, name: str, point: str, layer: str | None) -> tuple[i
 
 
 def _unknown(arch: HasSites, name: str, point: str, layer: str | None) -> str:
-    reason = "this model has no such point" if point in AXES else "no point of that name"
     near = difflib.get_close_matches(point, list(table_of(arch)), n=3, cutoff=0.5)
     if layer is not None and layer != "*" and -arch.n_layers <= int(layer) < arch.n_layers:
         near = [layer_name(p, int(layer)) for p in near]
     hint = f"Nearest: {', '.join(near)}" if near else "`lm.sites()` lists every point"
-    return f"{name}: {reason}. {hint}"
+    return f"{name}: this model has no such point. {hint}"

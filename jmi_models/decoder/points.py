@@ -1,12 +1,66 @@
-"""Which points a decoder has, and in which layers."""
+"""The points of a decoder, the axes of the tensor at each, and in which layers they are.
 
+Names are TransformerLens's.
+"""
+
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jmi.model.axes import TRANSFORMER_AXES
 from jmi.model.sites import Site, sites_of
 
 if TYPE_CHECKING:
     from jmi_models.decoder.transformer import Transformer
+
+_RESID = ("batch", "pos", "d_model")
+_SCALE = ("batch", "pos", "one")
+_Q = ("batch", "pos", "head", "d_head")
+_KV = ("batch", "pos", "kv_head", "d_head")
+_ATTENTION = ("batch", "head", "query", "key")
+_MLP = ("batch", "pos", "d_mlp")
+
+_AXES: Mapping[str, tuple[str, ...]] = {
+    "hook_embed": _RESID,
+    "hook_pos_embed": _RESID,
+    "blocks.*.hook_resid_pre": _RESID,
+    "blocks.*.ln1.hook_scale": _SCALE,
+    "blocks.*.ln1.hook_normalized": _RESID,
+    "blocks.*.attn.hook_in": _RESID,
+    "blocks.*.hook_q_input": ("batch", "pos", "head", "d_model"),
+    "blocks.*.hook_k_input": ("batch", "pos", "kv_head", "d_model"),
+    "blocks.*.hook_v_input": ("batch", "pos", "kv_head", "d_model"),
+    "blocks.*.attn.hook_q": _Q,
+    "blocks.*.attn.hook_k": _KV,
+    "blocks.*.attn.hook_v": _KV,
+    "blocks.*.attn.hook_rot_q": _Q,
+    "blocks.*.attn.hook_rot_k": _KV,
+    "blocks.*.attn.hook_attn_scores": _ATTENTION,
+    "blocks.*.attn.hook_pattern": _ATTENTION,
+    "blocks.*.attn.hook_z": _Q,
+    "blocks.*.attn.hook_result": ("batch", "pos", "head", "d_model"),
+    "blocks.*.attn.hook_out": _RESID,
+    "blocks.*.ln1_post.hook_scale": _SCALE,
+    "blocks.*.ln1_post.hook_normalized": _RESID,
+    "blocks.*.hook_attn_out": _RESID,
+    "blocks.*.hook_resid_mid": _RESID,
+    "blocks.*.hook_mlp_in": _RESID,
+    "blocks.*.ln2.hook_scale": _SCALE,
+    "blocks.*.ln2.hook_normalized": _RESID,
+    "blocks.*.mlp.hook_in": _RESID,
+    "blocks.*.mlp.hook_router_logits": ("batch", "pos", "expert"),
+    "blocks.*.mlp.hook_expert_weights": ("batch", "pos", "expert"),
+    "blocks.*.mlp.hook_pre": _MLP,
+    "blocks.*.mlp.hook_pre_linear": _MLP,
+    "blocks.*.mlp.hook_post": _MLP,
+    "blocks.*.mlp.hook_out": _RESID,
+    "blocks.*.ln2_post.hook_scale": _SCALE,
+    "blocks.*.ln2_post.hook_normalized": _RESID,
+    "blocks.*.hook_mlp_out": _RESID,
+    "blocks.*.hook_resid_post": _RESID,
+    "ln_final.hook_scale": _SCALE,
+    "hook_final_norm": _RESID,
+    "hook_logits": ("batch", "pos", "vocab"),
+}
+"""Every point that a decoder may have, in execution order."""
 
 
 def sites(arch: "Transformer") -> dict[str, Site]:
@@ -20,7 +74,7 @@ def sites(arch: "Transformer") -> dict[str, Site]:
         "expert": arch.experts.n_experts if arch.experts else 0,
         "vocab": arch.d_vocab,
     }
-    has = [point for point in TRANSFORMER_AXES if not _lacks(arch, point)]
+    has = {point: axes for point, axes in _AXES.items() if not _lacks(arch, point)}
     return sites_of(has, sizes, arch.n_layers, _some(arch) if len(set(arch.kinds)) > 1 else None)
 
 

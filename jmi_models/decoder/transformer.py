@@ -17,7 +17,7 @@ from jmi.model.architecture import Cache
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site
 from jmi.model.tap import SILENT, Tap
-from jmi_models.decoder import ops, param_tree, points, residual, rounding
+from jmi_models.decoder import circuits, ops, param_tree, points, residual, rounding
 from jmi_models.decoder.attention import Attention, InLayer, attend
 from jmi_models.decoder.context import Context, context_of, looked_up
 from jmi_models.decoder.experts import Experts, mixture
@@ -229,3 +229,4 @@ class Transformer:
     to_logits = residual.to_logits
     logit_constant = residual.logit_constant
     direction = residual.direction
+    attention_weights = circuits.attention_weights

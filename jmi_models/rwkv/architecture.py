@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from jmi.errors import ArgumentError
 from jmi.model.architecture import State
-from jmi.model.axes import RECURRENT_AXES
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, sites_of
 from jmi.model.tap import SILENT, Tap
@@ -20,6 +19,7 @@ from jmi_models.decoder.norms import Norm, Norms, normalise
 from jmi_models.decoder.ops import rows
 from jmi_models.params import Param
 from jmi_models.rwkv import rwkv6, rwkv7
+from jmi_models.rwkv.points import AXES
 from jmi_models.rwkv.time_mix import ATTENTION, SCORES, Padding, padding
 
 VERSIONS = {6: rwkv6, 7: rwkv7}
@@ -129,7 +129,8 @@ class Rwkv:
             "vocab": self.d_vocab,
         }
         lacks = [f"blocks.*.{point}" for point in VERSIONS[self.version].LACKS]
-        found = sites_of([point for point in RECURRENT_AXES if point not in lacks], sizes, self.n_layers)
+        has = {point: axes for point, axes in AXES.items() if point not in lacks}
+        found = sites_of(has, sizes, self.n_layers)
         for name in (f"blocks.*.{SCORES}", f"blocks.*.{ATTENTION}"):
             found[name] = dataclasses.replace(found[name], derived=True)
         return found

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import InterventionError
-from jmi.model.axes import AXES
 from jmi.model.sites import PATTERN, SCORES, Site
 
-AT_PATTERN = Site(PATTERN, AXES[PATTERN], (None, 2, None, None))
-AT_SCORES = Site(SCORES, AXES[SCORES], (None, 2, None, None))
+AXES = ("batch", "head", "query", "key")
+AT_PATTERN = Site(PATTERN, AXES, (None, 2, None, None))
+AT_SCORES = Site(SCORES, AXES, (None, 2, None, None))
 UNIFORM = jnp.full((1, 2, 4, 4), 0.25)
 
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import InterventionError
-from jmi.model.axes import AXES
 from jmi.model.sites import PATTERN, SCORES, Site
 from tests.support import committed
 from tests.support.committed import relative
 
 BATCH, HEADS, LENGTH = 2, 2, 6
-AT_PATTERN = Site(PATTERN, AXES[PATTERN], (None, HEADS, None, None))
-AT_SCORES = Site(SCORES, AXES[SCORES], (None, HEADS, None, None))
+AXES = ("batch", "head", "query", "key")
+AT_PATTERN = Site(PATTERN, AXES, (None, HEADS, None, None))
+AT_SCORES = Site(SCORES, AXES, (None, HEADS, None, None))
 SHAPE = (BATCH, HEADS, LENGTH, LENGTH)
 
 

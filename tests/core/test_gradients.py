@@ -269,7 +269,7 @@ def test_what_cannot_be_differentiated_is_refused(lm, tokens):
     derived = "blocks.0.rwkv.hook_effective_attn"
     with pytest.raises(HookError, match="derived"):
         value_and_grad_at(rwkv, tokens, lambda out: out.logits.sum(), [derived])
-    with pytest.raises(HookError, match="no point of that name"):
+    with pytest.raises(HookError, match="this model has no such point"):
         found(lm, tokens, ["blocks.0.attn.hook_nothing"])
     with pytest.raises(ArgumentError, match="takes names"):
         found(lm, tokens, [jmi.Capture("hook_embed")])

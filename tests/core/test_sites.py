@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import HookError
-from jmi.model.axes import AXES
 from jmi.model.sites import find, layer_name, split, table_of
+from jmi_models.rwkv.points import AXES
 
 
 @given(point=st.sampled_from([p for p in AXES if p.startswith("blocks.")]), layer=st.integers(0, 99))
@@ -40,9 +40,9 @@ def test_pattern_inside_one_layer(arch):
     [
         ("blocks.99.hook_resid_pre", "layers 0 to 3", "blocks.3.hook_resid_pre"),
         ("blocks.-5.hook_resid_pre", "layers 0 to 3", "blocks.0.hook_resid_pre"),
-        ("blocks.0.hook_resid_pos", "no point of that name", "blocks.0.hook_resid_post"),
+        ("blocks.0.hook_resid_pos", "this model has no such point", "blocks.0.hook_resid_post"),
         ("hook_pos_embed", "this model has no such point", "hook_embed"),
-        ("blocks.1.attn.*_nothing", "no point of that name", ""),
+        ("blocks.1.attn.*_nothing", "this model has no such point", ""),
     ],
 )
 def test_unknown_names_say_why_and_name_the_nearest(arch, name, said, nearest):

@@ -24,7 +24,6 @@ from jmi.interp.into import Into
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
-from jmi.model.axes import AXES
 from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import layer_name, table_of
 
@@ -138,7 +137,7 @@ def _metrics(arch: Architecture, metric: Any) -> Any:
 
 
 def _kept(arch: Architecture, keep: Any) -> frozenset[str]:
-    own = [site.axes for site in table_of(arch).values()]
-    known = sorted({axis for axes in (*AXES.values(), *own) for axis in axes})
+    own = {axis for site in table_of(arch).values() for axis in site.axes}
+    known = sorted({*own, *NODES})
     given = [choice("keep", axis, known) for axis in several("keep", keep, "axes")]
     return frozenset(axis for name in given for axis in _MEANS.get(name, (name,)))

@@ -252,15 +252,12 @@ def _compositions(arch: Architecture, params: Params, kind: str) -> jax.Array:
 
 def _weights(arch: Architecture, params: Params, name: str) -> jax.Array:
     """A weight of attention, ``[l, ...]``, of layers that are stacked or listed."""
-    parts = [part.params for part in segments(arch, params["blocks"])]
-    layers = [layer for part in parts for layer in (part if isinstance(part, (list, tuple)) else [part])]
-    if not all("attn" in layer for layer in layers):
-        raise ArgumentError(
-            f"{getattr(arch, 'family', 'this model')}: has no attention heads, or not in every layer"
-        )
+    of_layer = lambda layer: require(arch, "attention_weights").attention_weights(layer)[name]  # noqa: E731
     stacks = [
-        jnp.stack([p["attn"][name] for p in part]) if isinstance(part, (list, tuple)) else part["attn"][name]
-        for part in parts
+        jnp.stack([of_layer(layer) for layer in part.params])
+        if isinstance(part.params, (list, tuple))
+        else jax.vmap(of_layer)(part.params)
+        for part in segments(arch, params["blocks"])
     ]
     return stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks)
 

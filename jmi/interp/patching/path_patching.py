@@ -125,7 +125,9 @@ def path_patch(
     metric, through_mlps = checked_metric(metric), flag("through_mlps", through_mlps)
     _check_receivers(lm, receivers)
     table = table_of(lm.arch)
-    heads = next(point for point in _HEADS if point in table)
+    heads = next((point for point in _HEADS if point in table), None)
+    if heads is None:
+        raise ArgumentError(f"path_patch needs heads: this model has neither {' nor '.join(_HEADS)}")
     sender = table[heads if senders == "heads" else MLPS]
 
     cells = lm.arch.n_layers * ((sender.sizes[2] or 1) if senders == "heads" else 1)
