@@ -15,7 +15,7 @@ from jmi.lm import LanguageModel
 from jmi.model.inputs import as_prompts
 
 Span = tuple[int, int]
-"""First position, and the one behind the last."""
+"""First position, and the one after the last."""
 
 
 class Alignment(NamedTuple):
@@ -146,7 +146,7 @@ def _spans(name: str, given: Any) -> dict[str, Span]:
             for end in several(name, span, "two ends")
         ]
         if len(ends) != 2:
-            raise ArgumentError(f"{name}[{key!r}]={shown(span)}: give (first, one behind the last)")
+            raise ArgumentError(f"{name}[{key!r}]={shown(span)}: give (first, one after the last)")
         spans[key] = ends[0], ends[1]
     return spans
 

@@ -76,7 +76,7 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
 
 
 def _target(path: str | Path) -> Path:
-    """The file behind ``path``, all links followed; OutputError when it cannot be one."""
+    """The file that ``path`` leads to, all links followed; OutputError when it cannot be one."""
     if not os.path.basename(path):
         raise OutputError(f"{str(path)!r} names no file")
     try:

@@ -68,7 +68,7 @@ def fold_norm_gains(arch: Transformer, params: Params) -> tuple[Transformer, Par
         "the output of a post-norm is added to the residual stream": arch.norms.written,
         "the output of its norms is the residual stream itself": arch.norms.in_stream,
         "its normalised embedding is the residual stream itself": arch.norms.embed,
-        "a mixture behind norms with biases is not implemented": norm.bias and arch.experts is not None,
+        "a mixture after norms with biases is not implemented": norm.bias and arch.experts is not None,
     }
     check_applies("fold_norm_gains", arch, params, reasons)
     if arch.d_embed is None:
@@ -176,7 +176,7 @@ def centre_unembedding(arch: Transformer, params: Params) -> tuple[Transformer, 
       ArgumentError: logits are soft-capped. The cap is not linear: a constant added to all logits
         before it is no constant after it, and probabilities would change.
     """
-    reasons = {"behind its soft-cap a shift of logits is not a shift": arch.logit_softcap is not None}
+    reasons = {"after its soft-cap a shift of logits is not a shift": arch.logit_softcap is not None}
     check_applies("centre_unembedding", arch, params, reasons)
     arch, params = _untied(arch, params)
     head = {name: _centred(x) if name in ("W_U", "b_U") else x for name, x in params["unembed"].items()}

@@ -44,7 +44,7 @@ class Select:
         position, axis = self.position, site.axis("pos", "query")
         if position is not None and site.mask is not None and axis is not None:
             index = padding.place_of(position, site.mask)[:, None]
-            # Kept as an axis until the head's, which may stand before or behind it, is found.
+            # Kept as an axis until the head's, which may stand before or after it, is found.
             value, position = padding.take(value, index, axis), 0
         picks = [(position, axis), (self.head, site.axis("head", "kv_head"))]
         for index, axis in sorted((p for p in picks if p[0] is not None), key=lambda p: -(p[1] or 0)):

@@ -12,6 +12,9 @@ from jmi.errors import JmiError, printable
 DEBUG = "JMI_DEBUG"
 """Environment variable; when set, the traceback is printed, too."""
 
+_NOISE = "Value error, "
+"""What pydantic, with which some versions of typer check values, puts in front of a message."""
+
 _UNEXPECTED, _BAD_INPUT, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
 
 
@@ -19,7 +22,8 @@ def explained(error: BaseException) -> tuple[str, int]:
     """One sentence for a person, and the exit code: 2 for what was asked, 1 for what jmi did not expect."""
     usage = getattr(error, "format_message", None)  # of the command line's own errors
     if usage is not None:
-        return usage(), _BAD_INPUT
+        said = getattr(error, "message", "")
+        return usage().replace(said, said.removeprefix(_NOISE), 1), _BAD_INPUT
     if isinstance(error, JmiError):
         return str(error), _BAD_INPUT
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):

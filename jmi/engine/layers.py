@@ -200,7 +200,7 @@ def _loop(
         body = lambda state, xs: step(xs[1], state, xs[0], xs[2])  # noqa: E731
         return jax.lax.scan(body, state, (index, blocks if span is None else None, own))
     rows = []
-    # A bound that is no array is known while tracing: what lies behind it need not be compiled. One layer
+    # A bound that is no array is known while tracing: what comes after it need not be compiled. One layer
     # always is, for the structure of its rows.
     known = span[1] if span is not None and isinstance(span[1], int) else part.layers.stop
     for i, params in enumerate(blocks[: max(1, known - part.layers.start)]):

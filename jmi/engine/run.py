@@ -144,7 +144,7 @@ def check_logits_at(arch: Architecture, at: Any, prompts: Prompts, points: Itera
 def _bounds(arch: Architecture, start: Any, stop: Any, carry: Any) -> tuple[Any, Any]:
     start, stop = _layer("start_at_layer", start, arch), _layer("stop_at_layer", stop, arch)
     if isinstance(start, np.int32) and isinstance(stop, np.int32) and start > stop:
-        raise ArgumentError(f"start_at_layer={start} lies behind stop_at_layer={stop}: nothing would run")
+        raise ArgumentError(f"start_at_layer={start} comes after stop_at_layer={stop}: nothing would run")
     if (start is None) != (carry is None):
         raise ArgumentError("start_at_layer= and carry= go together: the layer, and what enters it")
     return start, stop

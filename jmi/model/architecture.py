@@ -152,7 +152,7 @@ class Attributable(Protocol):
 
     ``direction`` is enough for whole layers; heads and neurons need the other methods. Axis letters: b batch,
     p positions, d model width, h heads, k head width, m MLP width. ``layer_params`` are those of one layer;
-    ``denominator`` is the ``hook_scale`` ``[b, p, 1]`` of the norm behind the module (``ln1_post``,
+    ``denominator`` is the ``hook_scale`` ``[b, p, 1]`` of the norm after the module (``ln1_post``,
     ``ln2_post``), None where there is none.
     """
 

@@ -164,7 +164,7 @@ def is_known(arrays: Any) -> bool:
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:
-    """Prompts one behind the other, as one text; a mask where one of them has one.
+    """Prompts one after the other, as one text; a mask where one of them has one.
 
     Raises:
       ArgumentError: other batches, or positions given for some of them only.

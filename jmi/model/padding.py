@@ -99,10 +99,3 @@ def check_token(name: str, index: Any, shape: tuple[int, int], mask: Any) -> Any
                 f"{name}={shown(index)}: row {row} has {count[row]} tokens beside its padding, not that"
             )
     return given.astype(np.int32)
-
-
-def same(mask: Any, other: Any) -> bool:
-    """Whether two masks, or None, put real tokens in the same places."""
-    if mask is None or other is None:
-        return mask is other
-    return np.shape(mask) == np.shape(other) and bool((np.asarray(mask) == np.asarray(other)).all())

@@ -173,7 +173,7 @@ def table_of(arch: HasSites) -> Mapping[str, Site]:
 
 @functools.lru_cache(maxsize=4096)
 def part_of(arch: HasSites, point: str) -> Literal["embed", "blocks", "unembed"]:
-    """Where a point of the model stands: before its layers, in them, or behind them."""
+    """Where a point of the model stands: before its layers, in them, or after them."""
     if point.startswith("blocks."):
         return "blocks"
     order = list(table_of(arch))

@@ -61,7 +61,7 @@ def groups_of(
     Args:
       base: which variant of the base run each cell has.
       shape: batch, pos.
-      last_first: no cell may start behind this position.
+      last_first: no cell may start after this position.
       share: False runs every cell as a whole.
       narrow: whether nothing but one position's logits is needed of a last layer that a cell does not edit.
     """

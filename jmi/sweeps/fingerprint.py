@@ -42,7 +42,7 @@ def fingerprint(
       params: weights, of which each tensor counts by 64 bits made on the device.
       inputs: a pytree of all other arrays, which count bit by bit.
       device: what the sweep runs on. Of processors of one kind those of the CPU count as one, though
-        they may round differently; compiled code behind `jax.ffi` counts by its name.
+        they may round differently; compiled code called through `jax.ffi` counts by its name.
 
     Raises:
       ArgumentError: a program runs Python, so what it computes is not known from its text.

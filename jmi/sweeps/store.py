@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ _SEAL = hashlib.sha256().digest_size
 class Store:
     """Chunk results in ``folder``, each file written whole or not at all.
 
-    A piece is an ``.npz`` file with a seal behind it: a hash of the sweep, of its number and of all bytes
+    A piece is an ``.npz`` file with a seal at its end: a hash of the sweep, of its number and of all bytes
     before, so that a damaged piece, or that of another chunk or sweep, is known before it is looked into.
 
     Args:
@@ -99,6 +99,26 @@ class Store:
         digest = hashlib.sha256(self._sweep + chunk.to_bytes(8, "little"))
         digest.update(content)
         return digest.digest()
+
+
+def folders_in(folder: str | Path, names: Sequence[str]) -> dict[str, Path]:
+    """By name, the folders of sweeps that belong together, in one folder of their own.
+
+    Raises:
+      OutputError: ``folder`` holds something else, or cannot be made or read.
+    """
+    outer = Path(folder)
+    with _told(outer):
+        if outer.exists() and not outer.is_dir():
+            raise OutputError(f"{outer} exists and is no folder: give the name of a new one as output=")
+        strangers = sorted(path.name for path in outer.iterdir()) if outer.exists() else []
+        if not all(name in names or name.startswith(".") for name in strangers):
+            raise OutputError(f"{outer} exists and holds no such sweeps: give a new folder as output=")
+        try:
+            outer.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise OutputError(f"output={outer}: create the folder around it first") from None
+    return {name: outer / name for name in names}
 
 
 def _read(manifest: Path) -> dict[str, str]:

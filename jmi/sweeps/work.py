@@ -180,7 +180,7 @@ def prepare(
     read = as_data(metric)
     fixed = Fixed(layout.groups, layout.layers, structure_of(read), models)
     last_first, caches = 0, only_caches(arch)
-    # What base runs do must be known of the positions from a cell's first on, and stay behind it.
+    # Cells start at a position where hooks of base runs act on each by itself and let nothing look ahead.
     every = [bases.hooks(i) for i in range(len(bases))]
     apart = all(all_say(arch, each, say) for each in every for say in ("is_local", "is_causal"))
     if caches and apart and not any(reduce for _, reduce in layout.data):

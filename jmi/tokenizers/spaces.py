@@ -68,7 +68,7 @@ def set_marked_prefix(backend: tokenizers.Tokenizer, prefix: bool, legacy: bool)
     """The same for a Llama tokenizer, which writes spaces as "▁": with one before the text, or without.
 
     Args:
-      legacy: put the space behind every special token too, not only before the text.
+      legacy: put the space after every special token too, not only before the text.
     """
     written = {(s["type"], s.get("prepend"), s.get("content")) for s in steps(backend.normalizer)}
     split = [(s["type"], s.get("replacement"), s.get("split")) for s in steps(backend.pre_tokenizer)]

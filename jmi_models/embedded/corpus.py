@@ -79,7 +79,7 @@ _PLACE = re.compile(rf" ({'|'.join(sorted({x for c in f.COUNTRIES for x in (c.na
 def quoted(rng: Generator, text: str, share: float) -> str:
     """A text that is read only, in a ``share`` of cases with its first place in quotation marks.
 
-    Behind a mark, as at the beginning of a text, a name is another token than behind a space, and has
+    After a mark, as at the beginning of a text, a name is another token than after a space, and has
     to be known as such.
     """
     return _PLACE.sub(r' "\1"', text, count=1) if rng.random() < share else text

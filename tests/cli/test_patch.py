@@ -69,6 +69,7 @@ def test_a_map_of_nothing_says_so():
         (("", "The cat"), "empty"),
         (("--output", "nowhere/result.json"), "does not exist"),
         (("--metric", "beauty"), "beauty"),
+        (("--into", "nothing"), "'--into': 'nothing' is not one of"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments, words):

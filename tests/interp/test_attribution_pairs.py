@@ -14,7 +14,7 @@ import jmi_models
 from jmi.errors import ArgumentError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching, integrated_gradients
-from jmi.interp.attribution.repadded import repadded
+from jmi.interp.repadded import repadded
 from jmi.metrics import LogitDiff, LogProb
 from tests.core.conftest import lively, tiny
 from tests.interp.attribution_cases import case, complete, metric

@@ -136,6 +136,8 @@ def test_what_cannot_be_attributed_is_refused() -> None:
         run("blocks.*.rwkv.hook_k")
     with pytest.raises(ArgumentError, match="one per row"):
         run("hook_embed", metric=lambda out: out.logits[:, -1])
+    with pytest.raises(ArgumentError, match=r"returned a dict: .* several metrics as a dict of them"):
+        run("hook_embed", metric=lambda out: {"one": out.logits[:, -1, 0]})
     with pytest.raises(ArgumentError, match="whole queries and keys"):
         atp_star(lm, tokens, tokens, "blocks.*.attn.hook_q", metric=metric, keep=("batch", "d_head"))
     shallow = jmi.LanguageModel(tiny(1), lively(tiny(1)))

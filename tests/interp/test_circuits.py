@@ -259,7 +259,7 @@ def test_mistakes_are_named():
     judge = functools.partial(faithfulness, given.lm, given.clean)
     with pytest.raises(ArgumentError, match=r"circuits= are bool\[11, 27\]"):
         judge(given.corrupted, exists, metric=given.metric)
-    with pytest.raises(ArgumentError, match="must line up"):
+    with pytest.raises(ArgumentError, match="1 and 2 rows"):
         judge(given.corrupted[:1], exists[None], metric=given.metric)
     with pytest.raises(ArgumentError, match="same with all edges and with none"):
         judge(given.clean, exists[None], metric=given.metric)

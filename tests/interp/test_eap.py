@@ -149,6 +149,12 @@ def test_padding_changes_nothing(name):
     mask = np.concatenate([np.zeros((2, 3), bool), np.ones((2, 6), bool)], axis=1)
     pair = (jmi.Prompts(pad(tokens), mask) for tokens in (given.clean, given.corrupted))
     padded = eap(given.lm, *pair, metric=given.metric)
+    right = np.concatenate([given.corrupted, np.full((2, 4), 7, np.int32)], axis=1)
+    mixed = jmi.Prompts(pad(given.clean), mask), jmi.Prompts(right, np.arange(10) < [[6], [6]])
+    last = jmi.metrics.LogitDiff([3, 5], 7)
+    for into in ("clean", "corrupted"):
+        want = eap(given.lm, given.clean, given.corrupted, metric=last, into=into).values
+        assert_agree(eap(given.lm, *mixed, metric=last, into=into).values, want, "gradients")
     shifted = np.tile(np.arange(6, dtype=np.int32) + 5, (2, 1))
     assert_agree(padded.values, scores(given).values, "gradients")
     pair = (jmi.Prompts(tokens, None, shifted) for tokens in (given.clean, given.corrupted))
@@ -230,7 +236,9 @@ def test_nothing_has_an_axis_of_edges_and_positions():
 
 def test_mistakes_are_named():
     given = case("gpt2/plain")
-    with pytest.raises(ArgumentError, match=r"must line up; got \(2, 6\) and \(2, 5\)"):
+    with pytest.raises(
+        ArgumentError, match="must line up token by token: in row 0 one has 5 tokens, the other 6"
+    ):
         eap(given.lm, given.clean, given.corrupted[:, :5], metric=given.metric)
     for steps in (0, 2.5):
         with pytest.raises(ArgumentError, match=f"steps={steps}: give a whole number"):

@@ -175,7 +175,7 @@ def test_windows_are_cut_off_at_the_borders() -> None:
             same(found.patched["diff"][i], diff(by_hand(lm, CORRUPTED, point, put, layers, position=-1)))
     with pytest.raises(ArgumentError, match="window"):
         run(window=0)
-    with pytest.raises(ArgumentError, match=r"\(before, behind\)"):
+    with pytest.raises(ArgumentError, match=r"\(before, after\)"):
         run(window=(1, 2, 3))
 
 

@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused() -> None:
         run("hook_resid_prae")
     with pytest.raises(InterventionError, match="out of range"):
         run("hook_resid_pre", at={"position": [5]})
-    with pytest.raises(ArgumentError, match="lies behind"):
+    with pytest.raises(ArgumentError, match="comes after"):
         run("hook_final_norm")
     with pytest.raises(ArgumentError, match="one point at a time"):
         run("blocks.*.attn.*")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import jmi
 from jmi import metrics
-from jmi.errors import ArgumentError, HookError
+from jmi.errors import ArgumentError, HookError, OutputError
 from jmi.interp.patching.path_patching import Receiver, path_patch
 from jmi_models.decoder.norms import Norm, Norms
 from tests.core.conftest import lively, tiny
@@ -170,6 +171,24 @@ def test_heads_of_recurrent_models_reach_the_logits() -> None:
     same(found.patched["diff"][0, 1], diff(lm.run(CORRUPTED, hooks).logits))
     with pytest.raises(HookError, match="hook_q_input"):
         path_patch(lm, CLEAN, CORRUPTED, metric=DIFF, receivers=[Receiver("q", 1, 0)])
+
+
+@pytest.mark.parametrize("senders", ["heads", "mlps"])
+def test_every_sweep_is_kept_and_read_again(senders: Any, tmp_path: Path) -> None:
+    run = functools.partial(path_patch, small(), CLEAN, CORRUPTED, metric=DIFF, senders=senders)
+    for receivers in (None, [READERS[0], READERS[3]]):
+        folder = tmp_path / str(receivers is None)
+        first, again = (run(receivers=receivers, output=folder).patched["diff"] for _ in range(2))
+        np.testing.assert_array_equal(again, first)
+        same(first, run(receivers=receivers).patched["diff"])
+        kept = {path.parent.name for path in folder.rglob("*.npz")}
+        groups = ["0-0", "1-1", "2-2"] if senders == "heads" else ["0-2"]
+        several = {f"{step}_{group}" for step in ("arriving", "reading") for group in groups}
+        assert kept == ({folder.name} if receivers is None else several)
+    with pytest.raises(OutputError, match="holds no such sweeps"):
+        run(receivers=READERS[:1], output=tmp_path / "True")
+    with pytest.raises(OutputError, match="holds another sweep"):
+        run(receivers=READERS[:1], output=folder)
 
 
 def test_what_does_not_fit_is_refused() -> None:

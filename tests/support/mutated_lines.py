@@ -109,7 +109,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     "sign of rotation": Mutation(
         "pairs[1] * cos + pairs[0] * sin", "pairs[1] * cos - pairs[0] * sin", _oracle("llama/longrope_beyond")
     ),
-    "positions behind padding": Mutation(
+    "positions after padding": Mutation(
         "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1) - 1",
         "jnp.cumsum(jnp.asarray(mask, jnp.int32), -1)",
         (f"{MODELS}/test_padding.py::test_padding_on_either_side_changes_nothing[gpt2/plain]",),

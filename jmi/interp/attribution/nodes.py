@@ -17,9 +17,11 @@ import jax.numpy as jnp
 from jmi import tree
 from jmi.captures.capture import Capture, Plan, plan
 from jmi.captures.output import Output, wrap
+from jmi.checks import shown
 from jmi.engine.forward import forward
 from jmi.engine.probe import follow, nudge
 from jmi.engine.varying import vary_like
+from jmi.errors import ArgumentError
 from jmi.gradients import real
 from jmi.hooks.resolve import Hooks
 from jmi.interp.attribution.scores import NodeScores
@@ -133,7 +135,7 @@ class Pair:
 
         def totals(zeros: Any) -> list[jax.Array]:
             out = self.measured(self.base, hooks(zeros))
-            return [real(metric(out), self.base.shape[0]).sum() for metric in self.metrics]
+            return [_number(metric(out), self.base.shape[0]).sum() for metric in self.metrics]
 
         values, back = jax.vjp(totals, self.varying(zeros))
         each = [jnp.eye(len(values), dtype=value.dtype)[i] for i, value in enumerate(values)]
@@ -203,6 +205,16 @@ class Pair:
         return NodeScores(
             out.logits, out.captures, mask=out.mask, kept=out.kept, n_layers=out.n_layers, into=self.into
         )
+
+
+def _number(value: Any, batch: int) -> jax.Array:
+    """What one metric returned, found to be a number or one per row."""
+    if not jax.tree_util.all_leaves([value]):
+        raise ArgumentError(
+            f"the metric returned {shown(value)}: give one number per row, and several metrics as a dict "
+            "of them, {'diff': ..., 'prob': ...}: they share the runs"
+        )
+    return real(value, batch)
 
 
 def then(hooks: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from jmi.engine.takes_padding import Held, held_in
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, as_data, prepare
 from jmi.interp.attribution.nodes import Pair
-from jmi.interp.attribution.repadded import repadded
 from jmi.interp.attribution.scores import NodeScores
 from jmi.interp.finite import check_scores
 from jmi.interp.into import Into
+from jmi.interp.repadded import repadded
 from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture

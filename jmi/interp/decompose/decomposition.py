@@ -152,7 +152,7 @@ def decompose(
 
     Returns:
       `Decomposition` that sums to ``blocks.-1.hook_resid_post``, in at least float32. Parts are as hooks
-      leave them; what hooks add to the stream itself, or behind ``attn.hook_z`` to that of a head, is in
+      leave them; what hooks add to the stream itself, or after ``attn.hook_z`` to that of a head, is in
       the part ``hooks``, which is otherwise zero up to rounding.
 
     Raises:

@@ -26,7 +26,7 @@ from jmi.model.inputs import checked
 from jmi.numerics import wide
 
 _SCALE = "ln_final.hook_scale"
-_BEHIND = ("hook_final_norm", "hook_logits")
+_AFTER = ("hook_final_norm", "hook_logits")
 
 
 def direct_logit_attribution(
@@ -56,7 +56,7 @@ def direct_logit_attribution(
 
     Raises:
       ArgumentError: as `decompose`; a token id outside the vocabulary; a mixture has no neurons.
-      HookError: a hook behind the final norm, for which no part can stand.
+      HookError: a hook after the final norm, for which no part can stand.
 
     Example:
       >>> import jmi_models
@@ -69,9 +69,9 @@ def direct_logit_attribution(
     """
     decomposition.check_splits(lm, by)
     arch, prompts = lm.arch, checked(lm.arch, lm.prompts(prompts))
-    behind = [point for point in _BEHIND if point in prepare(arch, hooks, prompts.shape)]
-    if behind:
-        raise HookError(f"{behind[0]}: acts behind the sum of the parts; drop it, or hook what comes before")
+    late = [point for point in _AFTER if point in prepare(arch, hooks, prompts.shape)]
+    if late:
+        raise HookError(f"{late[0]}: acts after the sum of the parts; drop it, or hook what comes before")
     require(arch, "direction")
     shape = (prompts.shape[0], decomposition.index_of(positions, prompts).shape[-1])
     goals = (_goal(arch, target, shape), None if other is None else _goal(arch, other, shape))

@@ -33,12 +33,12 @@ from jmi.hooks.resolve import as_data
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, of_run, outputs, points
 from jmi.interp.finite import check_scores
-from jmi.interp.into import Into
+from jmi.interp.into import Into, turned
+from jmi.interp.repadded import repadded
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
-from jmi.model.inputs import Prompts, checked, is_known
-from jmi.model.padding import same
+from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import table_of
 
 _PROJECTED = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
@@ -106,7 +106,8 @@ def eap(
     With ``into="corrupted"`` the two change places.
 
     Args:
-      clean, corrupted: pairs that line up position by position, as `LanguageModel.prompts` takes them.
+      clean, corrupted: as `LanguageModel.prompts` takes them; row by row a pair of prompts of one length,
+        whichever side each is padded on.
       metric: of the run that is changed (`jmi.metrics`). A plain function compiles anew for each new object.
       into: the run that is changed, whose gradients are taken.
       steps: EAP-IG: the mean of the gradients at ``steps`` points of the straight path from the input
@@ -123,8 +124,8 @@ def eap(
     nothing has an axis of edges besides the scores. Large sets: score them in pieces and take the mean.
 
     Raises:
-      ArgumentError: prompts of different shapes, ids that are no tokens, a metric of another shape, ``steps``
-        that is no count, or a model without edges (`edge_graph`).
+      ArgumentError: prompts that do not line up token by token, ids that are no tokens, a metric of another
+        shape, ``steps`` that is no count, or a model without edges (`edge_graph`).
       ArgumentError: scores that are NaN; it says in which run that began. Within your own jit they stay NaN.
 
     Example:
@@ -140,7 +141,7 @@ def eap(
     graph = edge_graph(lm)
     per_example, remat = flag("per_example", per_example), flag("remat", remat)
     choice("into", into, ("clean", "corrupted"))
-    pair = pair_of(lm, clean, corrupted)
+    pair = turned(pair_of(lm, *turned((clean, corrupted), into)), into)
     check_metric(lm.arch, as_function("metric", metric))
     if logits_at is not None:
         check_logits_at(lm.arch, logits_at, pair[0], [])
@@ -148,7 +149,7 @@ def eap(
     metric = as_data(metric)
     if not flag("exact", exact):
         pair = roomy_pair(lm, pair, metric, logits_at, 2 + 3 * (steps or 1))
-    changed, other = pair if into == "clean" else pair[::-1]
+    changed, other = turned(pair, into)
     values = _scores((per_example, remat), lm, (changed, other), metric, count, logits_at)
     runs = {
         name: functools.partial(forward, lm.arch, lm.params, prompts, logits_at=logits_at)
@@ -158,18 +159,14 @@ def eap(
     return EdgeScores(values, graph, into)
 
 
-def pair_of(lm: LanguageModel, clean: Any, corrupted: Any) -> tuple[Prompts, Prompts]:
-    """Two prompts that line up position by position, with padding in the same places.
+def pair_of(lm: LanguageModel, changed: Any, other: Any) -> tuple[Prompts, Prompts]:
+    """Two prompts that line up token by token, the other one padded as the one that is changed.
 
     Raises:
       ArgumentError: others.
     """
-    own, other = (checked(lm.arch, lm.prompts(given)) for given in (clean, corrupted))
-    if own.shape != other.shape:
-        raise ArgumentError(f"clean and corrupted tokens must line up; got {own.shape} and {other.shape}")
-    if is_known((own.mask, other.mask)) and not same(own.mask, other.mask):
-        raise ArgumentError("clean and corrupted must have their padding in the same places")
-    return own, other
+    base, source = (checked(lm.arch, lm.prompts(given)) for given in (changed, other))
+    return base, repadded(source, base)
 
 
 def roomy_pair(

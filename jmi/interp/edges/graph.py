@@ -2,7 +2,7 @@
 
 Writers are the input (token and position embedding), every head and every MLP. Readers are the query, key
 and value input of every head, the input of every MLP, and the logits (the final stream, before its norm).
-Each writer reaches every reader behind it: those of later layers, and heads the MLP of their own layer
+Each writer reaches every reader after it: those of later layers, and heads the MLP of their own layer
 unless the two run in parallel. As in Hanna et al. 2024 (arXiv:2403.17806) and MIB (arXiv:2504.13151).
 
 Axis letters: w writers, r readers.

@@ -33,7 +33,7 @@ class Written:
     """What every writer added in a run, or is to add in its place; a pytree of at least float32.
 
     What a head adds is linear in what is kept of it, so means and differences of these are means and
-    differences of what was added. Biases behind the heads belong to no writer.
+    differences of what was added. Biases added after the heads belong to no writer.
 
     Attributes:
       input: ``[b, s, d]``, token and position embedding.

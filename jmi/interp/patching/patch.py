@@ -127,7 +127,7 @@ def patch(
       using: what is put there (`replacements.Kind`): the other run's activations, an ablation (zero, mean,
         overall mean, resample), or a placebo of the other run's (random, shuffled).
       window: patch so many layers at once, ``[i, i + window)`` for the layer i of the result; or a pair
-        (before, behind), so many around it. Layers beyond the first and last are left out.
+        (before, after), so many around it. Layers beyond the first and last are left out.
       seeds: of resample, random and shuffled; the result then has a first axis "seed".
       hooks: of the run that is changed, and so of every patched run. The other has none.
       options: ``logits_at``, the position that metrics read, one or ``[b]``, by default the last token
@@ -189,7 +189,7 @@ def point_of(lm: LanguageModel, site: str, at: Mapping[str, Any]) -> tuple[Site,
     """The one point that ``site`` names, and ``at`` with its layers where the name says which.
 
     Raises:
-      ArgumentError: several points, one behind the layers, or layers that are said twice.
+      ArgumentError: several points, one after the layers, or layers that are said twice.
       HookError: no such point.
     """
     found = find(lm.arch, full_name(lm.arch, site))
@@ -197,7 +197,7 @@ def point_of(lm: LanguageModel, site: str, at: Mapping[str, Any]) -> tuple[Site,
         raise ArgumentError(f"{site}: patch one point at a time; this names {len(found)}")
     point, layers = found[0]
     if part_of(lm.arch, point.point) == "unembed":
-        raise ArgumentError(f"{site}: lies behind the layers; patch hook_resid_post of the last layer")
+        raise ArgumentError(f"{site}: comes after the layers; patch hook_resid_post of the last layer")
     if layers == point.layers:
         return point, dict(at)
     if at.get("layer") is not None:

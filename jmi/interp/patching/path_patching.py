@@ -46,6 +46,7 @@ from jmi.interp.patching.replacements import replacement
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, slots, table_of
+from jmi.sweeps.store import folders_in
 from jmi.sweeps.sweep import sweep
 
 MLPS = "blocks.*.hook_mlp_out"
@@ -97,7 +98,9 @@ def path_patch(
       through_mlps: recompute MLPs between sender and receivers.
       positions: where the sender is patched, one or several together, of real tokens; None for all.
       logits_at: the position that metrics read, one or ``[b]``.
-      options: ``memory``, ``mesh``, ``progress`` and ``exact`` of `jmi.sweep`.
+      options: ``memory``, ``mesh``, ``output``, ``progress`` and ``exact`` of `jmi.sweep`. With
+        ``receivers`` there are several sweeps, of runs 2 and 3 and of each layer of heads: ``output`` then
+        holds a folder for each of them. Those of run 2 keep the streams that arrived at the receivers.
 
     Returns:
       `PatchResult` with the axes layer (and head) of the sender.
@@ -105,6 +108,7 @@ def path_patch(
     Raises:
       ArgumentError: prompts of different shapes, or receivers that do not exist.
       HookError: the model lacks the inputs of the receivers.
+      OutputError: a folder of something else, or one that cannot be used.
 
     Example:
       >>> import jmi_models
@@ -120,6 +124,7 @@ def path_patch(
     if both[0].shape != both[1].shape:
         raise ArgumentError(f"clean is {both[0].shape} and corrupted {both[1].shape}: use one shape")
     options = checked_options(options)
+    output = options.pop("output", None)
     prompts, others = turned(both, choice("into", into, ("clean", "corrupted")))
     choice("senders", senders, ("heads", "mlps"))
     metric, through_mlps = checked_metric(metric), flag("through_mlps", through_mlps)
@@ -143,22 +148,23 @@ def path_patch(
     put = replacement("source", after[sender.point], sender, others.mask)
     put = placed(put, sender, lined_up(sender, prompts, others, prompts.shape[1]), 1)
     over = ("layer", "head") if senders == "heads" else ("layer",)
+    layers = sender.layers or ()
+    # One layer of heads at a time: what arrives at the receivers is kept for each sender.
+    groups: list[Sequence[int]] = [[i] for i in layers] if senders == "heads" and receivers else [layers]
+    folders = _folders(output, groups) if receivers else [(output, output)]
 
-    def sent(layers: Sequence[int]) -> Measured:
+    def sent(layers: Sequence[int], folders: tuple[Any, Any]) -> Measured:
         chosen = {"layer": layers, "position": positions}
         places = places_of(lm.arch, sender, prompts, over, chosen)
         hooks = places.hooks(Patch(put, **places.selectors))
         run = {"base": frozen, "logits_at": logits_at, **options}
         if receivers is None:
-            return swept(lm, prompts, hooks, metric, **run)
-        arrived = _arriving(lm, prompts, hooks, receivers, **run)
+            return swept(lm, prompts, hooks, metric, output=folders[0], **run)
+        arrived = _arriving(lm, prompts, hooks, receivers, output=folders[0], **run)
         reading = _reading(lm, receivers, places.grid, arrived)
-        return swept(lm, prompts, reading, metric, logits_at, **options)
+        return swept(lm, prompts, reading, metric, logits_at, output=folders[1], **options)
 
-    layers = sender.layers or ()
-    # One layer of heads at a time: what arrives at the receivers is kept for each sender.
-    groups: list[Sequence[int]] = [[i] for i in layers] if senders == "heads" and receivers else [layers]
-    parts = [sent(group) for group in groups]
+    parts = [sent(*each) for each in zip(groups, folders, strict=True)]
     axes = {"layer": np.asarray(layers), "head": np.arange(sender.sizes[2] or 0)}
     patched = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     return PatchResult({axis: axes[axis] for axis in over}, patched, base, source, into)
@@ -177,6 +183,15 @@ def _check_receivers(lm: LanguageModel, receivers: Sequence[Receiver] | None) ->
             raise ArgumentError(f"{given}: {'an MLP has no head' if axis is None else f'heads are {exist}'}")
     if receivers is not None and not len(receivers):
         raise ArgumentError("receivers=[] is empty; None stands for the logits")
+
+
+def _folders(output: Any, groups: Sequence[Sequence[int]]) -> list[tuple[Any, Any]]:
+    """Where the two sweeps of each group of sending layers are kept: of what arrives, and of what is read."""
+    if output is None:
+        return [(None, None) for _ in groups]
+    names = [(f"arriving_{group[0]}-{group[-1]}", f"reading_{group[0]}-{group[-1]}") for group in groups]
+    folders = folders_in(output, [name for pair in names for name in pair])
+    return [(folders[arriving], folders[reading]) for arriving, reading in names]
 
 
 def _arriving(

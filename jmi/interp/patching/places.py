@@ -70,7 +70,7 @@ def places_of(
     Args:
       over: axes to sweep; None for layer and position, as far as the site has them.
       at: axis -> values, None for all; of positions as many as the longest row has tokens.
-      window: how many layers are taken together, or how many before and behind each.
+      window: how many layers are taken together, or how many before and after each.
       seeds: an axis "seed" in front of the others.
 
     Raises:
@@ -123,11 +123,11 @@ def checked_at(at: Any) -> dict[str, Any]:
 
 
 def window_of(window: Any) -> tuple[int, int]:
-    """How many layers before and behind each one are taken with it, of their number or of these two."""
+    """How many layers before and after each one are taken with it, of their number or of these two."""
     if not isinstance(window, (tuple, list)):
         return 0, whole_number("window", window) - 1
     if len(window) != 2:
-        raise ArgumentError(f"window={shown(window)}: give a number of layers, or (before, behind)")
+        raise ArgumentError(f"window={shown(window)}: give a number of layers, or (before, after)")
     return whole_number("window", window[0], 0), whole_number("window", window[1], 0)
 
 
@@ -172,9 +172,9 @@ def _per_layer(values: np.ndarray, n_layers: int | None) -> np.ndarray:
 
 def _masks(layers: np.ndarray, has: Sequence[int], n_layers: int, window: tuple[int, int]) -> np.ndarray:
     """Layers patched together for each of ``layers``, bool ``[n, n_layers]``."""
-    before, behind = window
+    before, after = window
     every, each = np.arange(n_layers)[None], layers[:, None]
-    return (each - before <= every) & (every <= each + behind) & np.isin(every, has)
+    return (each - before <= every) & (every <= each + after) & np.isin(every, has)
 
 
 def lined_up(
@@ -222,7 +222,7 @@ def placed(values: jax.Array, site: Site, at: Any, lead: int) -> jax.Array:
     """Activations, real tokens first, at the places of the base that `lined_up` says; NaN where it says none.
 
     Args:
-      values: ``[n, t, ...]`` with the axes of the site, behind ``lead`` others.
+      values: ``[n, t, ...]`` with the axes of the site, after ``lead`` others.
     """
     for axis in site.token_axes() if at is not None else ():
         values = padding.take(values, at, axis + lead, lead)
