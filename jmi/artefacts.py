@@ -68,7 +68,7 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
       OutputError: as `replacing`.
     """
     try:
-        text = json.dumps(_plain(result), indent=2, allow_nan=False)
+        text = json.dumps(plain(result), indent=2, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"{path}: the result cannot be written as JSON: {error}") from None
     with replacing(path) as temporary:
@@ -186,14 +186,15 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts, lists and arrays, in each other, as what JSON has a form for; NaN and infinity are None."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if hasattr(value, "dtype") and hasattr(value, "__array__"):  # of JAX or numpy, neither imported for this
         array = value.__array__()
-        return _plain((array.astype(float) if array.dtype == "bfloat16" else array).tolist())
+        return plain((array.astype(float) if array.dtype == "bfloat16" else array).tolist())
     if isinstance(value, (list, tuple, range)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

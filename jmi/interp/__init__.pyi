@@ -38,5 +38,6 @@ from jmi.interp.edges.selection import (
 from jmi.interp.edges.written import Written as Written, written as written
 from jmi.interp.patching.causal_tracing import causal_trace as causal_trace
 from jmi.interp.patching.knockout import KnockoutResult as KnockoutResult, knockout as knockout
-from jmi.interp.patching.patch import PatchResult as PatchResult, patch as patch
+from jmi.interp.patching.patch import patch as patch
+from jmi.interp.patching.patch_result import PatchResult as PatchResult
 from jmi.interp.patching.path_patching import Receiver as Receiver, path_patch as path_patch

@@ -113,13 +113,13 @@ def cells_of(arch: HasSites, hooks: Hooks, grid: Grid, shape: tuple[int, int], m
     for i, mask_of_cells in enumerate(masks):
         layers[:, i] = mask_of_cells
     inner = {point: tuple(_without_layers(one.hook) for one in ones) for point, ones in there.items()}
-    leaves, swept = jax.tree.leaves(inner), tuple(isinstance(x, Swept) for x in jax.tree.leaves(inner))
+    arrays = jax.tree.leaves(inner)
     return Cells(
-        Structure(tree.structure_of(inner), swept),
+        Structure(tree.structure_of(inner), tuple(isinstance(x, Swept) for x in arrays)),
         grid,
         layers,
-        [np.asarray(x) for x in leaves if not isinstance(x, Swept)],
-        [x.values for x in leaves if isinstance(x, Swept)],
+        [np.asarray(x) for x in arrays if not isinstance(x, Swept)],
+        [x.values for x in arrays if isinstance(x, Swept)],
         first_layers(arch, list(inner), layers),
         first_positions(arch, inner, len(grid), shape, mask) if local else np.zeros(len(grid), int),
     )

@@ -171,7 +171,8 @@ def test_scores_can_be_kept_as_json_and_are_shown_in_a_line() -> None:
     assert kept["into"] == "corrupted"
     assert sorted(kept["scores"]) == sorted(scores.names())
     for name, values in kept["scores"].items():
-        np.testing.assert_array_equal(values, scores[name])
+        assert values["axes"] == ["batch", "pos", "kv_head"][: scores[name].ndim]
+        np.testing.assert_array_equal(values["values"], scores[name])
     assert repr(scores) == (
         "NodeScores(into='corrupted': blocks.*.attn.hook_k [3, 2, 6, 2], blocks.*.mlp.hook_post [1, 2, 6])"
     )

@@ -9,7 +9,8 @@ import numpy as np
 import jmi
 import jmi_models
 from jmi import metrics, stats
-from jmi.interp.patching.patch import PatchResult, patch
+from jmi.interp.patching.patch import patch
+from jmi.interp.patching.patch_result import PatchResult
 
 PEOPLE = ["Mary", "Tom", "James", "Emma", "John", "Anna", "Peter", "Lucy"], [
     "John", "Anna", "Lucy", "Peter", "Sarah", "David", "Mary", "Tom"

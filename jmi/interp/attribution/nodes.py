@@ -192,18 +192,25 @@ class Pair:
         return dict(zip(self.metric, each, strict=True)) if isinstance(self.metric, dict) else each[0]
 
     def _of_one(self, scores: Values) -> NodeScores:
-        layout, squeezed, groups = self.layout, [], []
+        layout, squeezed, groups, named = self.layout, [], [], []
         for group in layout.groups:
             axes = table_of(self.lm.arch)[group.point].axes
             summed = [i - len(axes) for i, axis in enumerate(axes) if axis not in self.kept]
             squeezed.append(jnp.squeeze(scores[group.point], summed))
             left = [axis for axis in axes if axis in self.kept]
             place = next((left.index(axis) for axis in ("pos", "query") if axis in left), None)
+            named.append((group.label, tuple(left)))
             groups.append(dataclasses.replace(group, axis=place if "batch" in left else None))
         layout = dataclasses.replace(layout, groups=tuple(groups))
         out = wrap(layout, self.lm.arch.n_layers, None, squeezed, mask=self.base.mask)
         return NodeScores(
-            out.logits, out.captures, mask=out.mask, kept=out.kept, n_layers=out.n_layers, into=self.into
+            out.logits,
+            out.captures,
+            mask=out.mask,
+            kept=out.kept,
+            n_layers=out.n_layers,
+            into=self.into,
+            axes=tuple(named),
         )
 
 

@@ -23,6 +23,7 @@ from jmi.engine.layers import over_layers
 from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks, named
+from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.architecture import Architecture, Params, require
 from jmi.model.inputs import Prompts, checked
@@ -31,7 +32,7 @@ from jmi.numerics import wide
 
 
 @tree.dataclass
-class Decomposition:
+class Decomposition(Result):
     """Parts that sum to the final residual stream, or to a logit; a pytree.
 
     Each part ends in the axes ``[b, p, d]`` of the stream or ``[b, p]`` of a logit, without ``p`` where
@@ -46,6 +47,17 @@ class Decomposition:
     """
 
     parts: dict[str, jax.Array]
+
+    def __repr__(self) -> str:
+        return short(self, **self.parts)
+
+    def _held(self) -> dict[str, Any]:
+        values = self.stack()
+        # A stream has a last axis of its own, and no part that is the same whatever the stream.
+        own = ["part", "batch", "position", *([] if "constant" in self.parts else ["d_model"])]
+        if values.ndim < len(own):
+            own.remove("position")
+        return {"labels": {"part": self.labels()}, "values": array(own, values)}
 
     def labels(self) -> list[str]:
         """Name of each part of `stack`: ``embed``, ``0_attn_out``, ``L0H3``, ``L0N17``, ``bias``."""

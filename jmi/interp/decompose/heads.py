@@ -18,6 +18,7 @@ from jmi.captures.capture import Capture
 from jmi.checks import whole_number
 from jmi.engine.programs import compiled
 from jmi.errors import ArgumentError
+from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts, checked
 from jmi.model.sites import PATTERN, Site
@@ -25,7 +26,7 @@ from jmi.numerics import wide
 
 
 @tree.dataclass
-class HeadScores:
+class HeadScores(Result):
     """Share of attention on the edges of each kind; NaN where the tokens have no such edge.
 
     Attributes:
@@ -34,11 +35,25 @@ class HeadScores:
         Offset 0 is the copy. A head that copies what comes next attends at 1, or further where heads
         below have moved tokens forward.
       first_token: ``[l, h]``, on the first token, by all others.
+      layers: those that l counts. Static.
     """
 
     back: jax.Array
     after_copy: jax.Array
     first_token: jax.Array
+    layers: tuple[int, ...] = tree.static()
+
+    def __repr__(self) -> str:
+        return short(self, back=self.back, after_copy=self.after_copy, first_token=self.first_token)
+
+    def _held(self) -> dict[str, Any]:
+        kinds = ("current_token", "previous_token", "duplicate_token", "induction", "first_token")
+        return {
+            "labels": {"layer": self.layers},
+            "back": array(["layer", "head", "offset"], self.back),
+            "after_copy": array(["layer", "head", "offset"], self.after_copy),
+            **{kind: array(["layer", "head"], getattr(self, kind)) for kind in kinds},
+        }
 
     @property
     def current_token(self) -> jax.Array:
@@ -126,10 +141,11 @@ def head_scores(lm: LanguageModel, prompts: Any, *, reach: int = 4) -> HeadScore
         raise ArgumentError("head_scores takes prompts without padding, of one length")
     edges, queries = _edges(jnp.asarray(prompts.tokens), reach)
     capture = [Capture(PATTERN, reduce=SumOver(edges))]
-    sums = lm.run(Prompts(prompts.tokens, None, prompts.positions), capture=capture, logits_at=-1)[PATTERN]
+    out = lm.run(Prompts(prompts.tokens, None, prompts.positions), capture=capture, logits_at=-1)
+    sums = out[PATTERN]
     # Not left to 0 / 0: XLA makes a boolean over 0 a plain 0.
     scores = jnp.where(queries > 0, sums / jnp.maximum(queries, 1).astype(sums.dtype), jnp.nan)
-    return HeadScores(scores[..., :reach], scores[..., reach:-1], scores[..., -1])
+    return HeadScores(scores[..., :reach], scores[..., reach:-1], scores[..., -1], out.layers(PATTERN))
 
 
 @compiled(static=1)

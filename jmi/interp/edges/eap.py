@@ -35,6 +35,7 @@ from jmi.interp.edges.written import Written, of_run, outputs, points
 from jmi.interp.finite import check_scores
 from jmi.interp.into import Into, turned
 from jmi.interp.repadded import repadded
+from jmi.interp.results import Result, array
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.architecture import Architecture
@@ -46,8 +47,8 @@ _FINAL = "blocks.-1.hook_resid_post"
 
 
 @tree.dataclass
-class EdgeScores:
-    """Scores of the edges of a model; a pytree.
+class EdgeScores(Result):
+    """Scores of the edges of a model; a pytree. As plain data, None stands where there is no edge.
 
     Attributes:
       values: ``[w, r]``, or ``[b, w, r]`` for each example; zero where there is no edge.
@@ -58,6 +59,17 @@ class EdgeScores:
     values: Any
     graph: EdgeGraph = tree.static()
     into: str = tree.static(default="clean")
+
+    def __repr__(self) -> str:
+        return f"EdgeScores(into={self.into!r}, {self.graph.n_edges} edges, values {list(self.values.shape)})"
+
+    def _held(self) -> dict[str, Any]:
+        values = np.where(self.graph.exists, np.asarray(self.values, np.float64), np.nan)
+        return {
+            "into": self.into,
+            "labels": {"writer": self.graph.writers, "reader": self.graph.readers},
+            "scores": array(["batch", "writer", "reader"][-values.ndim :], values),
+        }
 
     def __getitem__(self, edge: str) -> jax.Array:
         """Score of an edge by its name, ``a0.h0->a1.h3<q>``."""

@@ -20,13 +20,14 @@ from jmi.interp.edges.circuits import circuit_model
 from jmi.interp.edges.eap import pair_of, per_row, roomy_pair
 from jmi.interp.edges.graph import edge_graph
 from jmi.interp.edges.written import Written, check_written, written
+from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel
 from jmi.metrics import Metric, check_metric
 from jmi.model.inputs import Prompts
 
 
 @dataclasses.dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Result):
     """How much of what the model does circuits do. All arrays are numpy.
 
     Attributes:
@@ -41,6 +42,20 @@ class Faithfulness:
     metrics: np.ndarray
     model: np.ndarray
     ablated: np.ndarray
+
+    def __repr__(self) -> str:
+        return short(self, values=self.values, metrics=self.metrics)
+
+    def _held(self) -> dict[str, Any]:
+        return {
+            "values": array(["circuit"], self.values),
+            "fractions": array(["circuit"], self.fractions),
+            "metrics": array(["circuit", "batch"], self.metrics),
+            "model": array(["batch"], self.model),
+            "ablated": array(["batch"], self.ablated),
+            "cpr": self.cpr,
+            "cmd": self.cmd,
+        }
 
     @property
     def cpr(self) -> float:

@@ -28,7 +28,8 @@ from jmi.interp.patching.measure import (
     swept,
     with_room,
 )
-from jmi.interp.patching.patch import PatchResult, point_of
+from jmi.interp.patching.patch import point_of
+from jmi.interp.patching.patch_result import PatchResult
 from jmi.interp.patching.places import checked_at, lined_up, placed, places_of
 from jmi.interp.patching.replacements import replacement
 from jmi.lm import LanguageModel, check_lm

@@ -6,14 +6,15 @@ In a transformer edges of attention are cut, as in Geva et al. 2023 (arXiv:2304.
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jmi import metrics
+from jmi.artefacts import describe_hooks
 from jmi.captures.output import Output
 from jmi.checks import as_array, whole_number
 from jmi.errors import ArgumentError, HookError
@@ -22,16 +23,20 @@ from jmi.hooks.interventions import Zero
 from jmi.hooks.layers import At
 from jmi.hooks.resolve import prepare
 from jmi.interp.patching.measure import prompts_of
+from jmi.interp.results import Result, array
 from jmi.lm import LanguageModel, check_lm, check_logits
 from jmi.model.inputs import Prompts
 from jmi.model.sites import PATTERN, SCORES, layer_name, table_of
 from jmi.numerics import wide
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 WRITE, EFFECTIVE = "blocks.*.rwkv.hook_write", "blocks.*.rwkv.hook_effective_attn"
 
 
 @dataclasses.dataclass(frozen=True)
-class KnockoutResult:
+class KnockoutResult(Result):
     """What cutting the edges did to the next-token prediction. All arrays are numpy.
 
     Attributes:
@@ -66,6 +71,33 @@ class KnockoutResult:
     attention: np.ndarray
     cut: np.ndarray
     seconds: Mapping[str, float]
+
+    def _held(self) -> dict[str, Any]:
+        before, after = self.target_probs
+        return {
+            "tokens": self.tokens,
+            "hooks": describe_hooks(self.hooks),
+            "target": self.target,
+            "target_logit_drop": self.target_logit_drop,
+            "target_probs": {"baseline": before, "ablated": after},
+            "kl": self.kl,
+            "changed": self.changed,
+            "top": self.top._asdict(),
+            "labels": {"layer": self.layers},
+            "attention": array(["layer", "head", "query", "key"], self.attention),
+            "cut": array(["head", "query", "key"], self.cut),
+            "baseline_logits": array(["vocab"], self.baseline_logits),
+            "ablated_logits": array(["vocab"], self.ablated_logits),
+            "seconds": dict(self.seconds),
+        }
+
+    def plot(self, lm: LanguageModel | None = None, title: str = "") -> "Figure":
+        """The attention that was cut, and the tokens that changed; as strings where ``lm`` is given."""
+        from jmi.plots.knockout import plot_knockout
+
+        name: Callable[[int], str] = str if lm is None else lm.token_string
+        tokens, words = ([name(int(i)) for i in ids] for ids in (self.tokens, self.top.tokens))
+        return plot_knockout(self, tokens, words, title)
 
     def __repr__(self) -> str:
         before, after = self.target_probs

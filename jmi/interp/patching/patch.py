@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,7 +21,6 @@ from jmi.hooks.interventions import Patch
 from jmi.hooks.resolve import Hooks
 from jmi.interp.into import Into, turned
 from jmi.interp.patching.measure import (
-    Measured,
     Metrics,
     checked_metric,
     checked_options,
@@ -32,65 +30,12 @@ from jmi.interp.patching.measure import (
     swept,
     with_room,
 )
+from jmi.interp.patching.patch_result import PatchResult
 from jmi.interp.patching.places import Places, checked_at, counts, lined_up, placed, places_of
 from jmi.interp.patching.replacements import ABLATIONS, OF_ROW, RANDOM, Kind, drawn, replacement
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, full_name, part_of
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchResult:
-    """Metrics of every patched run, in numpy. The last axis is always the row of the batch.
-
-    What is an array here is, of a dict of metrics, a dict of arrays.
-
-    Attributes:
-      axes: name -> values, of the axes in front of the rows, in their order.
-      patched: ``[*axes, b]``; NaN in rows of a padded batch that have no token at a position when all
-        positions are visited (for means over rows, ``numpy.nanmean``).
-      base: of the run that is changed, without the patch, ``[b]``, or one for each noise,
-        ``[seed, ..., b]``.
-      source: of the run that is patched in, ``[b]``; None when there is none to move towards (ablations).
-      into: which run is changed, "clean" or "corrupted".
-    """
-
-    axes: Mapping[str, np.ndarray]
-    patched: Measured
-    base: Measured
-    source: Measured | None
-    into: Into
-
-    @property
-    def effect(self) -> Measured:
-        """Patched minus base, ``[*axes, b]`` float."""
-        return jax.tree.map(lambda x, base: _float(x) - _float(base), self.patched, self.base)
-
-    @property
-    def recovery(self) -> Measured:
-        """(patched - base) / (source - base), ``[*axes, b]``: 0 nothing happened, 1 as the source.
-
-        NaN in rows where base and source agree; noisy where they nearly do, so for means and tests of
-        several rows take `effect`, or divide means.
-        """
-        if self.source is None:
-            raise ArgumentError(
-                "an ablation moves towards no run: there is an effect, but nothing to recover"
-            )
-        return jax.tree.map(_share, self.effect, self.base, self.source)
-
-    def __repr__(self) -> str:
-        axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes.items())
-        return f"PatchResult(into={self.into!r}, {axes}, rows {jax.tree.leaves(self.patched)[0].shape[-1]})"
-
-
-def _float(x: np.ndarray) -> np.ndarray:
-    return x if np.issubdtype(x.dtype, np.floating) else x.astype(float)
-
-
-def _share(effect: np.ndarray, base: np.ndarray, source: np.ndarray) -> np.ndarray:
-    gap = _float(source) - _float(base)
-    return np.where(gap == 0, np.nan, effect / np.where(gap == 0, 1, gap))
 
 
 def patch(
