@@ -6,6 +6,7 @@ The tables of bits are those of the ``gguf`` package, which llama.cpp's authors 
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -38,7 +39,7 @@ class Kind:
 
 
 @functools.cache
-def _package() -> object:
+def _package() -> Any:
     """The ``gguf`` package."""
     try:
         import gguf
