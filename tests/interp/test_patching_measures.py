@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused() -> None:
         run("hook_embed", at={"layer": [0]})
     with pytest.raises(HookError, match="layers 0 to 2"):
         run("hook_resid_pre", at={"layer": [3]})
-    with pytest.raises(HookError, match="no point"):
+    with pytest.raises(HookError, match="no such point"):
         run("hook_resid_prae")
     with pytest.raises(InterventionError, match="out of range"):
         run("hook_resid_pre", at={"position": [5]})
