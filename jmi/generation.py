@@ -111,7 +111,7 @@ def generate(
     """Continue ``prompts``: a pure function, one compiled loop.
 
     Keys, temperature and hooks are data: `jax.vmap` over them samples many texts, or steers by many
-    vectors, at once. On a CPU a small batch is decoded faster with listed layers (`jmi_models.listed`).
+    vectors, at once. On a CPU listed layers are decoded faster; `LanguageModel.generate` lists them itself.
 
     Args:
       prompts: int32 ``[b, s]``, or `Prompts`.
@@ -217,8 +217,10 @@ def _padded(x: jax.Array, length: int, fill: Any) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, length - x.shape[1])), constant_values=fill)
 
 
-def run_generation(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
-    """The traced part of `generate`."""
+def run_generation(
+    work: Generation, params: Params, key: Any, temperature: Any, blocks: Any = None
+) -> Generated:
+    """The traced part of `generate`; new tokens read the layers where ``blocks`` have them, if given."""
     arch, count = work.prompt.static.arch, _reads(work.count, work.names, work.keeps)
     logits, rows, _ = execute(_of_whole_text(work.prompt, params, count), params)
     out = finished(work.prompt, Plan((), (), ()), logits, rows, None)
@@ -232,6 +234,7 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
     context = _context(arch, params, Prompts(tokens, mask))
     start = (first, tokens, grown(arch, out.memory.parts, whole), jnp.int32(length))
     start = vary_like(start, (start, params, work, keys, temperature))
+    for_token = params if blocks is None else {**params, "blocks": blocks}
 
     def step(state: tuple[Any, ...], key: Any) -> tuple[tuple[Any, ...], Any]:
         token, tokens, parts, place = state
@@ -240,7 +243,7 @@ def run_generation(work: Generation, params: Params, key: Any, temperature: Any)
         known = jnp.broadcast_to(jnp.arange(whole, dtype=jnp.int32)[None] <= place, tokens.shape)
         prompts = Prompts(tokens, known if mask is None else known & mask)
         run = dataclasses.replace(work.token, prompts=prompts, memory=parts, first=place, context=context)
-        logits, rows, _ = execute(run, params)
+        logits, rows, _ = execute(run, for_token)
         parts = written(arch, parts, rows[len(work.layers) :], place)
         return (_choose(logits[:, 0], key, temperature), tokens, parts, place + 1), work.captured(rows)
 

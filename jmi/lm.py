@@ -15,6 +15,7 @@ from jmi.captures.output import Output
 from jmi.checks import check_model, flag, real_number, shown, whole_number
 from jmi.engine.forward import finished, run_compiled
 from jmi.engine.lengths import beginning, cut, length_for, padded, rooms_for
+from jmi.engine.listed import for_tokens
 from jmi.engine.memory import Memory
 from jmi.engine.programs import compiled
 from jmi.engine.run import plan_run
@@ -174,15 +175,19 @@ class LanguageModel:
             # Of a text that would be too long with all that room there is the exact one.
             with contextlib.suppress(JmiError):
                 more = plan(padded(prompts, rooms[0], left=True), max_new_tokens, room=rooms[1])
-                found = _first(_generate(more, self.params, key, temperature), work.count)
+                found = _first(self._generated(more, key, temperature), work.count)
         if found is None:
-            found = _generate(work, self.params, key, temperature)
+            found = self._generated(work, key, temperature)
         if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
             raise ArgumentError(
                 "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "
                 "capture jmi.IsFinite() of blocks.*.hook_resid_post to see in which layer it begins"
             )
         return found
+
+    def _generated(self, work: Generation, key: Any, temperature: Any) -> Generated:
+        blocks = for_tokens(self.params, work.count, self.arch.n_layers)
+        return _generate(work, self.params, key, temperature, blocks)
 
     def prompts(self, given: Any) -> Prompts:
         """Prompts of a text, of several, of tokens as given, ``(tokens, mask)``, or `Prompts` themselves.
@@ -245,8 +250,8 @@ class LanguageModel:
 
 
 @compiled()
-def _generate(work: Generation, params: Params, key: Any, temperature: Any) -> Generated:
-    return run_generation(work, params, key, temperature)
+def _generate(work: Generation, params: Params, key: Any, temperature: Any, blocks: Any) -> Generated:
+    return run_generation(work, params, key, temperature, blocks)
 
 
 def _first(found: Generated, count: int) -> Generated:

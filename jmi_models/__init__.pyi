@@ -1,10 +1,11 @@
 """The names that ``jmi_models`` hands on: the only list of them (`jmi.lazy`)."""
 
+from jmi.engine.listed import listed as listed
 from jmi_models.auto import CompatibilityReport as CompatibilityReport
 from jmi_models.controls import shuffled as shuffled
 from jmi_models.decoder.transformer import Transformer as Transformer
 from jmi_models.loading import architecture as architecture, inspect as inspect, load as load, save as save
-from jmi_models.params import init as init, listed as listed, n_params as n_params
+from jmi_models.params import init as init, n_params as n_params
 from jmi_models.processing import (
     centre_unembedding as centre_unembedding,
     centre_writing_weights as centre_writing_weights,

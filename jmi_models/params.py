@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmi.checks import check_architecture, check_params, float_dtype, shown, whole_number
+from jmi.checks import check_architecture, float_dtype, shown, whole_number
 from jmi.errors import ArgumentError
 from jmi.model.architecture import runs_of, stack_name
 
@@ -78,33 +78,6 @@ def init(arch: HasParams, seed: int, dtype: Any = jnp.float32) -> dict[str, Any]
     return nested({path: _init(key, param, dtype) for (path, param), key in drawn})
 
 
-def listed(params: Any) -> Any:
-    """``params`` with the layers as a list, each with arrays of its own, instead of stacked ones.
-
-    Layers that are listed already stay as they are. On one CPU device the layers lie in the stack that they
-    come from, which costs no memory and compiles nothing; elsewhere they are a copy.
-
-    The results of a run are the same. A program then grows with the layers, and so does the time to compile
-    it, but a CPU reads each weight where it is: out of a stack it is copied first, which costs as much as
-    using it for a few tokens. So a long generation with a small batch is faster with listed layers.
-
-    Example:
-      >>> import dataclasses, jmi_models
-      >>> lm = jmi_models.load("atlas")
-      >>> lm = dataclasses.replace(lm, params=jmi_models.listed(lm.params))
-      >>> len(lm.params["blocks"]) == lm.arch.n_layers
-      True
-    """
-    check_params(params)
-    blocks = params["blocks"]
-    if isinstance(blocks, (list, tuple)):
-        return params
-    # Of several kinds of layers there is a stack for each run of like ones.
-    kinds = all(":" in name for name in blocks)
-    stacks = sorted(blocks.items(), key=lambda item: int(item[0].split(":")[0])) if kinds else [("", blocks)]
-    return {**params, "blocks": [layer for _, stack in stacks for layer in _layers(stack)]}
-
-
 def stacked(arch: Any, params: Any) -> Any:
     """``params`` with listed layers in stacks of like ones, on the host; those in stacks stay as they are."""
     blocks, runs = params["blocks"], runs_of(arch)
@@ -117,30 +90,6 @@ def stacked(arch: Any, params: Any) -> Any:
         for run in runs
     }
     return {**params, "blocks": stacks if len(runs) > 1 else stacks[stack_name(runs[0])]}
-
-
-def _layers(stack: Any) -> list[Any]:
-    """The layers of a stack."""
-    leaves, tree = jax.tree.flatten(stack)
-    return [jax.tree.unflatten(tree, layer) for layer in zip(*map(_rows, leaves), strict=True)]
-
-
-def _rows(stack: Any) -> list[Any]:
-    """The entries along the first axis."""
-    if not _is_on_one_cpu(stack):
-        return [stack[i] for i in range(len(stack))]
-    (device,) = stack.devices()
-    return [jax.device_put(row, device if stack.committed else None) for row in np.asarray(stack)]
-
-
-def _is_on_one_cpu(value: Any) -> bool:
-    """Whether JAX and numpy can share the memory of ``value``; JAX would narrow float64 where it is off."""
-    return (
-        isinstance(value, jax.Array)
-        and not isinstance(value, jax.core.Tracer)
-        and [device.platform for device in value.devices()] == ["cpu"]
-        and jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype
-    )
 
 
 def _init(key: jax.Array, param: Param, dtype: Any) -> jax.Array:
