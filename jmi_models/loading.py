@@ -26,13 +26,15 @@ from jmi.tokenizers import Tokenizer
 from jmi_models import families
 from jmi_models.auto import CompatibilityReport, examine
 from jmi_models.auto.remote import headers_of
+from jmi_models.disk import words
+from jmi_models.disk.layout import to_disk
+from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
 from jmi_models.params import flat, stacked
-from jmi_models.weights import adapters, hub, words
+from jmi_models.weights import adapters, hub
 from jmi_models.weights.checkpoint import load_params, plan_reads
-from jmi_models.weights.layout import to_disk
-from jmi_models.weights.stored import ADAPTER, INDEX, Stored, read_headers
+from jmi_models.weights.stored import ADAPTER, INDEX, read_headers
 
 
 def load(

@@ -11,11 +11,12 @@ from jmi.errors import ConfigError, JmiError
 from jmi_models.auto.infer import infer
 from jmi_models.auto.naming import convention, nearest, template
 from jmi_models.auto.report import GAPS, CompatibilityReport, Gap
+from jmi_models.disk.tensors import Stored
+from jmi_models.disk.words import some
 from jmi_models.families import FAMILIES, described, is_known
 from jmi_models.families.family import UnreadFields
 from jmi_models.weights.checkpoint import Problem, problems
-from jmi_models.weights.stored import Stored, decode_mxfp4
-from jmi_models.weights.words import some
+from jmi_models.weights.stored import decode_mxfp4
 
 Config = Mapping[str, Any]
 Headers = Mapping[str, Stored]

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jmi_models.auto.naming import ANY
+from jmi_models.disk.layout import Key, Sizes, disk_shape
 from jmi_models.families import FAMILIES
 from jmi_models.families.usual import LAYER, mlp_keys
-from jmi_models.weights.layout import Key, Sizes, disk_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of every tensor of a checkpoint."""

@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models.disk import words
 from jmi_models.families import rope_config
 from jmi_models.families.family import Reader
 from jmi_models.families.gemma3_text import by_kind
-from jmi_models.weights import words
 
 _FIELDS = (
     # Tokens and text.

@@ -18,11 +18,11 @@ from jmi_models.auto.sizes import along, head_sizes, with_sizes
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.qwen2_moe import dense_layers
 from jmi_models.families.usual import always, read_usual
 from jmi_models.params import flat
-from jmi_models.weights.layout import Key
 
 _BIASES = {
     "attn.qkv_bias": ("blocks.attn.b_Q", "blocks.attn.b_K", "blocks.attn.b_V"),

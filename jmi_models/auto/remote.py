@@ -7,8 +7,9 @@ import numpy as np
 from huggingface_hub.errors import HTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
 from jmi.errors import CheckpointError
+from jmi_models.disk.tensors import Box, Stored
 from jmi_models.weights.hub import Source
-from jmi_models.weights.stored import Box, Stored, read_headers
+from jmi_models.weights.stored import read_headers
 
 
 def headers_of(source: Source, pytorch_bin: bool = False) -> dict[str, Stored]:

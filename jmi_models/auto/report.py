@@ -6,8 +6,8 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi_models.auto.notes import Finding
+from jmi_models.disk import words
 from jmi_models.families.family import AnyArch, Family
-from jmi_models.weights import words
 
 GAPS = ("missing", "surplus", "mismatched")
 """Ways in which tensors do not fit, as they are called in a report."""

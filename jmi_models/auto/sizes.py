@@ -7,9 +7,9 @@ from typing import Any
 
 from jmi_models.auto.forms import Shapes, first
 from jmi_models.auto.notes import Notes
+from jmi_models.disk.layout import Key, disk_shape
 from jmi_models.families.family import Reader
 from jmi_models.families.usual import LAYER
-from jmi_models.weights.layout import Key, disk_shape
 
 _HEADS, _WIDTH, _GROUPS = "num_attention_heads", "head_dim", "num_key_value_heads"
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi.errors import ConfigError
+from jmi_models.disk.tensors import Stored
 from jmi_models.families import blinkdl
 from jmi_models.families.bloom import BLOOM
 from jmi_models.families.cohere import COHERE
@@ -37,7 +38,6 @@ from jmi_models.families.rwkv7 import RWKV7
 from jmi_models.families.smollm3 import SMOLLM3
 from jmi_models.families.stablelm import STABLELM
 from jmi_models.families.starcoder2 import STARCODER2
-from jmi_models.weights.stored import Stored
 
 _ALL = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3_TEXT, PHI3, STARCODER2, GPT2, GPT_NEOX, GPTJ, OPT),

@@ -6,13 +6,13 @@ from typing import Any
 
 from jmi.errors import CheckpointError, ConfigError
 from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.disk.layout import Key
+from jmi_models.disk.tensors import Stored
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.rwkv6 import keys_of
 from jmi_models.families.usual import always, norm_keys
 from jmi_models.rwkv.architecture import VERSIONS, Rwkv, rwkv7
-from jmi_models.weights.layout import Key
-from jmi_models.weights.stored import Stored
 
 _LAYER = "blocks.{i}."
 _ATT = _LAYER + "att."

@@ -8,10 +8,10 @@ from jmi_models.decoder.mlp import Mlp
 from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.positions import Alibi, Positions
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families import falcon
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import norm_keys
-from jmi_models.weights.layout import Key
 
 
 def keys_of(arch: Transformer) -> dict[str, Key]:

@@ -5,9 +5,9 @@ from typing import Any
 
 from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual
-from jmi_models.weights.layout import Key
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

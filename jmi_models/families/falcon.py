@@ -8,10 +8,10 @@ from jmi_models.decoder.mlp import Mlp
 from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.positions import Alibi, Positions
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import fused_keys, mlp_keys, norm_keys
-from jmi_models.weights.layout import Key
 
 _LAYER = "transformer.h.{i}."
 

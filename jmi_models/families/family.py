@@ -8,11 +8,11 @@ from typing import Any
 from jmi.errors import ConfigError
 from jmi_models.decoder.ops import ACTIVATIONS
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk import bounds, words
+from jmi_models.disk.layout import Key
+from jmi_models.disk.tensors import HasShape
 from jmi_models.families import rope_config
 from jmi_models.rwkv.architecture import Rwkv
-from jmi_models.weights import bounds, words
-from jmi_models.weights.layout import Key
-from jmi_models.weights.stored import HasShape
 
 AnyArch = Transformer | Rwkv
 """An architecture that can be loaded and saved."""

@@ -7,11 +7,11 @@ from jmi.errors import ConfigError
 from jmi_models.decoder.norms import HeadNorm
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk import words
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.gemma2 import KEYS_WITH_POST_NORMS, gemma_fields
 from jmi_models.families.usual import HEAD_NORMS, always, per_layer, read_usual, sliding_layers, windows
-from jmi_models.weights import words
 
 _KINDS = {"full_attention", "sliding_attention"}
 

@@ -6,9 +6,9 @@ from typing import Any
 from jmi_models.decoder.attention import Attention
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Fused, Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, gpt_fields, norm_keys
-from jmi_models.weights.layout import Fused, Key
 
 _LAYER = "transformer.h.{i}."
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, fused_keys, mlp_keys, norm_keys, read_usual
-from jmi_models.weights.layout import Key
 
 _LAYER = "gpt_neox.layers.{i}."
 KEYS = {

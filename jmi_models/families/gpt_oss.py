@@ -6,9 +6,9 @@ from typing import Any
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Fused, Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, read_usual, rms, windows
-from jmi_models.weights.layout import Fused, Key
 
 _EXPERTS = LAYER + "mlp.experts."
 

@@ -9,9 +9,9 @@ from jmi_models.decoder.attention import Attention
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import always, attention_keys, gpt_fields, mlp_keys, norm_keys
-from jmi_models.weights.layout import Key
 
 _LAYER = "transformer.h.{i}."
 KEYS = {

@@ -6,9 +6,9 @@ from typing import Any
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, always, one_window, read_usual, rms
-from jmi_models.weights.layout import Key
 
 _MIXTURE = LAYER + "block_sparse_moe."
 

@@ -8,9 +8,9 @@ from jmi_models.decoder.mlp import Mlp
 from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import attention_keys, mlp_keys, norm_keys
-from jmi_models.weights.layout import Key
 
 _DECODER = "model.decoder."
 _LAYER = _DECODER + "layers.{i}."

@@ -5,6 +5,7 @@ from typing import Any
 
 from jmi_models.decoder.norms import HeadNorm, Norm, Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
     EMBEDDINGS,
@@ -16,7 +17,6 @@ from jmi_models.families.usual import (
     norm_keys,
     read_usual,
 )
-from jmi_models.weights.layout import Key
 
 KEYS = {
     **EMBEDDINGS,

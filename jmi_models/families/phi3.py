@@ -5,6 +5,7 @@ from typing import Any
 
 from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Fused, Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import (
     EMBEDDINGS,
@@ -16,7 +17,6 @@ from jmi_models.families.usual import (
     read_usual,
     rms,
 )
-from jmi_models.weights.layout import Fused, Key
 
 _GATE_AND_LINEAR = LAYER + "mlp.gate_up_proj.weight"
 KEYS = {

@@ -7,10 +7,10 @@ from jmi.errors import ConfigError
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk import words
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, LAYER, MLP, by_kind, mlp_keys, read_usual, rms, windows
-from jmi_models.weights import words
-from jmi_models.weights.layout import Key
 
 EXPERT_KEYS = {
     "blocks.mlp.W_router": Key(LAYER + "mlp.gate.weight", "n_experts d_model"),

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jmi_models.weights.layout import Key, groups_of
-from jmi_models.weights.stored import HasShape
+from jmi_models.disk.layout import Key, groups_of
+from jmi_models.disk.tensors import HasShape
 
 
 def mix_keys(path: str, names: Mapping[str, str], layout: str) -> dict[str, Key]:

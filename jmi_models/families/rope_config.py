@@ -8,7 +8,7 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi_models.decoder.rope import Dynamic, Linear, Llama3, LongRope, Plain, Rope, Scaling, Yarn
-from jmi_models.weights import bounds, words
+from jmi_models.disk import bounds, words
 
 KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings")
 """Fields of a config that are read here."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jmi_models.decoder.norms import Norm, Norms
+from jmi_models.disk.layout import Key
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.recurrent import fit_ranks, mix_keys
 from jmi_models.families.usual import LAYER, always, norm_keys
 from jmi_models.rwkv.architecture import Rwkv
 from jmi_models.rwkv.rwkv7 import RANKS
-from jmi_models.weights.layout import Key
 
 _ATTN = LAYER + "attn."
 

@@ -6,10 +6,10 @@ from typing import Any
 from jmi.errors import ConfigError
 from jmi_models.decoder.norms import Norms
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk import words
 from jmi_models.families import rope_config
 from jmi_models.families.family import Family, Reader
 from jmi_models.families.usual import KEYS, always, per_layer, read_usual, rms, windows
-from jmi_models.weights import words
 
 
 def from_config(config: Mapping[str, Any]) -> Transformer:

@@ -12,9 +12,9 @@ from jmi_models.decoder.norms import Norm, Norms
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Rope
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import Fused, Key
 from jmi_models.families import rope_config
 from jmi_models.families.family import Reader
-from jmi_models.weights.layout import Fused, Key
 
 LAYER = "model.layers.{i}."
 

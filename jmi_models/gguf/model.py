@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jmi.errors import CheckpointError, ConfigError, printable
+from jmi_models.disk import words
+from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
 from jmi_models.gguf import configs
 from jmi_models.gguf.architectures import ARCHITECTURES, MIXTRAL, Converted
 from jmi_models.gguf.header import Header, read_header
 from jmi_models.gguf.tensors import stored_of, summary
-from jmi_models.weights import words
-from jmi_models.weights.stored import Stored
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_PARTS = 1000

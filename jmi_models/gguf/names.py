@@ -6,8 +6,8 @@ gate and linear branch, and experts are stacked, or in files from before April 2
 
 from collections.abc import Container
 
+from jmi_models.disk.layout import Fused, Key
 from jmi_models.rwkv.rwkv7 import RANKS
-from jmi_models.weights.layout import Fused, Key
 
 Keys = dict[str, Key]
 LAYER = "blk.{i}."

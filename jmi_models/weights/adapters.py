@@ -18,8 +18,9 @@ import numpy as np
 
 from jmi.errors import CheckpointError, ConfigError
 from jmi.reading import read_object
-from jmi_models.weights import words
-from jmi_models.weights.stored import ADAPTER, Box, Stored, read_safetensors
+from jmi_models.disk import words
+from jmi_models.disk.tensors import Box, Stored
+from jmi_models.weights.stored import ADAPTER, read_safetensors
 
 CONFIG = "adapter_config.json"
 

@@ -18,14 +18,15 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jmi.errors import CheckpointError
+from jmi_models.disk import words
+from jmi_models.disk.layout import Key, disk_shape
+from jmi_models.disk.tensors import Box, Reading, Stored
+from jmi_models.disk.words import some
 from jmi_models.families.family import AnyArch, Family
 from jmi_models.params import flat, nested
-from jmi_models.weights import words
-from jmi_models.weights.layout import Key, disk_shape
 from jmi_models.weights.placement import sharding_of
 from jmi_models.weights.staging import Staged
-from jmi_models.weights.stored import Box, Reading, Stored, decode_mxfp4
-from jmi_models.weights.words import some
+from jmi_models.weights.stored import decode_mxfp4
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN = 20

@@ -43,7 +43,7 @@ def decode(blocks: jax.Array | np.ndarray, scales: jax.Array | np.ndarray, dtype
     XLA flushes what is below ``2 ** -126`` to zero, float64 included.
 
     The axes stay in the order of the disk, output before input as in every stored linear layer, because
-    blocks run along the input axis and because axis order is the business of `weights.layout`. Hugging Face
+    blocks run along the input axis and because axis order is the business of `disk.layout`. Hugging Face
     transformers swaps the last two axes right after decoding, to [experts, in, out].
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jmi_models.weights.layout import Key, Sizes, groups_of
+from jmi_models.disk.layout import Key, Sizes, groups_of
 
 Bounds = dict[str, tuple[int, int]]
 """Logical axis -> first and last + 1 index wanted; axes not named are wanted whole."""

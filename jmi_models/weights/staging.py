@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jmi.errors import CheckpointError
+from jmi_models.disk.layout import Key, Sizes, from_disk, groups_of
+from jmi_models.disk.tensors import Reading
 from jmi_models.params import Param
 from jmi_models.weights.casting import cast_into
-from jmi_models.weights.layout import Key, Sizes, from_disk, groups_of
 from jmi_models.weights.shards import Bounds, window
-from jmi_models.weights.stored import Reading
 
 # Whole pages, because JAX copies arrays that do not begin at a multiple of 64 bytes; made present at once
 # where the system can (Linux), which takes two thirds of the time of one by one.

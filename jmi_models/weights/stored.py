@@ -4,12 +4,11 @@ Safetensors, single or sharded, and on request the legacy ``pytorch_model.bin``,
 and without running the pickle's code (`jmi_models.weights.pickled`).
 """
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,46 +17,16 @@ from safetensors import SafetensorError, safe_open
 
 from jmi.errors import CheckpointError, printable
 from jmi.reading import read_object
-from jmi_models.weights import mxfp4, pickled, words
+from jmi_models.disk import words
+from jmi_models.disk.tensors import Box, Stored
+from jmi_models.disk.words import some
+from jmi_models.weights import mxfp4, pickled
 from jmi_models.weights.mapped import NUMPY, contiguous, mapped
-from jmi_models.weights.words import some
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
 _SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 Files = dict[Path, set[str] | None]
-Box = tuple[slice, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """One tensor of a checkpoint.
-
-    Attributes:
-      file: the file it lies in.
-      shape: of the tensor.
-      dtype: as safetensors spells it.
-      read: gives it, as a read-only view of the file or in memory of its own; or a box of it, given one
-        slice for each axis, or for the first ones, and then no more bytes than the box has.
-    """
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-    read: "Reading"
-
-
-class HasShape(Protocol):
-    """A tensor of which only the shape is asked."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-class Reading(Protocol):
-    """Reads a stored tensor, or a box of it."""
-
-    def __call__(self, box: Box | None = None) -> np.ndarray: ...
 
 
 def read_headers(folder: Path, pytorch_bin: bool = False) -> dict[str, Stored]:

@@ -18,11 +18,11 @@ from jmi.errors import ArgumentError, ConfigError
 from jmi_models.auto import CompatibilityReport, examine, infer
 from jmi_models.auto.naming import convention, nearest, template
 from jmi_models.decoder.transformer import Transformer
+from jmi_models.disk.layout import disk_shape
+from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.weights import hub
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import disk_shape
-from jmi_models.weights.stored import Stored
 from tests.oracles import grid
 from tests.support.tolerances import assert_agree
 

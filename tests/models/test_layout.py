@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jmi_models.disk.layout import Fused, Key, disk_shape, from_disk, to_disk
 from jmi_models.families import family_of
 from jmi_models.params import Param
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import Fused, Key, disk_shape, from_disk, to_disk
 from tests.oracles import grid, llama_grid
 
 NAMES = ("d_model", "n_heads", "d_head", "d_mlp")

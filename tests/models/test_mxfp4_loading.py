@@ -15,10 +15,11 @@ from safetensors.numpy import save_file
 
 import jmi_models
 from jmi.errors import ConfigError
+from jmi_models.disk.layout import disk_shape
+from jmi_models.disk.tensors import Stored
 from jmi_models.families.gpt_oss import GPT_OSS
 from jmi_models.weights import mxfp4, stored
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import disk_shape
 from tests.oracles import grid, llama_grid
 from tests.support.checkpoints import assert_same, fails
 from tests.support.committed import put_together
@@ -172,8 +173,8 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     assert fails(write(tmp_path, {f"{UP}_scales": scales})).endswith(f"as float32: {UP}")
 
 
-def some_stored(shape: tuple[int, ...]) -> stored.Stored:
-    return stored.Stored(Path("model"), shape, "U8", lambda: np.full(shape, 127, np.uint8))
+def some_stored(shape: tuple[int, ...]) -> Stored:
+    return Stored(Path("model"), shape, "U8", lambda: np.full(shape, 127, np.uint8))
 
 
 def test_tensors_of_one_shape_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jmi_models.disk.layout import disk_shape, from_disk
 from jmi_models.families import family_of
 from jmi_models.params import flat
 from jmi_models.rwkv.architecture import Rwkv
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import disk_shape, from_disk
 from jmi_models.weights.placement import MESH_AXES
 from jmi_models.weights.shards import window
 from tests.oracles import grid

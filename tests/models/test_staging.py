@@ -10,9 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jmi_models
 from jmi.errors import CheckpointError
+from jmi_models.disk.layout import Key
 from jmi_models.params import Param
 from jmi_models.weights import staging
-from jmi_models.weights.layout import Key
 from jmi_models.weights.staging import Staged
 from tests.oracles import grid
 from tests.support.checkpoints import assert_same, compiled

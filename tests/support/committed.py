@@ -10,10 +10,10 @@ import pytest
 
 import jmi_models
 from jmi.lm import LanguageModel
+from jmi_models.disk.layout import from_disk
 from jmi_models.families import family_of
 from jmi_models.params import flat, nested
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import from_disk
 from tests.oracles import grid
 
 

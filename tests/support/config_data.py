@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jmi_models.disk.layout import disk_shape
+from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.weights.checkpoint import plan_reads
-from jmi_models.weights.layout import disk_shape
-from jmi_models.weights.stored import Stored
 from tests.oracles import grid
 
 Config = Mapping[str, Any]

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from jmi.errors import ConfigError
-from jmi_models.weights import words
+from jmi_models.disk import words
 
 TINY, HUGE = 1e-30, 1e30
 MOST = 2**31 - 1
