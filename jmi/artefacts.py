@@ -46,6 +46,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from None
 
 
+def cache_home() -> Path:
+    """Where this system keeps what jmi can make again: ``jmi`` in ``$XDG_CACHE_HOME``, or its like."""
+    local = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
+    given = local.get(sys.platform) or os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given).expanduser()
+    if not base.is_absolute():  # as the XDG specification has it
+        base = Path.home() / ".cache"
+    return base / "jmi"
+
+
 def check_writable(path: str | Path) -> None:
     """Raise OutputError when ``path`` cannot become a file: before the work, not after it.
 

@@ -24,13 +24,15 @@ from jmi.lm import LanguageModel
 from jmi.reading import read_object
 from jmi.tokenizers import Tokenizer
 from jmi_models import families
-from jmi_models.auto import CompatibilityReport, examine
+from jmi_models.auto import CompatibilityReport, examine, examine_gguf
 from jmi_models.auto.remote import headers_of
 from jmi_models.disk import words
 from jmi_models.disk.layout import to_disk
 from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
+from jmi_models.gguf.model import Model, open_model
+from jmi_models.gguf.vocabulary import tokenizer_of
 from jmi_models.params import flat, stacked
 from jmi_models.weights import adapters, hub
 from jmi_models.weights.checkpoint import load_params, plan_reads
@@ -51,7 +53,9 @@ def load(
     """Load a model ready to run.
 
     Args:
-      name: a Hugging Face hub id, a local folder, or an embedded model (``"atlas"``).
+      name: a Hugging Face hub id, a local folder, a GGUF file (of llama.cpp, Ollama or LM Studio; on the
+        hub ``organisation/model/file.gguf``), an embedded model (``"atlas"``), or one that a package brings
+        (``"smollm2"``, ``"gemma3-270m"``).
       dtype: of the parameters and so of the computation: float32, bfloat16, float16, or float64
         (under ``jax_enable_x64``). Weights stored otherwise are cast as they stream in.
       revision: branch, tag or commit on the hub.
@@ -76,6 +80,9 @@ def load(
     """
     dtype, pytorch_bin = float_dtype(dtype), flag("pytorch_bin", pytorch_bin)
     source = hub.find(_as_text(name), revision, pytorch_bin=pytorch_bin)
+    shown = sys.stderr.isatty() if progress is None else progress
+    if source.file is not None:
+        return _load_gguf(source, open_model(source.file), dtype, mesh, tokenizer, shown)
     change, given = _adapter(source) if adapter else None, source
     if change is not None and not (source.folder / "config.json").exists():
         source = _base_of(source, change)
@@ -86,10 +93,17 @@ def load(
     if errors:
         raise CheckpointError(errors[0])
     words_of = Tokenizer.from_folder(source.folder) if tokenizer else None
-    shown = sys.stderr.isatty() if progress is None else progress
     arch, params = load_params(headers, arch, family, dtype, mesh, shown)
     identity = functools.partial(_identity, dict.fromkeys([source, given]), change)
     return LanguageModel(arch, params, words_of, source.name, identity)
+
+
+def _load_gguf(
+    source: hub.Source, model: Model, dtype: Any, mesh: Mesh | None, tokenizer: bool, progress: bool
+) -> LanguageModel:
+    words_of = tokenizer_of(model.metadata) if tokenizer else None
+    arch, params = load_params(model.tensors, model.arch(), model.family, dtype, mesh, progress)
+    return LanguageModel(arch, params, words_of, source.name, source.identity)
 
 
 def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: bool = False) -> AnyArch:
@@ -99,6 +113,8 @@ def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: 
     must be on this machine.
     """
     source = hub.find(_as_text(name), revision, config_only=True)
+    if source.file is not None:
+        return open_model(source.file).arch()
     return _describe(source, *_headers(source.folder, pytorch_bin))[1]
 
 
@@ -116,6 +132,8 @@ def inspect(
       DownloadError, ConfigError: there is no such model, or no config that can be read.
     """
     source = hub.find(_as_text(name), revision, config_only=True)
+    if source.file is not None:
+        return examine_gguf(source.name, source.file)
     try:
         headers, errors = headers_of(source, pytorch_bin), list[str]()
     except CheckpointError as error:

@@ -6,11 +6,11 @@ import hashlib
 import os
 import platform
 import re
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
+from jmi.artefacts import cache_home
 from jmi.errors import ArgumentError
 
 MOST_BYTES, MOST_PROGRAMS = 2**29, 4096
@@ -92,12 +92,7 @@ def forget_damaged(warning: str) -> None:
 
 def _default() -> Path:
     """The folder of this user for this kind of processor."""
-    local = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
-    given = local.get(sys.platform) or os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given).expanduser()
-    if not base.is_absolute():  # as the XDG specification has it
-        base = Path.home() / ".cache"
-    return base / "jmi" / "programs" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    return cache_home() / "programs" / hashlib.sha256(_processor().encode()).hexdigest()[:12]
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jmi.errors import ConfigError, JmiError
@@ -15,6 +16,7 @@ from jmi_models.disk.tensors import Stored
 from jmi_models.disk.words import some
 from jmi_models.families import FAMILIES, described, is_known
 from jmi_models.families.family import UnreadFields
+from jmi_models.gguf.model import open_model
 from jmi_models.weights.checkpoint import Problem, problems
 from jmi_models.weights.stored import decode_mxfp4
 
@@ -55,6 +57,18 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
         ),
         remarks=tuple(str(message) for message in messages if not isinstance(message, UnreadFields)),
     )
+
+
+def examine_gguf(name: str, file: Path) -> CompatibilityReport:
+    """The same of a GGUF file, which has its own names for tensors and tells its family."""
+    report = CompatibilityReport(name, None, naming="llama.cpp")
+    try:
+        model = open_model(file)
+        report = dataclasses.replace(report, model_type=model.family.name, storage=model.storage)
+        report = dataclasses.replace(report, read_as=model.family, arch=model.arch())
+        return _compared(report, model.tensors)
+    except JmiError as error:
+        return dataclasses.replace(report, errors=(str(error),))
 
 
 def _known(report: CompatibilityReport, config: Config, headers: Headers) -> CompatibilityReport:

@@ -44,6 +44,7 @@ class CompatibilityReport:
       read_as: the family whose reader and names are used, called ``auto`` where they are inferred.
       naming: ``usual`` or the family after which tensors are named; None where that is none.
       arch: the architecture, where it could be read.
+      storage: how its tensors are stored, where that is not told by their dtypes (GGUF).
       findings: what was inferred, and from what; empty for a known family.
       assumptions: what neither config nor tensors tell.
       missing, surplus, mismatched: tensors that do not fit.
@@ -57,6 +58,7 @@ class CompatibilityReport:
     read_as: Family | None = None
     naming: str | None = None
     arch: AnyArch | None = None
+    storage: str | None = None
     findings: tuple[Finding, ...] = ()
     assumptions: tuple[str, ...] = ()
     missing: tuple[Gap, ...] = ()
@@ -117,6 +119,7 @@ class CompatibilityReport:
         lines = [
             self.verdict,
             f"  model_type {self.model_type!r}, tensors named as in: {self.naming or 'no known family'}",
+            *([f"  stored as: {self.storage}"] if self.storage else []),
         ]
         for title, items in self.sections().items():
             lines += [f"  {title}:", *(f"    {item}" for item in items)]

@@ -27,9 +27,9 @@ def command(
 
     Files(output).check()
     source = hub.find(model, revision, pytorch_bin=pytorch_bin)
-    files = sorted(path for path in source.folder.iterdir() if path.is_file())
+    files = source.files()
     checked = [path for path in files if _is_whole(path)]
-    report = jmi_models.inspect(source.folder, pytorch_bin=pytorch_bin)
+    report = jmi_models.inspect(source.file or source.folder, pytorch_bin=pytorch_bin)
     if not report.supported:
         raise ConfigError(report.verdict)
     size = sum(path.stat().st_size for path in files)

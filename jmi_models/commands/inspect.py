@@ -48,6 +48,8 @@ def _summary(report: "jmi_models.CompatibilityReport") -> list[tuple[str, ...]]:
         ("read as", report.family if report.arch else "nothing"),
         ("tensors named as in", report.naming or "no known family"),
     ]
+    if report.storage is not None:
+        rows.append(("stored as", report.storage))
     if report.arch is not None:
         arch = report.arch
         rows += [

@@ -21,7 +21,7 @@ _PLAIN: Mapping[str, np.dtype] = {
 }
 """Kinds that numpy has itself."""
 
-_PIECE = 1 << 20  # values that are unpacked at a time: what is made on the way stays in the cache
+_PIECE = 1 << 17  # values that are unpacked at a time: what is made on the way stays in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,9 @@ def unpacked(raw: np.ndarray, kind: Kind) -> np.ndarray:
     step = max(1, _PIECE // kind.block)
     try:
         for start in range(0, len(rows), step):
-            out[start : start + step] = gguf.quants.dequantize(rows[start : start + step], quantised)
+            # One row as long as the piece: the package takes sixteen rows at a time.
+            piece = rows[start : start + step].reshape(1, -1)
+            out[start : start + step] = gguf.quants.dequantize(piece, quantised).reshape(-1, kind.block)
     except NotImplementedError:
         raise CheckpointError(f"quantisation {kind.name} cannot be read back by the package gguf") from None
     return out.reshape(*raw.shape[:-1], raw.shape[-1] // kind.n_bytes * kind.block)

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jmi_models.disk.mapped import contiguous, mapped
 from jmi_models.disk.tensors import Box, Stored
 from jmi_models.gguf.header import Entry, Header
 from jmi_models.gguf.kinds import unpacked
-from jmi_models.weights.mapped import contiguous, mapped
 
 _ROTARY = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)")
 _GAIN = re.compile(r".*norm\.weight")

@@ -17,6 +17,8 @@ from jmi.reading import read_object
 from jmi.tokenizers import VOCABULARIES
 from jmi_models.embedded import MODELS
 from jmi_models.families import FAMILIES
+from jmi_models.gguf import places
+from jmi_models.gguf.model import parts_of
 
 _FILES = (
     "config.json",
@@ -44,24 +46,36 @@ class Source:
       name: as asked for.
       folder: with its files.
       revision: commit of a hub model, else None.
+      file: the GGUF file that is the model, or the first of its parts; None for files as Hugging Face has
+        them.
     """
 
     name: str
     folder: Path
     revision: str | None = None
+    file: Path | None = None
+
+    def files(self) -> list[Path]:
+        """Its files; of a GGUF file the parts that make up the model."""
+        if self.file is not None:
+            return parts_of(self.file)
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
 
     def identity(self) -> str:
-        """Commit of a hub model, or a hash over the files of a folder."""
-        return self.revision or f"sha256:{_hash(self.folder)}"
+        """Commit of a hub model, or a hash over its files."""
+        return self.revision or f"sha256:{_hash(self.folder if self.file is None else self.file)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class CachedModel:
-    """A supported model in the Hugging Face cache."""
+    """A supported model on this machine: in the Hugging Face cache, or brought by a package.
+
+    ``revision`` is the commit of a model in the cache; a package's has none.
+    """
 
     name: str
     family: str
-    revision: str
+    revision: str | None
     folder: Path
     bytes: int
 
@@ -72,7 +86,9 @@ def find(
     """Locate the files of a model, downloading them if they are nowhere on this machine.
 
     Args:
-      name: an embedded model (`jmi_models.embedded.MODELS`), a folder, or a hub id.
+      name: an embedded model (`jmi_models.embedded.MODELS`), one that a package brings
+        (`gguf.places.PACKAGES`), a folder, a GGUF file, a hub id, or one with the name of such a file
+        (``organisation/model/file.gguf``).
       revision: branch, tag or commit of a hub model.
       config_only: fetch ``config.json`` and nothing else.
       pytorch_bin: fetch ``pytorch_model.bin`` where there are no safetensors.
@@ -80,13 +96,15 @@ def find(
     Raises:
       DownloadError: nowhere to be found; the message says what was tried.
     """
-    path = _folder(name)
-    if name in MODELS or path is not None:
+    path = _path(name)
+    if name in MODELS or name in places.PACKAGES or path is not None:
         if revision is not None:
             raise ConfigError(
                 f"revision={revision!r}: only models from the hub have revisions, not {printable(name)}"
             )
-        return Source(name, MODELS[name] if path is None else MODELS.get(name, path))
+        return _here(name, path)
+    if found := re.fullmatch(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)", name):
+        return _hub_file(name, found[1], found[2], revision)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise DownloadError(f"{printable(name)}: no such folder, and not a hub id (organisation/model)")
     folder = _cached_commit(name, revision) or _snapshot(
@@ -97,11 +115,34 @@ def find(
     return Source(name, folder, folder.name)
 
 
-def _folder(name: str) -> Path | None:
-    """The folder of this name, if there is one."""
+def _here(name: str, path: Path | None) -> Source:
+    """A model on this machine."""
+    if name in MODELS:
+        return Source(name, MODELS[name])
+    file = places.from_package(name) if path is None else places.file_at(path)
+    if file is not None:
+        return Source(name, file.parent, file=file)
+    assert path is not None
+    if path.is_file():
+        raise ConfigError(f"{printable(name)} is no GGUF file; give one, or the folder of a model")
+    return Source(name, path)
+
+
+def _hub_file(name: str, repository: str, file: str, revision: str | None) -> Source:
+    """One GGUF file of a hub repository, with the other parts of its model."""
+    part = re.fullmatch(r"(.*)-\d{5}-of-(\d{5}\.gguf)", file)
+    pattern = file if part is None else f"{part[1]}-*-of-{part[2]}"
+    folder = _snapshot(repository, revision, (pattern,))
+    if not (folder / file).is_file():
+        raise DownloadError(f"{repository} has no file {printable(file)}; see its list of files on the hub")
+    return Source(name, (folder / file).parent, folder.name, folder / file)
+
+
+def _path(name: str) -> Path | None:
+    """The folder or file of this name, if there is one."""
     try:
         path = Path(name).expanduser()
-        return path if name and path.is_dir() else None
+        return path if name and (path.is_dir() or path.is_file()) else None
     except (OSError, RuntimeError):  # longer than any path, or the home of nobody
         return None
 
@@ -148,11 +189,13 @@ def _why_unreachable() -> str:
 
 
 def list_cached() -> list[CachedModel]:
-    """Models in the Hugging Face cache that jmi can load, by name; of each, the newest whole revision.
+    """Models on this machine that jmi can load, by name: of the Hugging Face cache, and of packages.
+
+    Of each in the cache, the newest whole revision.
 
     What is broken, such as weights that are gone, is left out with one warning that names it.
     """
-    found, broken = [], list[str]()
+    found, broken = _installed(), list[str]()
     for repo in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
         name = repo.name.removeprefix("models--").replace("--", "/")
         for snapshot in sorted(repo.glob("snapshots/*/"), key=_modified, reverse=True):
@@ -171,6 +214,14 @@ def list_cached() -> list[CachedModel]:
             stacklevel=2,
         )
     return sorted(found, key=lambda model: model.name)
+
+
+def _installed() -> list[CachedModel]:
+    """Models that packages have brought."""
+    return [
+        CachedModel(name, places.FAMILIES[name], None, file.parent, size)
+        for name, (file, size) in places.installed().items()
+    ]
 
 
 def _modified(snapshot: Path) -> float:
@@ -192,10 +243,14 @@ def _cached(name: str, folder: Path) -> CachedModel | None:
     return CachedModel(name, str(kind), folder.name, folder, sum(one.st_size for one in found))
 
 
-def _hash(folder: Path) -> str:
+def _hash(path: Path) -> str:
+    """Of the files of a model: a folder's, or a GGUF file with its parts."""
     digest = hashlib.sha256()
-    files = sorted(
-        {p for pattern in (*_FILES, *_BIN_FILES, *_LONE_FILES) for p in folder.glob(pattern) if p.is_file()}
+    patterns = (*_FILES, *_BIN_FILES, *_LONE_FILES)
+    files = (
+        sorted({p for pattern in patterns for p in path.glob(pattern) if p.is_file()})
+        if path.is_dir()
+        else parts_of(path)
     )
     for file in files:
         digest.update(file.name.encode())

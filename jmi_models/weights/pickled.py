@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jmi.errors import CheckpointError
-from jmi_models.weights.mapped import NUMPY, mapped, reach
+from jmi_models.disk.mapped import NUMPY, mapped, reach
 from jmi_models.weights.pickle_machine import Tensor, described, run
 
 _LARGEST_PICKLE = 16 << 20  # 60 000 tensors; one byte of it can take 70 of memory

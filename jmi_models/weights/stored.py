@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from jmi.errors import CheckpointError, printable
 from jmi.reading import read_object
 from jmi_models.disk import words
+from jmi_models.disk.mapped import NUMPY, contiguous, mapped
 from jmi_models.disk.tensors import Box, Stored
 from jmi_models.disk.words import some
 from jmi_models.weights import mxfp4, pickled
-from jmi_models.weights.mapped import NUMPY, contiguous, mapped
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
 _SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"

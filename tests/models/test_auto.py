@@ -1,7 +1,6 @@
 """Unknown families: what is inferred equals what the explicit family reads, and what cannot be is said."""
 
 import dataclasses
-import functools
 import json
 import types
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from jmi_models.families import FAMILIES
 from jmi_models.weights import hub
 from jmi_models.weights.checkpoint import plan_reads
 from tests.oracles import grid
+from tests.support.checkpoints import shapes_of
 from tests.support.tolerances import assert_agree
 
 Config = Mapping[str, Any]
@@ -59,14 +59,6 @@ OF_THE_KIN: Mapping[str, set[str]] = {
 
 def explicit(config: Config) -> Transformer:
     return FAMILIES[config["model_type"]].from_config(config)
-
-
-@functools.cache
-def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
-    """Tensors of a config of the grid."""
-    arch = explicit(grid.GRID[name])
-    reads = plan_reads(arch, FAMILIES[arch.family], {})
-    return {stored: disk_shape(targets[0].key, arch.sizes()) for stored, targets in reads.items()}
 
 
 def headers(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> dict[str, Stored]:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import jmi_models
 from jmi.errors import ConfigError, DownloadError
+from jmi_models.gguf import places
 from jmi_models.weights import hub
 from tests.oracles import llama_grid
 from tests.support.torch_files import write_state_dict
@@ -28,11 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hugging Face cache, and no network."""
+    """An empty Hugging Face cache, no models of packages, and no network."""
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(places, "PACKAGES", {})
     monkeypatch.chdir(tmp_path)
     return folder
 

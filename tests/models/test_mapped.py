@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jmi.errors import CheckpointError
-from jmi_models.weights.mapped import NUMPY, contiguous
+from jmi_models.disk.mapped import NUMPY, contiguous
 from jmi_models.weights.stored import decode_mxfp4, read_safetensors
 
 RNG = np.random.default_rng(0)

@@ -1,5 +1,6 @@
-"""What tests of loading share: equal parameters, the message of a load that must fail, what is compiled."""
+"""What tests of loading share: shapes, equal parameters, the message of a failure, what is compiled."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,20 @@ from jax import monitoring
 
 import jmi_models
 from jmi.errors import CheckpointError
+from jmi_models.disk.layout import disk_shape
+from jmi_models.families import FAMILIES
+from jmi_models.weights.checkpoint import plan_reads
+from tests.oracles import grid
+
+
+@functools.cache
+def shapes_of(name: str) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint of a config of the grid, by name."""
+    config = grid.GRID[name]
+    family = FAMILIES[config["model_type"]]
+    arch = family.from_config(config)
+    reads = plan_reads(arch, family, {})
+    return {stored: disk_shape(targets[0].key, arch.sizes()) for stored, targets in reads.items()}
 
 
 def assert_same(got: Any, want: Any) -> None:
