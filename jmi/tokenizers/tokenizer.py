@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,12 +55,16 @@ class Tokenizer:
     Attributes:
       pad_id: what fills padding; its value never matters, since padding is masked.
       special: names such as ``bos_token`` -> id.
+      chat_templates: name -> Jinja template, as text; "default" is the one that has no name. None is run.
     """
 
-    def __init__(self, backend: "Backend", special: dict[str, int]):
+    def __init__(
+        self, backend: "Backend", special: dict[str, int], chat_templates: Mapping[str, str] | None = None
+    ):
         self._backend = backend
         self._growth = 1 if isinstance(backend, parts.world.World) else parts.limits.growth(backend)
         self.special = special
+        self.chat_templates = dict(chat_templates or {})
         self.pad_id = special.get("pad_token", special.get("eos_token", 0))
 
     @classmethod
@@ -70,19 +74,26 @@ class Tokenizer:
         Read are ``tokenizer.json``, else ``rwkv_vocab*.txt``, else ``vocab.json`` with ``merges.txt`` (of
         GPT-2's kind), with the special tokens and ``add_prefix_space`` of ``tokenizer_config.json`` and the
         files beside it, as transformers 5.24 reads them: with a ``tokenizer.json``, ``add_bos_token`` and
-        ``add_eos_token`` have no effect, since that file says what stands around a text.
+        ``add_eos_token`` have no effect, since that file says what stands around a text. Chat templates are
+        those of ``chat_template.jinja`` and ``additional_chat_templates``, else of ``tokenizer_config.json``.
 
         Raises:
           TokenizerError: files are there but not valid, or of a kind that jmi does not read.
         """
         found = parts.folder.read(folder)
-        return None if found is None else cls(*found)
+        return None if found is None else cls(*found, parts.templates.read(folder))
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json`` with the special tokens; or a vocabulary."""
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` with the special tokens; or a vocabulary.
+
+        Chat templates go into ``tokenizer_config.json``.
+        """
+        templates = parts.templates.as_config(self.chat_templates)
         if isinstance(self._backend, parts.world.World):
             with replacing(folder / parts.VOCABULARIES.replace("*", "")) as temporary:
                 self._backend.save(temporary)
+            if templates:
+                write_json(folder / "tokenizer_config.json", templates)
             return
         with replacing(folder / "tokenizer.json") as temporary:
             self._backend.save(str(temporary))
@@ -91,7 +102,7 @@ class Tokenizer:
         config["add_prefix_space"] = parts.spaces.prefixes(self._backend)
         config["split_special_tokens"] = self._backend.encode_special_tokens
         names = {name: self._backend.id_to_token(index) for name, index in self.special.items()}
-        write_json(folder / "tokenizer_config.json", config | names)
+        write_json(folder / "tokenizer_config.json", config | names | templates)
 
     @property
     def n_vocab(self) -> int:
