@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,36 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
     report = CompatibilityReport(
         name, None if kind is None else str(kind), naming=naming, errors=tuple(errors)
     )
+
+    def read(report: CompatibilityReport) -> CompatibilityReport:
+        return (_known if is_known(config, headers) else _inferred)(report, config, headers)
+
+    return _examined(report, read, headers)
+
+
+def examine_gguf(name: str, file: Path) -> CompatibilityReport:
+    """The same of a GGUF file, which has its own names for tensors and tells its family."""
+    report, tensors = CompatibilityReport(name, None, naming="llama.cpp"), dict[str, Stored]()
+
+    def read(report: CompatibilityReport) -> CompatibilityReport:
+        model = open_model(file)
+        tensors.update(model.tensors)
+        kind = model.family.name
+        return dataclasses.replace(
+            report, model_type=kind, storage=model.storage, read_as=model.family, arch=model.arch()
+        )
+
+    return _examined(report, read, tensors)
+
+
+def _examined(
+    report: CompatibilityReport, read: Callable[[CompatibilityReport], CompatibilityReport], headers: Headers
+) -> CompatibilityReport:
+    """``report`` as ``read`` goes on with it, compared with the tensors, with what was warned about."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            report = (_known if is_known(config, headers) else _inferred)(report, config, headers)
+            report = read(report)
             report = _compared(report, headers) if headers else report
         except JmiError as error:
             report = dataclasses.replace(report, errors=(*report.errors, str(error)))
@@ -57,18 +83,6 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
         ),
         remarks=tuple(str(message) for message in messages if not isinstance(message, UnreadFields)),
     )
-
-
-def examine_gguf(name: str, file: Path) -> CompatibilityReport:
-    """The same of a GGUF file, which has its own names for tensors and tells its family."""
-    report = CompatibilityReport(name, None, naming="llama.cpp")
-    try:
-        model = open_model(file)
-        report = dataclasses.replace(report, model_type=model.family.name, storage=model.storage)
-        report = dataclasses.replace(report, read_as=model.family, arch=model.arch())
-        return _compared(report, model.tensors)
-    except JmiError as error:
-        return dataclasses.replace(report, errors=(str(error),))
 
 
 def _known(report: CompatibilityReport, config: Config, headers: Headers) -> CompatibilityReport:

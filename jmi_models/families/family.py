@@ -64,8 +64,8 @@ _NEUTRAL = {
 class UnreadFields(UserWarning):
     """Fields of a config that nothing read, in ``names``."""
 
-    def __init__(self, names: list[str]):
-        super().__init__(f"config.json: fields without effect here: {words.some(names)}")
+    def __init__(self, names: list[str], where: str = "config.json"):
+        super().__init__(f"{where}: fields without effect here: {words.some(names)}")
         self.names = names
 
 

@@ -83,8 +83,7 @@ def _gemma3(read: Reader) -> Config:
         "final_logit_softcapping": read.get("final_logit_softcapping"),
         "rope_local_base_freq": 1e4 if local is None else local,
         "sliding_window": window,
-        # Without a window every layer sees all.
-        **({"sliding_window_pattern": every} if window else {"sliding_window_pattern": 1}),
+        "sliding_window_pattern": every if window else 1,  # without a window every layer sees all
     }
 
 
@@ -97,10 +96,16 @@ def _starcoder2(read: Reader) -> Config:
     return {**rotary(read), "use_bias": read.has("attn_q.bias", "attn_qkv.bias"), "sliding_window": window}
 
 
+def _olmo(read: Reader) -> Config:
+    read.ignore("attention.layer_norm_epsilon")  # always 1e-5
+    return _attention(read)
+
+
 def _stablelm(read: Reader) -> Config:
+    # The converter writes a default of its own where a config is silent: the tensors know.
+    read.ignore("use_parallel_residual")
     return {
         **rotary(read),
-        # The converter writes a default of its own where a config is silent: the tensors know.
         "use_parallel_residual": not read.has("ffn_norm.weight"),
         "qk_layernorm": read.has("attn_q_norm.weight"),
         "use_qkv_bias": read.has("attn_q.bias", "attn_qkv.bias"),
@@ -120,29 +125,21 @@ def _gpt_neox(read: Reader) -> Config:
 
 
 def _falcon(read: Reader) -> Config:
-    n_kv, one = read.get("attention.head_count_kv"), read.get("attention.head_count_kv") == 1
-    two = read.has("attn_norm_2.weight")
+    n_kv = read.get("attention.head_count_kv")
     return {
         **rotary(read),
-        "multi_query": one,
-        "new_decoder_architecture": not one and n_kv is not None,
-        "num_ln_in_parallel_attn": 2 if two else 1,
+        "multi_query": n_kv == 1,
+        "new_decoder_architecture": n_kv not in (None, 1),
+        "num_ln_in_parallel_attn": 2 if read.has("attn_norm_2.weight") else 1,
         "bias": read.has("attn_qkv.bias"),
         "alibi": False,
     }
 
 
 def _falcon_keys(tensors: Container[str]) -> Keys:
-    keys = decoder_keys(tensors)
-    if "blk.0.attn_norm_2.weight" not in tensors:
-        return keys
     # With two norms, the second in name is that of attention.
-    swapped = decoder_keys(tensors, ln2="attn_norm")
-    attention = decoder_keys(tensors, ln2="attn_norm_2")
-    for letter in "wb":
-        keys[f"blocks.ln1.{letter}"] = attention[f"blocks.ln2.{letter}"]
-        keys[f"blocks.ln2.{letter}"] = swapped[f"blocks.ln2.{letter}"]
-    return keys
+    two = "blk.0.attn_norm_2.weight" in tensors
+    return decoder_keys(tensors, ln1="attn_norm_2", ln2="attn_norm") if two else decoder_keys(tensors)
 
 
 def _cohere(read: Reader) -> Config:
@@ -152,11 +149,7 @@ def _cohere(read: Reader) -> Config:
 
 def _cohere2(read: Reader) -> Config:
     fields = {"logit_scale": "logit_scale", "sliding_window": "attention.sliding_window", **LAYER_NORM}
-    return {**read.fields(fields), **_unpartial(rotary(read)), "sliding_window_pattern": 4}
-
-
-def _unpartial(config: Config) -> Config:
-    return {field: value for field, value in config.items() if field != "partial_rotary_factor"}
+    return {**read.fields(fields), **rotary(read), "sliding_window_pattern": 4}
 
 
 def _granite(read: Reader) -> Config:
@@ -214,7 +207,7 @@ ARCHITECTURES: Mapping[str, Converted] = {
     "olmo": Converted(
         "olmo",
         {**USUAL, "clip_qkv": "attention.clamp_kqv"},
-        _attention,
+        _olmo,
         turned=_HALVES,
     ),
     "olmo2": Converted("olmo2", {**USUAL, **RMS}, _attention, lambda tensors: decoder_keys(tensors, "joint")),

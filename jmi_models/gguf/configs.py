@@ -46,6 +46,7 @@ BLOOM: Mapping[str, str] = {
     "seq_length": "context_length",
     "hidden_size": "embedding_length",
     "n_head": "attention.head_count",
+    "n_inner": "feed_forward_length",
     "layer_norm_epsilon": "attention.layer_norm_epsilon",
 }
 FALCON: Mapping[str, str] = {
@@ -74,12 +75,26 @@ RWKV7: Mapping[str, str] = {
 }
 
 
+_NEUTRAL = {
+    # Told by the shapes of tensors, too.
+    *("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count"),
+    *("time_mix_extra_dim", "time_decay_extra_dim", "attention.decay_lora_rank", "attention.iclr_lora_rank"),
+    *("attention.value_residual_mix_lora_rank", "attention.gate_lora_rank"),
+    # RWKV has neither a bound on its context nor heads of attention: both are there for llama.cpp.
+    *("attention.head_count", "attention.head_count_kv", "context_length"),
+    # How Falcon's projections lie, and that its experts are chosen by a softmax, as all are here.
+    *("tensor_data_layout", "expert_gating_func"),
+}
+"""Keys that may have any value."""
+
+
 class Reader:
     """The metadata of a model, by keys without the name of the architecture, and which tensors there are."""
 
     def __init__(self, header: Header):
         self.header, self.metadata, self.tensors = header, header.metadata, header.tensors
         self.arch = str(header.metadata.get("general.architecture"))
+        self.read: set[str] = set()
 
     def get(self, key: str) -> Any:
         """A value; numbers in float32 as the shortest decimals that round to them, as a config has them.
@@ -87,6 +102,7 @@ class Reader:
         Raises:
           ConfigError: it is a list of different values, such as one for each layer.
         """
+        self.read.add(key)
         value = self._width() if key == "feed_forward_length" else self.metadata.get(f"{self.arch}.{key}")
         if isinstance(value, np.ndarray):
             if len(set(value.tolist())) != 1:
@@ -107,6 +123,16 @@ class Reader:
     def has(self, *names: str) -> bool:
         """Whether any of these tensors is there, in the first layer."""
         return any(f"blk.0.{name}" in self.tensors or name in self.tensors for name in names)
+
+    def ignore(self, *keys: str) -> None:
+        """Keys that change nothing in this family, or that the tensors tell better."""
+        self.read.update(keys)
+
+    def unread(self) -> list[str]:
+        """What the file says of its architecture that nobody asked for."""
+        lead = f"{self.arch}."
+        said = {key.removeprefix(lead) for key in self.metadata if key.startswith(lead)}
+        return sorted(lead + key for key in said - self.read - _NEUTRAL)
 
     @property
     def heads(self) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from jmi.errors import CheckpointError, ConfigError, printable
 from jmi_models.disk import words
 from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
-from jmi_models.families.family import AnyArch, Family
+from jmi_models.families.family import AnyArch, Family, UnreadFields
 from jmi_models.gguf import configs
 from jmi_models.gguf.architectures import ARCHITECTURES, MIXTRAL, Converted
 from jmi_models.gguf.header import Header, read_header
@@ -66,6 +67,8 @@ def open_model(file: Path) -> Model:
         every = read.get("rescale_every_n_layers") or 0
         turned = dataclasses.replace(converted.turned, rescaled=every)
         width = read.d_head if turned.halves else 1
+    if unread := read.unread():
+        warnings.warn(UnreadFields(unread, printable(file.name)), stacklevel=2)
     tensors: dict[str, Stored] = {}
     for header in headers:
         tensors |= stored_of(header, turned, width)

@@ -29,20 +29,22 @@ HEAD_NORMS = {"each": "d_head", "own": "n_heads d_head", "joint": "(n_heads d_he
 """How the gain of the norm of queries and keys lies: one for all heads, each its own, or of all together."""
 
 
-def decoder_keys(tensors: Container[str], head_norm: str = "each", ln2: str = "ffn_norm") -> Keys:
+def decoder_keys(
+    tensors: Container[str], head_norm: str = "each", *, ln1: str = "attn_norm", ln2: str = "ffn_norm"
+) -> Keys:
     """Keys of a transformer.
 
     Args:
       tensors: names of those in the file, which tell the form.
       head_norm: as in `HEAD_NORMS`.
-      ln2: what the norm before the MLP is called.
+      ln1, ln2: what the norms before attention and MLP are called.
     """
     gain = HEAD_NORMS[head_norm]
     return {
         "embed.W_E": Key("token_embd.weight", "d_vocab d_model"),
         **_norm("embed.ln", "token_embd_norm"),
         "pos_embed.W_pos": Key("position_embd.weight", "n_positions d_model"),
-        **_norm("blocks.ln1", LAYER + "attn_norm"),
+        **_norm("blocks.ln1", LAYER + ln1),
         **_norm("blocks.ln1_post", LAYER + "post_attention_norm"),
         **_norm("blocks.ln2", LAYER + ln2),
         **_norm("blocks.ln2_post", LAYER + "post_ffw_norm"),
@@ -51,7 +53,7 @@ def decoder_keys(tensors: Container[str], head_norm: str = "each", ln2: str = "f
         "blocks.attn.q_norm.w": Key(LAYER + "attn_q_norm.weight", gain),
         "blocks.attn.k_norm.w": Key(LAYER + "attn_k_norm.weight", gain.replace("n_heads", "n_kv_heads")),
         "blocks.attn.sinks": Key(LAYER + "attn_sinks.weight", "n_heads"),
-        **(_experts(tensors) if "blk.0.ffn_gate_inp.weight" in tensors else _mlp(tensors)),
+        **(_experts(tensors) if "blk.0.ffn_gate_inp.weight" in tensors else _mlp()),
         **_norm("ln_final", "output_norm"),
         "unembed.W_U": Key("output.weight", "d_vocab d_model"),
         "unembed.b_U": Key("output.bias", "d_vocab"),
@@ -79,7 +81,7 @@ def _fused_attention() -> Keys:
     return keys
 
 
-def _mlp(tensors: Container[str]) -> Keys:
+def _mlp() -> Keys:
     out = _linear("blocks.mlp", "out", "ffn_down", "d_model d_mlp", "d_model")
     up = _linear("blocks.mlp", "in", "ffn_up", "d_mlp d_model", "d_mlp")
     gate = _linear("blocks.mlp", "gate", "ffn_gate", "d_mlp d_model", "d_mlp")
