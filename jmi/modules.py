@@ -39,6 +39,14 @@ class Module(Protocol):
         """Points of its own: name without ``blocks.i.`` -> size of each axis by name (None: as the run)."""
         ...
 
+    def closes(self, writes: str) -> Iterable[str]:
+        """Points of the model, without ``blocks.i.``, that it no longer has where the module writes at
+        ``writes``: what is hooked there would not reach the module, or what is read there lacks its part.
+
+        A module without this method closes nothing.
+        """
+        ...
+
     def start(self, carry: Any) -> Any:
         """What it carries from layer to layer, arrays ``[b, s, ...]``, given what enters the first layer.
 
@@ -102,12 +110,15 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
     own = {site.point: (site, writes) for site, writes in host.own} if isinstance(host, Rewired) else {}
     numbers: dict[int, int] = {}
     owners: dict[tuple[str, int], int] = {}
+    closed = list(host.closed) if isinstance(host, Rewired) else []
     for key, module in modules.items():
         number = numbers.setdefault(id(module), len(held))
         if number == len(held):
             held.append(_checked(module))
         wire = _wire(host, key, number)
         wires.append(wire)
+        if hasattr(module, "closes"):
+            closed += [(f"blocks.*.{name}", wire.layers) for name in module.closes(wire.writes)]
         for site, writes in _sites_of(host, module, wire):
             _check_owner(owners, site, number)
             own[site.point] = _joint(own.get(site.point), site, writes)
@@ -118,6 +129,7 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
         tuple(wires),
         tuple(own.values()),
         tuple(hasattr(module, "start") for module in held),
+        tuple(closed),
         takes_padding=getattr(host, "takes_padding", False) and all(map(takes_padding, held)),
     )
     return dataclasses.replace(lm, arch=arch, params={**lm.params, "modules": tuple(held)})

@@ -1,6 +1,7 @@
 """The names that ``jmi_models`` hands on: the only list of them (`jmi.lazy`)."""
 
 from jmi.engine.listed import listed as listed
+from jmi_models.adapted import adapt as adapt
 from jmi_models.auto import CompatibilityReport as CompatibilityReport
 from jmi_models.controls import shuffled as shuffled
 from jmi_models.decoder.transformer import Transformer as Transformer

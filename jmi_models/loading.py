@@ -34,7 +34,7 @@ from jmi_models.families.family import AnyArch, Family
 from jmi_models.gguf.model import Model, open_model
 from jmi_models.gguf.vocabulary import tokenizer_of
 from jmi_models.params import flat, stacked
-from jmi_models.weights import adapters, hub
+from jmi_models.weights import adapters, hub, merging
 from jmi_models.weights.checkpoint import load_params, plan_reads
 from jmi_models.weights.stored import ADAPTER, INDEX, read_headers
 
@@ -63,8 +63,9 @@ def load(
         ``model``, the residual axis over ``fsdp``.
       pytorch_bin: read ``pytorch_model.bin`` where a model has no safetensors. The pickle in it is
         read for its tensors only; no code in it can run.
-      adapter: merge the LoRA adapter that lies beside the weights, if one does (see `weights.adapters`).
-        A folder that holds an adapter alone is loaded where its base model is a folder, too.
+      adapter: merge the LoRA adapter that lies beside the weights, if one does (see `weights.adapters`);
+        `adapt` puts one in without merging it. A folder that holds an adapter alone is loaded where its base
+        model is a folder, too.
       tokenizer: False leaves it out; the model then runs on token ids alone.
       progress: show progress bars; by default only on a terminal.
 
@@ -87,12 +88,16 @@ def load(
     if change is not None and not (source.folder / "config.json").exists():
         source = _base_of(source, change)
     headers, errors = _headers(source.folder, pytorch_bin)
-    if change is not None and not errors:
-        headers = adapters.merged(headers, change)
-    family, arch = _describe(source, headers, errors)
+    family, arch = _describe(source, headers, errors, change)
     if errors:
         raise CheckpointError(errors[0])
-    words_of = Tokenizer.from_folder(source.folder) if tokenizer else None
+    if change is not None:
+        keys = family.keys(arch)
+        headers = merging.merged(headers, change, keys["embed.W_E"].name, keys["unembed.W_U"].name)
+    words_of = None
+    if tokenizer:
+        # Where tokens were added for an adapter, they are in the tokenizer beside it.
+        words_of = Tokenizer.from_folder(given.folder) or Tokenizer.from_folder(source.folder)
     arch, params = load_params(headers, arch, family, dtype, mesh, shown)
     identity = functools.partial(_identity, dict.fromkeys([source, given]), change)
     return LanguageModel(arch, params, words_of, source.name, identity)
@@ -147,9 +152,11 @@ def _adapter(source: hub.Source) -> adapters.Adapter | None:
     if config is None:
         return None
     found = adapters.read(source.folder, config)
+    whole = len(found.whole) + len(found.resized)
+    also = f" and replaces {whole} tensors whole" if whole else ""
     warnings.warn(
-        f"{source.name}: the LoRA adapter in it is merged into {len(found.pairs)} matrices; adapter=False "
-        "leaves it out",
+        f"{source.name}: the LoRA adapter in it is merged into {len(found.pairs)} matrices{also}; "
+        "adapter=False leaves it out",
         stacklevel=3,
     )
     return found
@@ -180,9 +187,17 @@ def _headers(folder: Path, pytorch_bin: bool = False) -> tuple[dict[str, Stored]
         return {}, [str(error)]
 
 
-def _describe(source: hub.Source, headers: Mapping[str, Stored], errors: list[str]) -> tuple[Family, AnyArch]:
+def _describe(
+    source: hub.Source,
+    headers: Mapping[str, Stored],
+    errors: list[str],
+    change: adapters.Adapter | None = None,
+) -> tuple[Family, AnyArch]:
     """Family and architecture; those of an unknown family are inferred, with a warning."""
-    config = _config(source.folder, headers, errors)
+    config: Mapping[str, Any] = _config(source.folder, headers, errors)
+    if change is not None:
+        config = merging.resized(config, headers, change)
+        headers = merging.replaced(headers, change)
     if families.is_known(config, headers):
         return families.described(config, headers)
     report = examine(source.name, config, headers, errors)

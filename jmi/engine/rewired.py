@@ -12,6 +12,13 @@ from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, table_of
 from jmi.model.tap import Tap
 
+_SAID_OF = {
+    **dict.fromkeys(("head_outputs", "head_effects", "attn_constant"), "attn"),
+    **dict.fromkeys(("neuron_outputs", "neuron_effects", "mlp_constant"), "mlp"),
+}
+"""What an architecture says of its own weights -> the part of the layer whose output they no longer are where
+a module writes it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rewired:
@@ -24,6 +31,7 @@ class Rewired:
       wires: where modules stand.
       own: points of theirs, each with the point of the model that their module writes.
       carries: which modules carry something.
+      closed: points of the model that no longer mean what they say, each with the layers in which.
       takes_padding: whether the model and all modules do (`jmi.hooks.reach`).
     """
 
@@ -31,15 +39,19 @@ class Rewired:
     wires: tuple[Wire, ...]
     own: tuple[tuple[Site, str], ...]
     carries: tuple[bool, ...]
+    closed: tuple[tuple[str, tuple[int, ...]], ...] = ()
     takes_padding: bool = False
 
     def __getattr__(self, name: str) -> Any:
         # One place alone of a layer can be run where nothing but it is carried on.
         if name.startswith("__") or name == "model" or (name == "only" and any(self.carries)):
             raise AttributeError(name)
+        part = _SAID_OF.get(name)
+        if any(wire.writes in (f"{part}.hook_out", f"hook_{part}_out") for wire in self.wires):
+            raise AttributeError(name)
         found = getattr(self.model, name)
         if name == "only":
-            return lambda context, at: {**context, "host": found(context["host"], at)}
+            return lambda context, at: {**context, "host": found(context["host"], at), "only": at}
         return found
 
     @property
@@ -52,12 +64,16 @@ class Rewired:
         found: dict[str, Site] = {}
         for point, site in table_of(self.model).items():
             found |= {own.point: own for own, writes in self.own if writes == point}
-            found[point] = site
+            gone = {layer for name, layers in self.closed if name == point for layer in layers}
+            if gone:
+                site = dataclasses.replace(site, layers=tuple(i for i in site.layers or () if i not in gone))
+            if not gone or site.layers:
+                found[point] = site
         return found
 
     def context(self, params: Params, prompts: Prompts) -> Any:
         """That of the model, and the modules."""
-        return {"host": self.model.context(params, prompts), "modules": params["modules"]}
+        return {"host": self.model.context(params, prompts), "modules": params["modules"], "only": None}
 
     def within(self, context: Any, first: Any, length: int) -> Any:
         """As the model's."""
@@ -73,7 +89,15 @@ class Rewired:
         """One layer, with the modules in it."""
         rows = [layers_of(self.wires, i) for i in range(len(self.carries))]
         inside = WiredTap(
-            tap, self.model, self.wires, rows, context["modules"], layer, layer_params, list(carry["modules"])
+            tap,
+            self.model,
+            self.wires,
+            rows,
+            context["modules"],
+            layer,
+            layer_params,
+            list(carry["modules"]),
+            context["only"],
         )
         host = self.model.block(layer_params, carry["host"], context["host"], layer, inside)
         return {"host": host, "modules": tuple(inside.carries)}

@@ -50,6 +50,7 @@ class WiredTap:
       rows: for each module, the layers of its rows.
       modules: with the rows of all layers.
       carries: what each module carries; changed as they act.
+      only: int32 ``[1 or b]``, where the one position stands whose output is wanted, or None.
       read: by point, what flowed onward from what modules read.
     """
 
@@ -61,6 +62,7 @@ class WiredTap:
     layer: Any
     params: Any
     carries: list[Any]
+    only: jax.Array | None = None
     read: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
@@ -85,7 +87,7 @@ class WiredTap:
     def _acted(self, wire: Wire, value: jax.Array) -> jax.Array:
         """What is written, in the layers in which the module stands."""
         n_layers, module, carry = self.model.n_layers, self.modules[wire.module], self.carries[wire.module]
-        given = [self.read[name] for name in wire.reads]
+        given = [self._beside(self.read[name], value) for name in wire.reads]
         read = None if not given else given[0] if len(given) == 1 else tuple(given)
         site = dataclasses.replace(table_of(self.model)[f"blocks.*.{wire.writes}"], layer=self.layer)
 
@@ -105,6 +107,13 @@ class WiredTap:
         here = jnp.asarray(np.isin(np.arange(n_layers), wire.layers))[self.layer]
         value, self.carries[wire.module] = self.tap.where(here, act, leave)
         return value
+
+    def _beside(self, read: Any, written: jax.Array) -> Any:
+        """``read``, of the one position that is written where it is of all."""
+        if self.only is None or read.ndim < 3 or read.shape[1] == written.shape[1]:
+            return read
+        index = self.only.reshape(-1, *[1] * (read.ndim - 1))
+        return jnp.take_along_axis(read, index, axis=1, mode="fill")
 
     def where(self, here: Any, full: Callable[[Tap], Any], lean: Callable[[], Any]) -> Any:
         return self.tap.where(here, full, lean)

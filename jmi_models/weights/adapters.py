@@ -1,64 +1,87 @@
-"""LoRA adapters as peft writes them, merged into the weights that they stand beside.
+"""LoRA adapters as peft writes them: what their config and their file say.
 
-A matrix ``W`` becomes ``W + s B A`` with ``s = alpha / r`` (arXiv:2106.09685), or ``alpha / sqrt(r)``
-(rank-stabilised, arXiv:2312.03732). It happens as the matrix is read, so nothing is held twice. The sum is
-made in float32, or float64 where either has it, before it is cast: peft adds in the dtype of the model.
-Only this plain kind is merged; whatever else an adapter asks for is refused.
+Read is the plain kind: a matrix ``W`` becomes ``W + s B A`` with ``s = alpha / r`` (arXiv:2106.09685), or
+``alpha / sqrt(r)`` (rank-stabilised, arXiv:2312.03732), for embeddings with A and B the other way round; and
+modules that were trained whole (``modules_to_save``) or resized. Whatever else an adapter asks for is
+refused.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jmi.errors import CheckpointError, ConfigError
 from jmi.reading import read_object
 from jmi_models.disk import words
-from jmi_models.disk.tensors import Box, Stored
+from jmi_models.disk.tensors import Stored
 from jmi_models.weights.stored import ADAPTER, read_safetensors
 
 CONFIG = "adapter_config.json"
 
 _READ = (
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
-    *("base_model_name_or_path", "init_lora_weights", "bias"),
+    *("base_model_name_or_path", "init_lora_weights", "bias", "modules_to_save", "ensure_weight_tying"),
 )
 _NEUTRAL = (
     # Which matrices were trained is told by the tensors; the rest is of training.
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
     *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
-    *("runtime_config", "ensure_weight_tying"),
+    "runtime_config",
 )
 """Fields that may have any value. Every other one must be absent or switched off."""
 
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the weights as they were; the others (PiSSA, OLoRA ...) change them."""
 
-_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float32, "BF16": np.float32}
-_ROWS = 1024
-_LEAVE = "adapter=False leaves it out"
+_PAIRED = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+_WHOLE = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.(weight|bias)")
+FLOATS = ("F64", "F32", "F16", "BF16")
+LEAVE = "adapter=False leaves it out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The change of one matrix.
+
+    Attributes:
+      a, b: ``[r, inputs]`` and ``[outputs, r]``.
+      scale: their factor.
+      transposed: the matrix is stored inputs first (GPT-2, embeddings).
+    """
+
+    a: Stored
+    b: Stored
+    scale: float
+    transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix as it is stored."""
+        change = self.b.shape[0], self.a.shape[1]
+        return change[::-1] if self.transposed else change
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What is added to the weights of a model.
+    """What is done to the weights of a model.
 
     Attributes:
       base: the model that it was trained on, as its config names it.
-      pairs: module -> its A ``[r, inputs]``, its B ``[outputs, r]`` and their factor.
-      transposed: the matrices of the model are stored inputs first (GPT-2).
+      pairs: module -> the change of its matrix.
+      whole: tensor -> what replaces it: of modules that were trained whole.
+      resized: tensor -> the one of the base model under the adapter, with other rows than it had.
+      keeps_tie: an embedding and its tied head change together.
     """
 
     base: str | None
-    pairs: Mapping[str, tuple[Stored, Stored, float]]
-    transposed: bool
+    pairs: Mapping[str, Pair]
+    whole: Mapping[str, Stored]
+    resized: Mapping[str, Stored]
+    keeps_tie: bool
 
 
 def find(folder: Path) -> dict[str, Any] | None:
@@ -85,84 +108,66 @@ def read(folder: Path, config: Mapping[str, Any]) -> Adapter:
     """
     _check_plain(config)
     if not (folder / ADAPTER).is_file():
-        raise CheckpointError(f"{CONFIG} is here, but {ADAPTER} is not; {_LEAVE}")
-    found: dict[str, dict[str, Stored]] = {}
+        raise CheckpointError(f"{CONFIG} is here, but {ADAPTER} is not; {LEAVE}")
+    trained = _names(config, "modules_to_save")
+    paired: dict[str, dict[str, tuple[Stored, bool]]] = {}
+    whole, resized = dict[str, Stored](), dict[str, Stored]()
     for name, stored in read_safetensors(folder / ADAPTER).items():
-        match = _TENSOR.fullmatch(name)
-        if match is None or len(stored.shape) != 2 or stored.dtype not in _DTYPES:
+        pair, other = _PAIRED.fullmatch(name), _WHOLE.fullmatch(name)
+        if stored.dtype not in FLOATS or (pair is not None and len(stored.shape) != 2):
+            pair = other = None
+        if pair is not None and (pair[2] is None) == (pair[4] is None):
+            pair = None
+        if pair is not None:
+            paired.setdefault(pair[1], {})[pair[3]] = stored, pair[2] is not None
+        elif other is not None and _is_of(other[1], trained):
+            whole[f"{other[1]}.{other[3]}"] = stored
+        elif other is not None and other[3] == "weight" and len(stored.shape) == 2:
+            resized[f"{other[1]}.weight"] = stored
+        else:
             raise CheckpointError(
                 f"{ADAPTER}: {words.name(name)} {list(stored.shape)} {stored.dtype} is not a matrix A or B "
-                f"of a plain LoRA; {_LEAVE}"
+                f"of a plain LoRA, nor of a module in modules_to_save; {LEAVE}"
             )
-        found.setdefault(match[1], {})[match[2]] = stored
-    if not found:
-        raise CheckpointError(f"{ADAPTER} holds no tensors; {_LEAVE}")
-    pairs = {module: _pair(module, parts, config) for module, parts in found.items()}
-    return Adapter(base_of(config), pairs, _flag(config, "fan_in_fan_out"))
-
-
-def merged(headers: Mapping[str, Stored], adapter: Adapter) -> dict[str, Stored]:
-    """``headers`` in which each matrix that ``adapter`` changes is read with the change.
-
-    Raises:
-      CheckpointError: naming a matrix that is not there or of another shape.
-    """
-    out = dict(headers)
-    for module, (a, b, scale) in adapter.pairs.items():
-        # A model saved without its head lacks the first part of every name.
-        names = [f"{module}.weight", f"{module.partition('.')[2]}.weight"]
-        name = next((name for name in names if name in headers), None)
-        if name is None:
+    for module in trained:
+        if not any(_is_of(name.rpartition(".")[0], [module]) for name in whole):
             raise CheckpointError(
-                f"{ADAPTER} changes {words.name(module)}, but the model has no tensor "
-                f"{words.name(names[0])}; is it an adapter of {words.value(adapter.base)}? {_LEAVE}"
+                f"{CONFIG}: modules_to_save names {words.name(module)}, but {ADAPTER} holds no tensor of it; "
+                f"{LEAVE}"
             )
-        base, change = headers[name], (b.shape[0], a.shape[1])
-        shape = change[::-1] if adapter.transposed else change
-        if base.shape != shape or base.dtype not in _DTYPES:
-            raise CheckpointError(
-                f"{ADAPTER} changes {words.name(name)} by {list(shape)}, but it is {list(base.shape)} "
-                f"{base.dtype}; {_LEAVE}"
-            )
-        wide = np.result_type(*(_DTYPES[stored.dtype] for stored in (base, a, b)))
-        read = functools.partial(_read, base, (a, b), scale, adapter.transposed, wide)
-        out[name] = Stored(base.file, base.shape, "F64" if wide == np.float64 else "F32", read)
-    return out
+    if not (paired or whole):
+        raise CheckpointError(f"{ADAPTER} holds no tensors; {LEAVE}")
+    pairs = {module: _pair(module, parts, config) for module, parts in paired.items()}
+    return Adapter(base_of(config), pairs, whole, resized, _flag(config, "ensure_weight_tying"))
 
 
-def _read(
-    base: Stored,
-    pair: tuple[Stored, Stored],
-    scale: float,
-    transposed: bool,
-    wide: np.dtype,
-    box: Box | None = None,
-) -> np.ndarray:
-    (a, b), (rows, columns) = pair, box or (slice(None), slice(None))
-    out = np.array(base.read(box), dtype=wide)
-    left, right = (np.asarray(part.read(), wide) for part in ((a, b) if transposed else (b, a)))
-    left, right = (left.T, right.T) if transposed else (left, right)
-    left, right = left[rows] * wide.type(scale), right[:, columns]
-    for start in range(0, len(out), _ROWS):
-        out[start : start + _ROWS] += left[start : start + _ROWS] @ right
-    return out
-
-
-def _pair(
-    module: str, parts: Mapping[str, Stored], config: Mapping[str, Any]
-) -> tuple[Stored, Stored, float]:
+def _pair(module: str, parts: Mapping[str, tuple[Stored, bool]], config: Mapping[str, Any]) -> Pair:
     missing = {"A", "B"} - set(parts)
     if missing:
-        raise CheckpointError(f"{ADAPTER}: {words.name(module)} has no lora_{missing.pop()}; {_LEAVE}")
+        raise CheckpointError(f"{ADAPTER}: {words.name(module)} has no lora_{missing.pop()}; {LEAVE}")
     rank = _positive(_of_module(config, "rank_pattern", module, config.get("r", 8)), "r")
     alpha = _positive(_of_module(config, "alpha_pattern", module, config.get("lora_alpha", 8)), "lora_alpha")
-    a, b = parts["A"], parts["B"]
-    if not a.shape[0] == b.shape[1] == rank:
+    (a, embedding), (b, other) = parts["A"], parts["B"]
+    if embedding != other or not a.shape[0] == b.shape[1] == rank:
         raise CheckpointError(
             f"{ADAPTER}: lora_A of {words.name(module)} is {list(a.shape)} and its lora_B {list(b.shape)}; "
             f"their rank is not {rank:g}, as {CONFIG} says"
         )
-    return a, b, alpha / (math.sqrt(rank) if _flag(config, "use_rslora") else rank)
+    scale = alpha / (math.sqrt(rank) if _flag(config, "use_rslora") else rank)
+    return Pair(a, b, scale, embedding or _flag(config, "fan_in_fan_out"))
+
+
+def _is_of(module: str, trained: list[str]) -> bool:
+    """Whether ``module`` is one of ``trained`` or inside one; as in peft, the end of a name stands for it."""
+    parts = module.split(".")
+    return any(".".join(parts[:i]).endswith(name) for i in range(1, len(parts) + 1) for name in trained)
+
+
+def _names(config: Mapping[str, Any], field: str) -> list[str]:
+    names = config.get(field) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"{CONFIG}: '{field}' must be a list of modules, got {words.value(names)}")
+    return names
 
 
 def _of_module(config: Mapping[str, Any], field: str, module: str, usual: Any) -> Any:
@@ -185,9 +190,7 @@ def _of_module(config: Mapping[str, Any], field: str, module: str, usual: Any) -
 def _check_plain(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ConfigError(
-            f"{CONFIG}: an adapter of kind {words.value(kind)}; only 'LORA' is merged. {_LEAVE}"
-        )
+        raise ConfigError(f"{CONFIG}: an adapter of kind {words.value(kind)}; only 'LORA' is read. {LEAVE}")
     asked = {name: value for name, value in config.items() if name not in (*_READ, *_NEUTRAL)}
     asked = {name: value for name, value in asked.items() if value not in (None, False, "", [], {})}
     if config.get("bias") not in (None, "none"):
@@ -198,7 +201,7 @@ def _check_plain(config: Mapping[str, Any]) -> None:
         told = ", ".join(
             f"{words.name(name)}={words.value(value)}" for name, value in list(asked.items())[:8]
         )
-        raise ConfigError(f"{CONFIG}: {told}: only plain LoRA is merged, A and B alone. {_LEAVE}")
+        raise ConfigError(f"{CONFIG}: {told}: only plain LoRA is read, A and B alone. {LEAVE}")
 
 
 def _positive(value: Any, name: str) -> float:

@@ -310,3 +310,50 @@ def test_points_of_modules_stand_before_what_these_write(lm):
 def test_what_a_module_returns_is_what_it_was_given(lm, tokens, returned, words):
     with pytest.raises(InterventionError, match=words):
         jmi.rewire(lm, {(IN, OUT): Returning(np.zeros(1), returned=returned)}).run(tokens)
+
+
+@tree.dataclass
+class Widened:
+    """Adds a map of what attention reads to its queries, and closes the point that it does not read."""
+
+    params: Any
+    per_layer: bool = tree.static(default=False)
+
+    def closes(self, writes):
+        return ("hook_q_input",)
+
+    def __call__(self, read, written, carry, here):
+        return written + (read @ self.params).reshape(written.shape), carry
+
+
+def test_what_is_read_of_all_positions_is_cut_to_the_one_that_is_written(lm, tokens):
+    size = lm.arch.n_heads * lm.arch.d_head
+    module = Widened(np.random.default_rng(0).normal(size=(lm.arch.d_model, size)))
+    ends = (
+        ("blocks.2.attn.hook_in", "blocks.2.attn.hook_q"),
+        ("blocks.3.attn.hook_in", "blocks.3.attn.hook_q"),
+    )
+    spliced = jmi.rewire(lm, dict.fromkeys(ends, module))
+    grid = jmi.Grid(layer=[0, 1])
+    hooks = {"blocks.*.hook_mlp_out": jmi.At(grid["layer"], jmi.Zero())}
+    got = jmi.sweep(spliced, tokens, hooks, lambda out: out.logits, logits_at=-1, progress=False)
+    want = [spliced.run(tokens, {f"blocks.{i}.hook_mlp_out": jmi.Zero()}).logits[:, -1] for i in (0, 1)]
+    assert_agree(got, np.asarray(want))
+    assert np.abs(np.asarray(want[0]) - lm.run(tokens).logits[:, -1]).max() > 1e-3
+
+
+def test_points_that_a_module_closes_are_gone_where_it_stands(lm, tokens):
+    size = lm.arch.n_heads * lm.arch.d_head
+    module = Widened(np.zeros((lm.arch.d_model, size)))
+    spliced = jmi.rewire(lm, {("blocks.2.attn.hook_in", "blocks.2.attn.hook_q"): module})
+    assert spliced.arch.sites()["blocks.*.hook_q_input"].layers == (0, 1, 3)
+    with pytest.raises(HookError, match="layer 2 has no such point"):
+        spliced.run(tokens, capture=["blocks.2.hook_q_input"])
+    assert spliced.run(tokens, capture=["blocks.1.hook_q_input"])["blocks.1.hook_q_input"].ndim == 4
+
+
+def test_what_a_module_writes_is_not_said_of_the_weights(lm, tokens):
+    spliced = jmi.rewire(lm, {(IN, OUT): Transcoder(weights(4))})
+    assert jmi.interp.direct_logit_attribution(spliced, tokens, 5, by="head")
+    with pytest.raises(ArgumentError, match=r"needs an architecture with neuron_effects\(\)"):
+        jmi.interp.direct_logit_attribution(spliced, tokens, 5, by="neuron")
