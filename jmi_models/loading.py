@@ -31,6 +31,7 @@ from jmi_models.disk.layout import to_disk
 from jmi_models.disk.tensors import Stored
 from jmi_models.families import FAMILIES
 from jmi_models.families.family import AnyArch, Family
+from jmi_models.families.multimodal import Part, text_name, text_part
 from jmi_models.gguf.model import Model, open_model
 from jmi_models.gguf.vocabulary import tokenizer_of
 from jmi_models.params import flat, stacked
@@ -87,10 +88,15 @@ def load(
     change, given = _adapter(source) if adapter else None, source
     if change is not None and not (source.folder / "config.json").exists():
         source = _base_of(source, change)
-    headers, errors = _headers(source.folder, pytorch_bin)
-    family, arch = _describe(source, headers, errors, change)
+    part, errors = _contents(source, pytorch_bin)
+    if part.left_out:
+        warnings.warn(f"{source.name}: the text model is read; left out are {part.told()}", stacklevel=2)
+    if change is not None:
+        change = _announced(source, change if part.family is None else adapters.renamed(change, text_name))
+    family, arch = _describe(source, part, errors, change)
     if errors:
         raise CheckpointError(errors[0])
+    headers = part.headers
     if change is not None:
         keys = family.keys(arch)
         headers = merging.merged(headers, change, keys["embed.W_E"].name, keys["unembed.W_U"].name)
@@ -120,7 +126,7 @@ def architecture(name: str | Path, *, revision: str | None = None, pytorch_bin: 
     source = hub.find(_as_text(name), revision, config_only=True)
     if source.file is not None:
         return open_model(source.file).arch()
-    return _describe(source, *_headers(source.folder, pytorch_bin))[1]
+    return _describe(source, *_contents(source, pytorch_bin))[1]
 
 
 def inspect(
@@ -147,19 +153,22 @@ def inspect(
 
 
 def _adapter(source: hub.Source) -> adapters.Adapter | None:
-    """The adapter beside the weights, announced."""
+    """The adapter beside the weights."""
     config = adapters.find(source.folder)
-    if config is None:
-        return None
-    found = adapters.read(source.folder, config)
-    whole = len(found.whole) + len(found.resized)
+    return None if config is None else adapters.read(source.folder, config)
+
+
+def _announced(source: hub.Source, change: adapters.Adapter) -> adapters.Adapter:
+    """``change``, with a warning that says what is done with it."""
+    whole = len(change.whole) + len(change.resized)
     also = f" and replaces {whole} tensors whole" if whole else ""
+    also += f" ({change.left_out} changes of other parts are left out)" if change.left_out else ""
     warnings.warn(
-        f"{source.name}: the LoRA adapter in it is merged into {len(found.pairs)} matrices{also}; "
+        f"{source.name}: the LoRA adapter in it is merged into {len(change.pairs)} matrices{also}; "
         "adapter=False leaves it out",
         stacklevel=3,
     )
-    return found
+    return change
 
 
 def _base_of(source: hub.Source, change: adapters.Adapter) -> hub.Source:
@@ -179,22 +188,21 @@ def _identity(sources: Iterable[hub.Source], change: adapters.Adapter | None) ->
     return " + ".join(source.identity() for source in sources) + ", without its adapter" * left_out
 
 
-def _headers(folder: Path, pytorch_bin: bool = False) -> tuple[dict[str, Stored], list[str]]:
-    """Every tensor of a folder, and why there are none."""
+def _contents(source: hub.Source, pytorch_bin: bool) -> tuple[Part, list[str]]:
+    """What is read of a folder, and why there are no tensors, if there are none."""
+    headers, errors = dict[str, Stored](), list[str]()
     try:
-        return read_headers(folder, pytorch_bin), []
+        headers = read_headers(source.folder, pytorch_bin)
     except CheckpointError as error:
-        return {}, [str(error)]
+        errors = [str(error)]
+    return text_part(_config(source.folder, headers, errors), headers), errors
 
 
 def _describe(
-    source: hub.Source,
-    headers: Mapping[str, Stored],
-    errors: list[str],
-    change: adapters.Adapter | None = None,
+    source: hub.Source, part: Part, errors: list[str], change: adapters.Adapter | None = None
 ) -> tuple[Family, AnyArch]:
     """Family and architecture; those of an unknown family are inferred, with a warning."""
-    config: Mapping[str, Any] = _config(source.folder, headers, errors)
+    config, headers = part.config, part.headers
     if change is not None:
         config = merging.resized(config, headers, change)
         headers = merging.replaced(headers, change)
@@ -234,7 +242,8 @@ def save(
     """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files.
 
     Args:
-      config: the Hugging Face config; it must describe ``arch``. Whether the head is tied is taken
+      config: the Hugging Face config; it must describe ``arch``. Of a multimodal one its text model is
+        written. Whether the head is tied is taken
         from ``arch``: a checkpoint may hold a head of its own although its config ties it.
 
     Raises:
@@ -245,7 +254,7 @@ def save(
     if arch.family not in FAMILIES:
         raise ArgumentError(f"save: how a model of family {arch.family!r} names its tensors is not known")
     family = FAMILIES[arch.family]
-    config = {**config, "tie_word_embeddings": arch.tied}
+    config = {**text_part(config, {}).config, "tie_word_embeddings": arch.tied}
     described, tensors = family.from_config(config), stored_tensors(arch, family, params)
     if family.fit is not None:
         described = family.fit(described, family.keys(described), tensors)

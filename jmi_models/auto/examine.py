@@ -16,6 +16,7 @@ from jmi_models.disk.tensors import Stored
 from jmi_models.disk.words import some
 from jmi_models.families import FAMILIES, described, is_known
 from jmi_models.families.family import UnreadFields
+from jmi_models.families.multimodal import text_part
 from jmi_models.gguf.model import open_model
 from jmi_models.weights.checkpoint import Problem, problems
 from jmi_models.weights.stored import decode_mxfp4
@@ -38,15 +39,20 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
       errors: why ``headers`` are not there, if they are not.
     """
     kind = config.get("model_type")
-    naming = convention(headers) if headers else None
-    report = CompatibilityReport(
-        name, None if kind is None else str(kind), naming=naming, errors=tuple(errors)
-    )
+    report = CompatibilityReport(name, None if kind is None else str(kind), errors=tuple(errors))
+    tensors = dict[str, Stored]()
 
     def read(report: CompatibilityReport) -> CompatibilityReport:
-        return (_known if is_known(config, headers) else _inferred)(report, config, headers)
+        part = text_part(config, headers)
+        tensors.update(part.headers)
+        report = dataclasses.replace(
+            report,
+            naming=convention(tensors) if tensors else None,
+            left_out=(part.told(),) if part.left_out else (),
+        )
+        return (_known if is_known(part.config, tensors) else _inferred)(report, part.config, tensors)
 
-    return _examined(report, read, headers)
+    return _examined(report, read, tensors)
 
 
 def examine_gguf(name: str, file: Path) -> CompatibilityReport:

@@ -48,6 +48,7 @@ class CompatibilityReport:
       findings: what was inferred, and from what; empty for a known family.
       assumptions: what neither config nor tensors tell.
       missing, surplus, mismatched: tensors that do not fit.
+      left_out: parts of a multimodal model beside its text model, with the number of their tensors.
       unread: fields of the config that had no effect.
       remarks: what else reading the config warned about.
       errors: why no architecture could be read, or no tensor.
@@ -64,6 +65,7 @@ class CompatibilityReport:
     missing: tuple[Gap, ...] = ()
     surplus: tuple[Gap, ...] = ()
     mismatched: tuple[Gap, ...] = ()
+    left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ class CompatibilityReport:
         """Lines under headings, those that have any."""
         lists: dict[str, Iterable[Any]] = {
             **{f"{kind} tensors": getattr(self, kind) for kind in GAPS},
+            "left out": self.left_out,
             "assumed": self.assumptions,
             "config fields without effect": [words.some(self.unread)] if self.unread else [],
             "remarks": self.remarks,

@@ -9,7 +9,7 @@ refused.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Adapter:
       whole: tensor -> what replaces it: of modules that were trained whole.
       resized: tensor -> the one of the base model under the adapter, with other rows than it had.
       keeps_tie: an embedding and its tied head change together.
+      left_out: how many changes of parts that are not read there were.
     """
 
     base: str | None
@@ -82,6 +83,7 @@ class Adapter:
     whole: Mapping[str, Stored]
     resized: Mapping[str, Stored]
     keeps_tie: bool
+    left_out: int = 0
 
 
 def find(folder: Path) -> dict[str, Any] | None:
@@ -139,6 +141,19 @@ def read(folder: Path, config: Mapping[str, Any]) -> Adapter:
         raise CheckpointError(f"{ADAPTER} holds no tensors; {LEAVE}")
     pairs = {module: _pair(module, parts, config) for module, parts in paired.items()}
     return Adapter(base_of(config), pairs, whole, resized, _flag(config, "ensure_weight_tying"))
+
+
+def renamed(adapter: Adapter, rename: Callable[[str], str | None]) -> Adapter:
+    """``adapter`` of a model that has other names, without what it changes beside that."""
+
+    def of(named: Mapping[str, Any], end: str) -> dict[str, Any]:
+        pairs = ((rename(f"{name}{end}"), value) for name, value in named.items())
+        return {new.removesuffix(end): value for new, value in pairs if new is not None}
+
+    pairs, whole, resized = of(adapter.pairs, ".weight"), of(adapter.whole, ""), of(adapter.resized, "")
+    given = len(adapter.pairs) + len(adapter.whole) + len(adapter.resized)
+    left_out = given - len(pairs) - len(whole) - len(resized)
+    return dataclasses.replace(adapter, pairs=pairs, whole=whole, resized=resized, left_out=left_out)
 
 
 def _pair(module: str, parts: Mapping[str, tuple[Stored, bool]], config: Mapping[str, Any]) -> Pair:

@@ -16,7 +16,7 @@ from jmi.errors import ConfigError, DownloadError, printable
 from jmi.reading import read_object
 from jmi.tokenizers import VOCABULARIES
 from jmi_models.embedded import MODELS
-from jmi_models.families import FAMILIES
+from jmi_models.families import FAMILIES, multimodal
 from jmi_models.gguf import places
 from jmi_models.gguf.model import parts_of
 
@@ -235,7 +235,7 @@ def _cached(name: str, folder: Path) -> CachedModel | None:
     if not os.path.lexists(config) or not weights:
         return None
     kind = read_object(config, ConfigError).get("model_type")
-    if str(kind) not in FAMILIES:
+    if str(kind) not in (*FAMILIES, *multimodal.KINDS):
         return None
     found = [file.stat() for file in weights]
     if not all(stat.S_ISREG(one.st_mode) for one in found):

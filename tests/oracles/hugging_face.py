@@ -152,7 +152,14 @@ def true_float64(config: Config) -> Iterator[None]:
     ``Tensor.double``; and the default dtype (of a Python float times an integer tensor) is float64. The
     model is to be loaded inside it too, so the rotary frequencies are float64 from the start.
     """
-    modules = (_modeling_file(config), modeling_rope_utils)
+    with float64_in(_modeling_file(config)):
+        yield
+
+
+@contextlib.contextmanager
+def float64_in(*files: Any) -> Iterator[None]:
+    """The same for the models that these modules of transformers define."""
+    modules = (*files, modeling_rope_utils)
     originals = torch.Tensor.float, torch.Tensor.bfloat16
     try:
         for module in modules:
