@@ -37,6 +37,7 @@ from jmi_models.gguf.vocabulary import tokenizer_of
 from jmi_models.params import flat, stacked
 from jmi_models.weights import adapters, hub, merging
 from jmi_models.weights.checkpoint import load_params, plan_reads
+from jmi_models.weights.quantised.methods import unquantised
 from jmi_models.weights.stored import ADAPTER, INDEX, read_headers
 
 
@@ -195,7 +196,9 @@ def _contents(source: hub.Source, pytorch_bin: bool) -> tuple[Part, list[str]]:
         headers = read_headers(source.folder, pytorch_bin)
     except CheckpointError as error:
         errors = [str(error)]
-    return text_part(_config(source.folder, headers, errors), headers), errors
+    part = text_part(_config(source.folder, headers, errors), headers)
+    plain = unquantised(part.config, part.headers)
+    return dataclasses.replace(part, config=plain.config, headers=plain.headers), errors
 
 
 def _describe(
@@ -243,7 +246,7 @@ def save(
 
     Args:
       config: the Hugging Face config; it must describe ``arch``. Of a multimodal one its text model is
-        written. Whether the head is tied is taken
+        written, of a quantised one the weights in full. Whether the head is tied is taken
         from ``arch``: a checkpoint may hold a head of its own although its config ties it.
 
     Raises:
@@ -254,7 +257,8 @@ def save(
     if arch.family not in FAMILIES:
         raise ArgumentError(f"save: how a model of family {arch.family!r} names its tensors is not known")
     family = FAMILIES[arch.family]
-    config = {**text_part(config, {}).config, "tie_word_embeddings": arch.tied}
+    whole = unquantised(text_part(config, {}).config, {}).config
+    config = {**whole, "tie_word_embeddings": arch.tied}
     described, tensors = family.from_config(config), stored_tensors(arch, family, params)
     if family.fit is not None:
         described = family.fit(described, family.keys(described), tensors)

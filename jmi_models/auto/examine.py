@@ -19,7 +19,7 @@ from jmi_models.families.family import UnreadFields
 from jmi_models.families.multimodal import text_part
 from jmi_models.gguf.model import open_model
 from jmi_models.weights.checkpoint import Problem, problems
-from jmi_models.weights.stored import decode_mxfp4
+from jmi_models.weights.quantised.methods import unquantised
 
 Config = Mapping[str, Any]
 Headers = Mapping[str, Stored]
@@ -44,13 +44,15 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
 
     def read(report: CompatibilityReport) -> CompatibilityReport:
         part = text_part(config, headers)
-        tensors.update(part.headers)
+        plain = unquantised(part.config, part.headers)
+        tensors.update(plain.headers)
         report = dataclasses.replace(
             report,
+            storage=plain.told,
             naming=convention(tensors) if tensors else None,
             left_out=(part.told(),) if part.left_out else (),
         )
-        return (_known if is_known(part.config, tensors) else _inferred)(report, part.config, tensors)
+        return (_known if is_known(plain.config, tensors) else _inferred)(report, plain.config, tensors)
 
     return _examined(report, read, tensors)
 
@@ -102,8 +104,7 @@ def _inferred(report: CompatibilityReport, config: Config, headers: Headers) -> 
     reason = _hopeless(report, headers)
     if reason is not None:
         raise ConfigError(f"{unknown}, and {reason}")
-    whole = decode_mxfp4(headers, {n.removesuffix("_blocks") for n in headers if n.endswith("_blocks")})
-    found = infer(config, {name: stored.shape for name, stored in whole.items()})
+    found = infer(config, {name: stored.shape for name, stored in headers.items()})
     trace = "nothing happens in it that leaves no trace in config or tensors"
     return dataclasses.replace(
         report,

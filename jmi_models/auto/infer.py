@@ -90,7 +90,7 @@ def infer(config: Mapping[str, Any], shapes: Shapes) -> Inference:
     unnamed = sorted(set(flat(arch.param_tree())) - set(keys))
     if unnamed:
         raise ConfigError(f"no tensor name is known for {', '.join(unnamed)}")
-    read.finish(decoded=("mxfp4",))
+    read.finish()
     refuse_unread(read)
     return Inference(
         Family("auto", lambda config: arch, always(keys)),

@@ -44,7 +44,7 @@ class CompatibilityReport:
       read_as: the family whose reader and names are used, called ``auto`` where they are inferred.
       naming: ``usual`` or the family after which tensors are named; None where that is none.
       arch: the architecture, where it could be read.
-      storage: how its tensors are stored, where that is not told by their dtypes (GGUF).
+      storage: how its tensors are stored, where that is not told by their dtypes (GGUF, quantised weights).
       findings: what was inferred, and from what; empty for a known family.
       assumptions: what neither config nor tensors tell.
       missing, surplus, mismatched: tensors that do not fit.

@@ -57,6 +57,7 @@ _NEUTRAL = {
     *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "is_decoder"),
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
     *("summary_first_dropout", "prefix", "cache_implementation"),
+    "quantization_config",  # of how weights are stored, `jmi_models.weights.quantised`
     *rope_config.KEYS,
 }
 
@@ -131,16 +132,8 @@ class Reader:
         if whole % part:
             raise ConfigError(f"config.json: {part_name}={part} does not divide {whole_name}={whole}")
 
-    def finish(self, decoded: tuple[str, ...] = ()) -> None:
-        """Refuse quantised weights but those ``decoded`` on loading; warn about fields nobody read."""
-        self.read.add("quantization_config")
-        quantised = self.config.get("quantization_config")
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
-        if method and method not in decoded:
-            raise ConfigError(
-                f"weights quantised with {words.value(method)} are not supported; use the full-precision "
-                "model"
-            )
+    def finish(self) -> None:
+        """Warn about fields nobody read."""
         if unread := self.unread():
             warnings.warn(UnreadFields(unread), stacklevel=2)
 

@@ -76,7 +76,7 @@ def from_config(config: Mapping[str, Any]) -> Transformer:
         },
         experts=experts,
     )
-    read.finish(decoded=("mxfp4",))
+    read.finish()
     return arch
 
 

@@ -26,7 +26,6 @@ from jmi_models.families.family import AnyArch, Family
 from jmi_models.params import flat, nested
 from jmi_models.weights.placement import sharding_of
 from jmi_models.weights.staging import Staged
-from jmi_models.weights.stored import decode_mxfp4
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _SHOWN = 20
@@ -95,10 +94,9 @@ def problems(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> li
 
 
 def _as_expected(headers: Mapping[str, Stored], arch: AnyArch, family: Family) -> dict[str, Stored]:
-    """``headers`` with full names and with decoded tensors in place of their MXFP4 parts."""
+    """``headers`` with full names."""
     _check_extent(arch, family, headers)
-    wanted = plan_reads(arch, family, {})
-    return decode_mxfp4(_with_prefix(headers, family, wanted), set(wanted))
+    return _with_prefix(headers, family, plan_reads(arch, family, {}))
 
 
 def _check_extent(arch: AnyArch, family: Family, headers: Mapping[str, Stored]) -> None:

@@ -6,12 +6,9 @@ and without running the pickle's code (`jmi_models.weights.pickled`).
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -21,7 +18,7 @@ from jmi_models.disk import words
 from jmi_models.disk.mapped import NUMPY, contiguous, mapped
 from jmi_models.disk.tensors import Box, Stored
 from jmi_models.disk.words import some
-from jmi_models.weights import mxfp4, pickled
+from jmi_models.weights import pickled
 
 INDEX, ADAPTER = "model.safetensors.index.json", "adapter_model.safetensors"
 _SINGLE, _BIN, _BIN_INDEX = "model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -149,48 +146,3 @@ def _pickled(file: Path) -> dict[str, Stored]:
         name: Stored(file, tensor.shape, tensor.dtype, functools.partial(pickled.read_tensor, tensor))
         for name, tensor in pickled.read_headers(file).items()
     }
-
-
-def decode_mxfp4(headers: Mapping[str, Stored], wanted: set[str]) -> dict[str, Stored]:
-    """``headers`` with each pair of MXFP4 blocks and scales put under the name of what they encode.
-
-    Raises:
-      CheckpointError: naming a tensor whose blocks and scales do not belong together or are not uint8.
-    """
-    found = dict(headers)
-    for name in sorted(wanted - set(headers)):
-        parts = [f"{name}_blocks", f"{name}_scales"]
-        if all(part in found for part in parts):
-            found[name] = _mxfp4(name, *(found.pop(part) for part in parts))
-    return found
-
-
-def _mxfp4(name: str, blocks: Stored, scales: Stored) -> Stored:
-    for part, stored in (("blocks", blocks), ("scales", scales)):
-        if stored.dtype != "U8":
-            raise CheckpointError(f"{words.name(name)}_{part} is {stored.dtype}; MXFP4 is stored as U8")
-    try:
-        shape = mxfp4.decoded_shape(blocks.shape, scales.shape)
-    except CheckpointError as error:
-        raise CheckpointError(f"{words.name(name)}: {error}") from None
-    if len(shape) < 2:
-        raise CheckpointError(
-            f"{words.name(name)}: MXFP4 scales {list(scales.shape)} are not those of a matrix"
-        )
-    read = functools.partial(_read_mxfp4, blocks, scales)
-    return Stored(blocks.file, (*shape[:-2], shape[-1], shape[-2]), "BF16", read)
-
-
-def _read_mxfp4(blocks: Stored, scales: Stored, box: Box | None = None) -> np.ndarray:
-    # Matrices are decoded whole: the blocks of a part of one do not lie together.
-    matrices, part = ((), ()) if box is None else (box[:-2], box[-2:])
-    inside: tuple[Any, ...] = (..., *part)
-    decoded = _decoded(*(stored.read(matrices) if matrices else stored.read() for stored in (blocks, scales)))
-    return np.asarray(decoded)[inside]
-
-
-@jax.jit
-def _decoded(blocks: jax.Array, scales: jax.Array) -> jax.Array:
-    # Blocks run along the input axis, which the unquantised tensor has first. Swapping the axes in here
-    # fuses with the decoding; a swap of the result would hold it twice.
-    return jnp.swapaxes(mxfp4.decode(blocks, scales, jnp.bfloat16), -1, -2)

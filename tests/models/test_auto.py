@@ -369,7 +369,7 @@ def test_what_the_config_leaves_open_is_assumed_aloud() -> None:
         ({"alibi": True}, "alibi"),
         ({"hidden_act": "xielu"}, "'xielu' is unknown"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq'"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "'hqq'"),
         ({"kind": "nanochat"}, "without weights"),
         ({"kind": "phimoe"}, "chooses experts"),
     ],

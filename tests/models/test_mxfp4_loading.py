@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import jmi_models
-from jmi.errors import ConfigError
 from jmi_models.disk.layout import disk_shape
-from jmi_models.disk.tensors import Stored
 from jmi_models.families.gpt_oss import GPT_OSS
-from jmi_models.weights import mxfp4, stored
+from jmi_models.weights import stored
 from jmi_models.weights.checkpoint import plan_reads
 from tests.oracles import grid, llama_grid
-from tests.support.checkpoints import assert_same, fails
+from tests.support.checkpoints import assert_same, compiled, fails
 from tests.support.committed import put_together
 
 EXPERTS, WIDTH, HIDDEN = 4, 32, 64
@@ -98,28 +95,11 @@ def test_blocks_and_scales_may_lie_in_different_shards(tmp_path: Path) -> None:
     assert_same(jmi_models.load(tmp_path).params, want)
 
 
-@pytest.mark.parametrize(
-    ("quantised", "named"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
-        ({"quant_method": "fp8"}, "'fp8'"),
-        ({"quant_method": ["mxfp4"]}, "mxfp4"),
-        ({"bits": 4}, "'unknown'"),
-        ("mxfp8", "'mxfp8'"),
-    ],
-)
-def test_other_methods_are_refused_by_name(tmp_path: Path, quantised: Any, named: str) -> None:
-    write(tmp_path, {}, {**PLAIN, "quantization_config": quantised})
-    with pytest.raises(ConfigError, match=r"weights quantised with .* are not supported; use") as caught:
-        jmi_models.load(tmp_path)
-    assert named in str(caught.value)
-
-
-def test_other_families_are_not_read_from_mxfp4(tmp_path: Path) -> None:
+def test_a_model_without_such_tensors_is_refused(tmp_path: Path) -> None:
     config = {**llama_grid.GRID["grouped"], "quantization_config": {"quant_method": "mxfp4"}}
-    with pytest.raises(ConfigError, match="weights quantised with 'mxfp4' are not supported"):
-        jmi_models.load(llama_grid.write_folder(tmp_path, config))
+    assert "quantised with mxfp4, but no tensor is stored so" in fails(
+        llama_grid.write_folder(tmp_path, config)
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +124,7 @@ def test_dtypes_other_than_bytes_name_the_tensor(tmp_path: Path, part: str) -> N
     name = f"{DOWN}_{part}"
     for dtype, spelled in ((np.int8, "I8"), (ml_dtypes.float8_e8m0fnu, "F8_E8M0")):
         folder = write(tmp_path, {name: tensors()[1][name].view(dtype)})
-        assert fails(folder) == f"{name} is {spelled}; MXFP4 is stored as U8"
+        assert fails(folder) == f"{DOWN}: its {part} are {spelled}; MXFP4 is stored as U8"
 
 
 def test_tensors_that_do_not_fit_the_config_are_named(tmp_path: Path) -> None:
@@ -173,36 +153,9 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     assert fails(write(tmp_path, {f"{UP}_scales": scales})).endswith(f"as float32: {UP}")
 
 
-def some_stored(shape: tuple[int, ...]) -> Stored:
-    return Stored(Path("model"), shape, "U8", lambda: np.full(shape, 127, np.uint8))
-
-
-def test_tensors_of_one_shape_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, shapes = mxfp4.decode, []
-
-    def watched(blocks: Any, scales: Any, dtype: Any) -> Any:
-        shapes.append(blocks.shape)
-        return decode(blocks, scales, dtype)
-
-    monkeypatch.setattr(mxfp4, "decode", watched)
-    names = [f"{i}.up" for i in range(5)]
-    headers = {f"{name}_blocks": some_stored((3, 6, 2, 16)) for name in names}
-    headers |= {f"{name}_scales": some_stored((3, 6, 2)) for name in names}
-    found = stored.decode_mxfp4(headers, set(names))
-    assert set(found) == set(names)
-    for header in found.values():
-        value = header.read()
-        assert (value.shape, value.dtype) == (header.shape, jnp.bfloat16) == ((3, 64, 6), jnp.bfloat16)
-    assert shapes == [(3, 6, 2, 16)]
-
-
-def test_reading_holds_the_decoded_tensor_once() -> None:
-    blocks = jax.ShapeDtypeStruct((8, 64, 32, 16), jnp.uint8)
-    scales = jax.ShapeDtypeStruct((8, 64, 32), jnp.uint8)
-    memory = stored._decoded.lower(blocks, scales).compile().memory_analysis()
-    assert memory is not None
-    assert memory.output_size_in_bytes == 8 * 64 * 1024 * 2
-    assert memory.temp_size_in_bytes <= memory.output_size_in_bytes // 16
+def test_nothing_is_compiled_to_decode(tmp_path: Path) -> None:
+    folder = write(tmp_path, {})
+    assert not compiled(lambda: jmi_models.load(folder))
 
 
 @pytest.mark.oracle

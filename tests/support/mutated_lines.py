@@ -103,7 +103,13 @@ MUTATIONS: Mapping[str, Mutation] = {
         'math.sqrt(rank) if _flag(config, "use_rslora") else rank', "rank", (f"{MODELS}/test_adapters.py",)
     ),
     "exponent of mxfp4": Mutation(
-        "biased = exponent - 1 + scale", "biased = exponent + scale", (f"{MODELS}/test_mxfp4.py",)
+        "np.float32(1), _BYTE[:255] - 127", "np.float32(1), _BYTE[:255] - 126", (f"{MODELS}/test_mxfp4.py",)
+    ),
+    "zero points of gptq": Mutation(
+        "zeros.astype(np.float32) + less_one", "zeros.astype(np.float32)", (f"{MODELS}/test_quantised.py",)
+    ),
+    "order of awq": Mutation(
+        "np.argsort([0, 2, 4, 6, 1, 3, 5, 7])", "np.arange(8)", (f"{MODELS}/test_quantised.py",)
     ),
     # Offsets.
     "sign of rotation": Mutation(
