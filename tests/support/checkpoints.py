@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from jax import monitoring
-from jmi_models.disk.layout import disk_shape
 
 import jmi_models
 from jmi.errors import CheckpointError

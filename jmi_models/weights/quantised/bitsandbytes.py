@@ -31,6 +31,8 @@ from jmi_models.weights.quantised.layout import (
 _STATE = ".quant_state.bitsandbytes__"
 _NESTED = (".nested_absmax", ".nested_quant_map")
 _LONGEST_STATE = 10_000
+_CODES = np.stack([np.arange(256) >> 4, np.arange(256) & 15], axis=-1)
+"""Byte -> its two codes."""
 
 
 def _read_4bit(kind: str, parts: Parts) -> Stored:
@@ -66,10 +68,10 @@ def _read_4bit(kind: str, parts: Parts) -> Stored:
         first, end = start * columns, stop * columns
         low = first - first % 2
         held = _flat(packed)[low // 2 : -(-end // 2)]
-        pairs = floats(parts[".quant_map"].read())[np.stack([held >> 4, held & 15], axis=-1)]
-        values = pairs.reshape(-1)[first - low : end - low]
-        of_block = np.arange(first, end) // block
-        values *= scales(first // block, -(-end // block))[of_block - first // block]
+        pairs = floats(parts[".quant_map"].read())[_CODES]
+        values = pairs[held].reshape(-1)[first - low : end - low]
+        before = first // block
+        values *= np.repeat(scales(before, -(-end // block)), block)[first - before * block :][: len(values)]
         return values.reshape(stop - start, columns)
 
     return by_rows(packed, (rows, columns), decode)

@@ -80,8 +80,12 @@ def check(stored: Stored, what: str, shape: tuple[int, ...], *dtypes: str) -> No
 
 
 def floats(values: np.ndarray) -> np.ndarray:
-    """``values`` in float32."""
-    return np.asarray(values).astype(np.float32)
+    """``values`` in float32; those of one byte by a table, several times as fast as one by one."""
+    values = np.asarray(values)
+    if values.dtype.itemsize > 1:
+        return values.astype(np.float32)
+    table = np.arange(256, dtype=np.uint8).view(values.dtype).astype(np.float32)
+    return table[values.view(np.uint8)]
 
 
 def unpacked(packed: np.ndarray, bits: int, axis: int) -> np.ndarray:
