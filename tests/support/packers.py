@@ -4,10 +4,16 @@ tensors, the ``quantization_config``, and the matrix that they stand for."""
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
+
+from jmi_models.disk.tensors import Stored
+from jmi_models.weights.quantised.methods import unquantised
+from jmi_models.weights.stored import read_safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +184,7 @@ def awq(outputs: int, inputs: int, seed: int = 0, *, size: int = 16) -> Packed:
     return Packed(config, {".qweight": pack(numbers), ".qzeros": pack(zeros), ".scales": scales}, matrix)
 
 
-def _config(layout: str, **weights: Any) -> dict[str, Any]:
+def compressed(layout: str, **weights: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": {"type": "int", "symmetric": True, **weights}}
     return {
         **{"quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed"},
@@ -223,7 +229,9 @@ def pack_quantized(
         held[".weight_zero_point"] = np.ascontiguousarray(np.array([pack(column) for column in zeros.T]).T)
     if by_activation:
         held[".weight_g_idx"] = order.astype(np.int32)
-    config = _config("pack-quantized", num_bits=bits, strategy="group", group_size=size, symmetric=symmetric)
+    config = compressed(
+        "pack-quantized", num_bits=bits, strategy="group", group_size=size, symmetric=symmetric
+    )
     return Packed(config, held, matrix)
 
 
@@ -233,7 +241,7 @@ def int_quantized(outputs: int, inputs: int, seed: int = 0) -> Packed:
     zeros, scales = rng.integers(-5, 6, (outputs, 1)).astype(np.int8), _scales(rng, outputs, 1)
     held = {".weight": numbers, ".weight_scale": scales, ".weight_zero_point": zeros}
     matrix = (numbers.astype(np.float32) - zeros.astype(np.float32)) * scales
-    config = _config("int-quantized", num_bits=8, strategy="channel", symmetric=False)
+    config = compressed("int-quantized", num_bits=8, strategy="channel", symmetric=False)
     return Packed(config, held, matrix)
 
 
@@ -242,7 +250,7 @@ def float_quantized(outputs: int, inputs: int, seed: int = 0) -> Packed:
     numbers = rng.normal(0, 50, (outputs, inputs)).astype(ml_dtypes.float8_e4m3fn)
     scales = _scales(rng, outputs, 1).astype(ml_dtypes.bfloat16)
     matrix = numbers.astype(np.float32) * scales.astype(np.float32)
-    config = _config("float-quantized", num_bits=8, type="float", strategy="channel")
+    config = compressed("float-quantized", num_bits=8, type="float", strategy="channel")
     return Packed(config, {".weight": numbers, ".weight_scale": scales}, matrix)
 
 
@@ -265,3 +273,11 @@ PACKERS: Mapping[str, Callable[..., Packed]] = {
     "compressed w8a8": int_quantized,
     "compressed fp8": float_quantized,
 }
+
+
+def decoded(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Stored]:
+    """What jmi makes of a matrix ``m`` and what stands beside it, written to a file in ``folder``."""
+    held = {f"m{end}": np.ascontiguousarray(value) for end, value in tensors.items()}
+    save_file(held, folder / "x.safetensors")
+    headers = read_safetensors(folder / "x.safetensors")
+    return dict(unquantised({"quantization_config": config}, headers).headers)
