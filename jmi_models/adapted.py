@@ -24,6 +24,7 @@ from jmi_models.decoder.transformer import Transformer
 from jmi_models.disk import words
 from jmi_models.disk.layout import disk_shape, from_disk, groups_of
 from jmi_models.families import FAMILIES
+from jmi_models.families.multimodal import text_name
 from jmi_models.params import flat
 from jmi_models.weights import adapters, hub
 from jmi_models.weights.checkpoint import Target, plan_reads
@@ -132,7 +133,8 @@ def _modules(
     planned = plan_reads(model, FAMILIES[model.family], {})
     factors: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for module, pair in adapter.pairs.items():
-        targets = planned.get(f"{module}.weight", [])
+        whole = f"{module}.weight"
+        targets = planned.get(whole) or planned.get(text_name(whole) or "", [])
         shape = disk_shape(targets[0].key, model.sizes()) if targets else None
         if shape != pair.shape:
             has = f"has it as {list(shape)}" if shape else "has no such matrix"

@@ -40,21 +40,24 @@ def examine(name: str, config: Config, headers: Headers, errors: Iterable[str] =
     """
     kind = config.get("model_type")
     report = CompatibilityReport(name, None if kind is None else str(kind), errors=tuple(errors))
-    tensors = dict[str, Stored]()
+    plain, tensors = dict[str, Any](), dict[str, Stored]()
 
-    def read(report: CompatibilityReport) -> CompatibilityReport:
+    def prepare(report: CompatibilityReport) -> CompatibilityReport:
         part = text_part(config, headers)
-        plain = unquantised(part.config, part.headers)
-        tensors.update(plain.headers)
-        report = dataclasses.replace(
+        whole = unquantised(part.config, part.headers)
+        plain.update(whole.config)
+        tensors.update(whole.headers)
+        return dataclasses.replace(
             report,
-            storage=plain.told,
+            storage=whole.told,
             naming=convention(tensors) if tensors else None,
             left_out=(part.told(),) if part.left_out else (),
         )
-        return (_known if is_known(plain.config, tensors) else _inferred)(report, plain.config, tensors)
 
-    return _examined(report, read, tensors)
+    def read(report: CompatibilityReport) -> CompatibilityReport:
+        return (_known if is_known(plain, tensors) else _inferred)(report, plain, tensors)
+
+    return _examined(report, (prepare, read), tensors)
 
 
 def examine_gguf(name: str, file: Path) -> CompatibilityReport:
@@ -69,17 +72,20 @@ def examine_gguf(name: str, file: Path) -> CompatibilityReport:
             report, model_type=kind, storage=model.storage, read_as=model.family, arch=model.arch()
         )
 
-    return _examined(report, read, tensors)
+    return _examined(report, (read,), tensors)
 
 
 def _examined(
-    report: CompatibilityReport, read: Callable[[CompatibilityReport], CompatibilityReport], headers: Headers
+    report: CompatibilityReport,
+    steps: Iterable[Callable[[CompatibilityReport], CompatibilityReport]],
+    headers: Headers,
 ) -> CompatibilityReport:
-    """``report`` as ``read`` goes on with it, compared with the tensors, with what was warned about."""
+    """``report`` as ``steps`` go on with it, compared with the tensors, with what was warned about."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            report = read(report)
+            for step in steps:
+                report = step(report)
             report = _compared(report, headers) if headers else report
         except JmiError as error:
             report = dataclasses.replace(report, errors=(*report.errors, str(error)))

@@ -147,6 +147,18 @@ def test_an_adapter_of_the_whole_is_merged_where_it_changes_the_text(tmp_path: P
         np.testing.assert_allclose(got, whole[f"model.{module}.weight"], atol=2e-6)
 
 
+def test_an_adapter_of_the_whole_goes_into_the_text_model(tmp_path: Path) -> None:
+    module, lm = "model.language_model.layers.0.mlp.down_proj", load("llama/longrope_beyond")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    ones = {"A": np.ones((1, lm.arch.d_mlp), np.float32), "B": np.ones((lm.arch.d_model, 1), np.float32)}
+    held = {f"base_model.model.{module}.lora_{x}.weight": value for x, value in ones.items()}
+    save_file(held, tmp_path / "adapter_model.safetensors")
+    tuned, tokens = jmi_models.adapt(lm, tmp_path), grid.committed("llama/longrope_beyond").tokens
+    out = tuned.run(tokens, capture=["blocks.0.mlp.hook_post", "blocks.0.mlp.hook_out.hook_adapter"])
+    want = np.asarray(out["blocks.0.mlp.hook_post"]).sum(-1, keepdims=True)
+    np.testing.assert_allclose(out["blocks.0.mlp.hook_out.hook_adapter"], want + np.zeros(24), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
