@@ -13,6 +13,7 @@ from jmi.errors import HookError
 from jmi.model.tap import SILENT
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
+from tests.support.trees import listed, scaled, stacked
 
 ALL_HOOKS = {
     "hook_embed": jmi.Scale(0.5),
@@ -119,9 +120,8 @@ def test_unscanned_execution_agrees(arch, params, tokens):
 
 
 def test_listed_layers_equal_stacked_layers(arch, params, tokens):
-    listed = [jax.tree.map(lambda w, i=i: w[i], params["blocks"]) for i in range(4)]
     stacked = jmi.forward(arch, params, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
-    walked = jmi.forward(arch, {**params, "blocks": listed}, tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
+    walked = jmi.forward(arch, listed(params), tokens, hooks=ALL_HOOKS, capture=ALL_CAPTURES)
     assert_agree(walked, stacked)
 
 
@@ -143,9 +143,8 @@ def test_vmap_over_vectors_layers_and_positions_equals_the_loop(arch, params, to
 
 
 def test_vmap_over_models_with_random_weights(arch, tokens):
-    seeds = [lively(arch), jax.tree.map(lambda x: -x, lively(arch))]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *seeds)
-    mapped = jax.vmap(lambda p: jmi.forward(arch, p, tokens).logits)(stacked)
+    seeds = [lively(arch), scaled(lively(arch), -1)]
+    mapped = jax.vmap(lambda p: jmi.forward(arch, p, tokens).logits)(stacked(*seeds))
     for one, params in zip(mapped, seeds, strict=True):
         assert_agree(one, jmi.forward(arch, params, tokens).logits)
 

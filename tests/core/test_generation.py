@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jmi
-import jmi_models
 from jmi.errors import ArgumentError, InterventionError
 from jmi_models.decoder.positions import Positions
 from jmi_models.decoder.rope import Dynamic, Rope
@@ -18,6 +17,7 @@ from tests.oracles import grid
 from tests.support import committed
 from tests.support.committed import each
 from tests.support.tolerances import assert_agree
+from tests.support.trees import listed
 
 N = 4
 FAMILIES = ("gemma2", "gptj", "bloom", "gpt_oss", "opt", "smollm3", "mixtral")
@@ -258,9 +258,9 @@ def test_a_run_in_pieces_is_one_run(model, padded):
 def test_listed_layers_and_the_language_model_give_the_same_tokens(model):
     arch, params, tokens = model
     want = jmi.generate(arch, params, tokens, N).tokens
-    listed = jmi.generate(arch, jmi_models.listed(params), tokens, N).tokens
+    in_list = jmi.generate(arch, listed(params), tokens, N).tokens
     lm = jmi.LanguageModel(arch, params)
-    np.testing.assert_array_equal(listed, want)
+    np.testing.assert_array_equal(in_list, want)
     np.testing.assert_array_equal(lm.generate(tokens, N).tokens, want)
 
 

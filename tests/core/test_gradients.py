@@ -21,6 +21,7 @@ from tests.oracles import grid
 from tests.support import random_rwkv
 from tests.support.committed import each, load
 from tests.support.tolerances import BARS, assert_agree
+from tests.support.trees import listed
 
 BAR = BARS["slopes"]["float64"]
 
@@ -157,8 +158,8 @@ def test_vmap_and_listed_layers_and_no_remat_agree(lm, tokens):
     mapped = jax.vmap(lambda t: found(lm, t[None]).grads)(tokens)
     assert_close(mapped["hook_embed"][:, 0], want["hook_embed"])
     assert_close(mapped["blocks.-1.mlp.hook_post"][:, 0], want["blocks.3.mlp.hook_post"])
-    listed = jmi.LanguageModel(lm.arch, jmi_models.listed(lm.params))
-    assert_close(found(listed, tokens).grads.captures, want.captures)
+    in_list = jmi.LanguageModel(lm.arch, listed(lm.params))
+    assert_close(found(in_list, tokens).grads.captures, want.captures)
     assert_close(found(lm, tokens, remat=False).grads.captures, want.captures)
 
 

@@ -16,6 +16,7 @@ from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.mlp import Mlp
 from jmi_models.rwkv.architecture import Rwkv
 from tests.core.conftest import lively, tiny
+from tests.support import trees
 from tests.support.tolerances import assert_agree
 
 KINDS = ("rwkv", "attention", "attention", "rwkv", "attention")
@@ -217,7 +218,7 @@ def test_mixtures_in_some_layers_only(mixed):
     # Identities of each kind of layer.
     dense = mixed.params["blocks"]["3:4"]["mlp"]
     assert_agree(out["blocks.3.mlp.hook_out"], out["blocks.3.mlp.hook_post"] @ dense["W_out"][0])
-    listed = dataclasses.replace(mixed, params=jmi_models.listed(mixed.params))
+    listed = dataclasses.replace(mixed, params=trees.listed(mixed.params))
     assert_agree(listed.run(TOKENS).logits, out.logits)
     grid = jmi.Grid(expert=range(4), layer=[1, 4])
     hooks = {"blocks.*.mlp.hook_expert_weights": jmi.At(grid["layer"], jmi.Zero(units=grid["expert"]))}

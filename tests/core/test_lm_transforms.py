@@ -11,20 +11,21 @@ import jmi
 import jmi_models
 from tests.core.conftest import Programs, lively, tiny
 from tests.support.tolerances import assert_agree
+from tests.support.trees import scaled, stacked
 
 SITE = "blocks.*.hook_resid_post"
 METRIC = jmi.metrics.LogProb(5)
 
 
 def other(lm: jmi.LanguageModel, factor: float = 0.9) -> jmi.LanguageModel:
-    return jax.tree.map(lambda x: factor * x, lm)
+    return scaled(lm, factor)
 
 
 @pytest.fixture(scope="module")
 def both(lm: jmi.LanguageModel) -> tuple[list[jmi.LanguageModel], jmi.LanguageModel]:
     """Two models, and the same with their weights stacked."""
     models = [lm, other(lm)]
-    return models, jax.tree.map(lambda *x: jnp.stack(x), *models)
+    return models, stacked(*models)
 
 
 def test_its_leaves_are_its_weights_and_the_rest_stays(lm: Any) -> None:

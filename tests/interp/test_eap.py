@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import jmi
-import jmi_models
 from jmi.errors import ArgumentError
 from jmi.interp.attribution.atp_star import atp_star
 from jmi.interp.attribution.attribution_patching import attribution_patching
@@ -23,6 +22,7 @@ from tests.core.conftest import lively, tiny
 from tests.interp.edge_models import LAST, Case, case, reader_gradients, relative, writer_outputs
 from tests.support.committed import each
 from tests.support.tolerances import assert_agree
+from tests.support.trees import listed
 
 FAMILIES = [
     "gpt2/plain",
@@ -168,7 +168,7 @@ def test_pairs_may_be_mapped_over_and_layers_listed():
     clean, corrupted = np.random.default_rng(0).integers(0, 29, (2, 4, 5)).astype(np.int32)
     goals = jnp.asarray([3, 8, 11, 2], jnp.int32)
     metric = lambda goals, out: jmi.metrics.logit_diff(out.logits[:, -1], goals, 0)
-    in_list = jmi.LanguageModel(arch, jmi_models.listed(params))
+    in_list = jmi.LanguageModel(arch, listed(params))
     whole = eap(in_list, clean, corrupted, metric=jax.tree_util.Partial(metric, goals))
 
     def one(pair):

@@ -15,6 +15,7 @@ from jmi_models.families import family_of
 from jmi_models.params import flat, nested
 from jmi_models.weights.checkpoint import plan_reads
 from tests.oracles import grid
+from tests.support import trees
 
 
 def each(names: Any) -> Any:
@@ -77,5 +78,4 @@ def every_site(name: str, dtype: str) -> dict[str, np.ndarray]:
 def listed(lm: LanguageModel) -> LanguageModel:
     """The same model with the parameters of its layers as a list."""
     with jax.enable_x64(lm.dtype == np.float64):
-        host = jmi_models.listed(jax.tree.map(np.asarray, lm.params))
-        return dataclasses.replace(lm, params=jax.device_put(host))
+        return dataclasses.replace(lm, params=trees.listed(lm.params))

@@ -16,6 +16,7 @@ from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
 from tests.core.conftest import Programs, lively, tiny
 from tests.support.tolerances import assert_agree
+from tests.support.trees import scaled, stacked
 
 LENGTH = 9
 RNG = np.random.default_rng(4)
@@ -264,8 +265,8 @@ def test_one_that_was_stopped_goes_on_with_the_bases_that_are_left(
 
 def test_models_are_an_axis_in_front(model: Any) -> None:
     (lm, tokens), (_, hooks, base) = model, noised([0, 4])
-    other = jmi.LanguageModel(lm.arch, jax.tree.map(lambda x: 0.9 * x, lm.params))
-    models = jmi.Models(lm, jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params))
+    other = jmi.LanguageModel(lm.arch, scaled(lm.params, 0.9))
+    models = jmi.Models(lm, stacked(lm.params, other.params))
     read = lambda out: out.logits
     for options in ({}, {"logits_at": -1}):
         want = [jmi.sweep(each, tokens, hooks, read, base=base, **options) for each in (lm, other)]

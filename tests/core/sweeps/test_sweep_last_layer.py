@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jmi
-import jmi_models
 from jmi.sweeps import chunks as sweep_plan
 from jmi.sweeps import work as sweep_work
 from jmi.sweeps.sharing import Part
@@ -24,6 +23,7 @@ from tests.core.sweeps.cells import (
     hooks_of,
 )
 from tests.support.tolerances import assert_agree as assert_equal
+from tests.support.trees import listed, scaled, stacked
 
 pytestmark = pytest.mark.usefixtures("small_chunks_count")
 
@@ -72,7 +72,7 @@ def test_the_last_layer_of_one_position_is_that_of_all(model, what):
         arch = dataclasses.replace(lm.arch, mlp=Mlp("silu"), experts=Experts(4, 2, 24, True))
         lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
     elif what == "models":
-        lm = jmi.Models(lm, jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), lm.params))
+        lm = jmi.Models(lm, stacked(lm.params, scaled(lm.params, 0.9)))
     elif what == "mesh":
         options["mesh"] = jax.make_mesh((4,), ("cells",), axis_types=(jax.sharding.AxisType.Auto,))
     run = functools.partial(jmi.sweep, lm, tokens, swept, lambda out: out.logits, **options)
@@ -88,7 +88,7 @@ def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
     with jax.enable_x64(True):
         arch = tiny(n_layers)
         lm = jmi.LanguageModel(arch, lively(arch, jnp.float64))
-        listed = jmi.LanguageModel(arch, jmi_models.listed(lm.params))
+        in_list = jmi.LanguageModel(arch, listed(lm.params))
         tokens = jnp.asarray(np.random.default_rng(7).integers(0, 29, (2, LENGTH)), jnp.int32)
         read = lambda out: out.logits
         for site, layers in (("hook_embed", None), ("blocks.*.hook_mlp_out", [0, n_layers // 2])):
@@ -96,5 +96,5 @@ def test_listed_layers_of_which_the_last_is_for_one_position(n_layers):
             edit = jmi.Scale(factors, positions=positions)
             swept = {site: edit if layers is None else jmi.At(where, edit)}
             whole = jmi.sweep(lm, tokens, swept, read, share=False)
-            got = jmi.sweep(listed, tokens, swept, read, logits_at=-1)
+            got = jmi.sweep(in_list, tokens, swept, read, logits_at=-1)
             assert_equal(got, whole[:, :, -1])

@@ -14,6 +14,7 @@ from jmi.captures.reducers import TopEntries
 from jmi.sweeps import chunks as sweep_chunks
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
+from tests.support.trees import scaled, stacked
 
 LENGTH = 9
 RNG = np.random.default_rng(8)
@@ -81,8 +82,8 @@ def test_a_sweep_gives_what_runs_give(model: Any, which: str) -> None:
     assert_agree(run(share=False), want)
     if which != "outside of the layers":
         assert_agree(run(logits_at=-1), {**want, "logits": want["logits"][..., -1, :]})
-    stacked = jax.tree.map(lambda x: jnp.stack([x, 0.9 * x]), lm.params)
-    several = jmi.sweep(jmi.Models(lm, stacked), tokens, swept(), everything, capture=CAPTURES[which])
+    models = jmi.Models(lm, stacked(lm.params, scaled(lm.params, 0.9)))
+    several = jmi.sweep(models, tokens, swept(), everything, capture=CAPTURES[which])
     assert_agree(jax.tree.map(lambda x: x[0], several), want)
 
 

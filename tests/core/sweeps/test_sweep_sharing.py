@@ -27,6 +27,7 @@ from tests.oracles import grid as configs
 from tests.support import committed
 from tests.support.committed import each
 from tests.support.tolerances import assert_agree as assert_equal
+from tests.support.trees import listed
 
 pytestmark = pytest.mark.usefixtures("small_chunks_count")
 
@@ -75,10 +76,9 @@ def test_every_kind_of_attention_can_start_at_a_position(name):
         want = loop(lm, tokens, cells)
         assert_cells_differ(want)
         assert_equal(jmi.sweep(lm, tokens, swept, everything), want)
-        for at in (-1, [2, 5][: len(tokens)]):
-            last = jmi.sweep(lm, tokens, swept, lambda out: out.logits, logits_at=at)
-            rows = np.arange(len(tokens))
-            assert_equal(last, want["logits"][:, rows, np.broadcast_to(at, len(tokens))])
+        at = [-1, 5][: len(tokens)]
+        last = jmi.sweep(lm, tokens, swept, lambda out: out.logits, logits_at=at)
+        assert_equal(last, want["logits"][:, np.arange(len(tokens)), at])
 
 
 @pytest.mark.parametrize("version", [6, 7])
@@ -181,8 +181,7 @@ def test_padded_prompts(model):
 
 def test_listed_layers(model):
     lm, tokens = model
-    blocks = [jax.tree.map(lambda w, i=i: w[i], lm.params["blocks"]) for i in range(4)]
-    listed = jmi.LanguageModel(lm.arch, {**lm.params, "blocks": blocks})
+    in_list = jmi.LanguageModel(lm.arch, listed(lm.params))
     swept, cells = hooks_of("patch")
     want = loop(lm, tokens, cells)
-    assert_equal(jmi.sweep(listed, tokens, swept, everything), want)
+    assert_equal(jmi.sweep(in_list, tokens, swept, everything), want)

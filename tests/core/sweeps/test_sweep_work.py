@@ -14,6 +14,7 @@ from tests.core.conftest import lively, tiny
 from tests.core.sweeps.cells import columns, everything, hooks_of, loop, of_cells
 from tests.support.processes import run_two
 from tests.support.tolerances import assert_agree as assert_equal
+from tests.support.trees import scaled, stacked
 
 RNG = np.random.default_rng(5)
 
@@ -40,22 +41,22 @@ def test_the_arrays_of_a_metric_are_data(model):
 
 def test_models_are_an_axis(model):
     lm, tokens = model
-    other = jmi.LanguageModel(lm.arch, jax.tree.map(lambda x: x * 0.9, lm.params))
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), lm.params, other.params)
+    other = jmi.LanguageModel(lm.arch, scaled(lm.params, 0.9))
+    models = jmi.Models(lm, stacked(lm.params, other.params))
     swept, cells = hooks_of("patch")
     want = np.stack([loop(each, tokens, cells, lambda out: out.logits) for each in (lm, other)])
-    assert_equal(jmi.sweep(jmi.Models(lm, stacked), tokens, swept, lambda out: out.logits), want)
+    assert_equal(jmi.sweep(models, tokens, swept, lambda out: out.logits), want)
 
 
 @pytest.mark.parametrize("wrong", ["no axis", "unlike axes", "no model", "another model", "nothing"])
 def test_weights_that_are_not_those_of_several_models_are_refused(model, wrong):
     lm, tokens = model
-    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), lm.params)
+    two = stacked(lm.params, lm.params)
     params = {
         "no axis": lm.params,
-        "unlike axes": {**stacked, "embed": {"W_E": stacked["embed"]["W_E"][:1]}},
-        "no model": jax.tree.map(lambda x: x[:0], stacked),
-        "another model": jax.tree.map(lambda x: x[None], lively(tiny(2), jnp.float64)),
+        "unlike axes": {**two, "embed": {"W_E": two["embed"]["W_E"][:1]}},
+        "no model": jax.tree.map(lambda x: np.asarray(x)[:0], two),
+        "another model": stacked(lively(tiny(2), jnp.float64)),
         "nothing": None,
     }[wrong]
     with pytest.raises(ArgumentError, match="one axis of models in front"):
