@@ -21,10 +21,10 @@ import jmi
 import jmi_models
 from benchmarks.timing import compare, throughput
 from jmi_models.families.blinkdl import ORIGINAL
-from jmi_models.loading import stored_tensors
 from jmi_models.rwkv.architecture import Rwkv
 from jmi_models.rwkv.wkv import Inputs, scan
 from jmi_models.rwkv.wkv_chunked import chunked
+from jmi_models.saving import stored_tensors
 
 RANKS = (("rank_decay", 64), ("rank_a", 64), ("rank_v", 32), ("rank_gate", 128))
 ARCH = Rwkv(7, 12, 768, 12, 64, 3072, 65536, RANKS)
