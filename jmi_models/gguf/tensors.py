@@ -62,8 +62,8 @@ def _stored(header: Header, name: str, entry: Entry, turned: Turned, d_head: int
     if turned.halves and _ROTARY.fullmatch(name) and shape[0] % d_head == 0:
         order = _halves(shape[0], d_head)
     shift = -1.0 if turned.plus_one and _GAIN.fullmatch(name) else 0.0
-    scale = _rescaling(name, turned.rescaled)
-    read = functools.partial(_read, header, entry, shape, order, scale, shift)
+    line = _rescaling(name, turned.rescaled), shift
+    read = functools.partial(_read, header, entry, shape, order, line)
     dtype = entry.kind.name if entry.kind.plain is not None else "F32"
     return Stored(header.file, shape, dtype, read)
 
@@ -93,15 +93,16 @@ def _read(
     entry: Entry,
     shape: tuple[int, ...],
     order: np.ndarray | None,
-    scale: float,
-    shift: float,
+    line: tuple[float, float],
     box: Box | None = None,
 ) -> np.ndarray:
+    """A box of a tensor, its rows in ``order``, times the first of ``line`` plus the second."""
     index: tuple[slice | np.ndarray, ...] = tuple(box or ())
     if order is not None:
         index = (order[index[0] if index else slice(None)], *index[1:])
     found = _unpacked(header, entry, shape, index)
-    return found if (scale, shift) == (1.0, 0.0) else found * np.float32(scale) + np.float32(shift)
+    scale, shift = map(np.float32, line)
+    return found if line == (1.0, 0.0) else found * scale + shift
 
 
 def _unpacked(
