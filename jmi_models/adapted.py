@@ -3,6 +3,7 @@
 Each change ``s B A`` of a matrix is a module (`jmi.rewire`) from what the matrix reads to what it writes.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -113,6 +114,8 @@ def adapt(
         )
     if not isinstance(name, str) or not name.isidentifier():
         raise ArgumentError(f"name={shown(name)}: give a name of letters, digits and _, such as 'adapter'")
+    if not isinstance(source, (str, os.PathLike)) or not str(source):
+        raise ArgumentError(f"source={shown(source)}: give a folder with an adapter, or a hub id")
     found = hub.find(str(source), revision)
     config = adapters.find(found.folder)
     if config is None:

@@ -47,8 +47,10 @@ class Rewired:
         if name.startswith("__") or name == "model" or (name == "only" and any(self.carries)):
             raise AttributeError(name)
         part = _SAID_OF.get(name)
-        if any(wire.writes in (f"{part}.hook_out", f"hook_{part}_out") for wire in self.wires):
-            raise AttributeError(name)
+        if part is not None:
+            ends = f"{part}.hook_out", f"hook_{part}_out"
+            if any(wire.writes in ends for wire in self.wires):
+                raise AttributeError(name)
         found = getattr(self.model, name)
         if name == "only":
             return lambda context, at: {**context, "host": found(context["host"], at), "only": at}

@@ -41,4 +41,4 @@ def headers_of(source: Source, pytorch_bin: bool = False) -> dict[str, Stored]:
 
 
 def _absent(box: Box | None = None) -> np.ndarray:
-    raise CheckpointError("this tensor is on the hub, not on this machine")
+    raise CheckpointError("what it is stored as is on the hub: load the model, or inspect it in a folder")

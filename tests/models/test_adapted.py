@@ -98,6 +98,22 @@ def test_base_and_tuned_side_by_side_and_what_the_adapter_adds(tmp_path: Path) -
     assert not compiled(lambda: jax.block_until_ready(tuned.run(tokens, again).logits))
 
 
+@pytest.mark.parametrize("name", ["llama/longrope_beyond", "gpt2/plain"])
+def test_cells_that_start_later_give_what_single_runs_give(name: str, tmp_path: Path) -> None:
+    folder, tokens = small(tmp_path, name), grid.committed(name).tokens
+    with jax.enable_x64(True):
+        tuned = jmi_models.adapt(load(name, "float64"), folder)
+        cells = jmi.Grid(layer=[0, 1], position=[3, 8], strength=np.asarray([0.0, 0.5]))
+        point = "attn.hook_k.hook_adapter"
+        scale = jmi.Scale(cells["strength"], positions=cells["position"])
+        hooks = {f"blocks.*.{point}": jmi.At(cells["layer"], scale)}
+        metric = jmi.metrics.LogProb(5)
+        got = jmi.sweep(tuned, tokens, hooks, metric, logits_at=-1, progress=False)
+        for i, j, k in np.ndindex(2, 2, 2):
+            single = {f"blocks.{i}.{point}": jmi.Scale([0.0, 0.5][k], positions=[3, 8][j])}
+            np.testing.assert_allclose(got[i, j, k], metric(tuned.run(tokens, single)), rtol=1e-12)
+
+
 def test_it_generates_and_differentiates_as_the_merged_model(tmp_path: Path) -> None:
     name = "gpt2/plain"
     folder, tokens = small(tmp_path, name), grid.committed(name).tokens
