@@ -103,7 +103,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         'math.sqrt(rank) if _flag(config, "use_rslora") else rank', "rank", (f"{MODELS}/test_adapters.py",)
     ),
     "exponent of mxfp4": Mutation(
-        "np.float32(1), _BYTE[:255] - 127", "np.float32(1), _BYTE[:255] - 126", (f"{MODELS}/test_mxfp4.py",)
+        "np.float32(1), _BYTE[:255] - 127", "np.float32(1), _BYTE[:255] - 128", (f"{MODELS}/test_mxfp4.py",)
     ),
     "zero points of gptq": Mutation(
         "zeros.astype(np.float32) + less_one", "zeros.astype(np.float32)", (f"{MODELS}/test_quantised.py",)
