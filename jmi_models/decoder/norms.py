@@ -91,8 +91,7 @@ def normalise(norm: Norm, p: Any, x: jax.Array, tap: Tap, name: str) -> jax.Arra
     """
     centred = _centred(norm, x, -1)
     normed = centred / tap(f"{name}.hook_scale", _scale(norm, centred, -1))
-    if name != "ln_final":
-        normed = tap(f"{name}.hook_normalized", normed)
+    normed = tap(f"{name}.hook_normalized", normed)
     return _gained(norm, p, normed).astype(x.dtype)
 
 

@@ -17,6 +17,7 @@ _Q = ("batch", "pos", "head", "d_head")
 _KV = ("batch", "pos", "kv_head", "d_head")
 _ATTENTION = ("batch", "head", "query", "key")
 _MLP = ("batch", "pos", "d_mlp")
+_LOGITS = ("batch", "pos", "vocab")
 
 _AXES: Mapping[str, tuple[str, ...]] = {
     "hook_embed": _RESID,
@@ -57,8 +58,11 @@ _AXES: Mapping[str, tuple[str, ...]] = {
     "blocks.*.hook_mlp_out": _RESID,
     "blocks.*.hook_resid_post": _RESID,
     "ln_final.hook_scale": _SCALE,
+    "ln_final.hook_normalized": _RESID,
     "hook_final_norm": _RESID,
-    "hook_logits": ("batch", "pos", "vocab"),
+    "unembed.hook_in": _RESID,
+    "unembed.hook_out": _LOGITS,
+    "hook_logits": _LOGITS,
 }
 """Every point that a decoder may have, in execution order."""
 
@@ -67,6 +71,7 @@ def sites(arch: "Transformer") -> dict[str, Site]:
     """Every point of the model, in execution order."""
     sizes = {
         "d_model": arch.d_model,
+        "d_embed": arch.d_embed or 0,
         "head": arch.n_heads,
         "kv_head": arch.n_kv_heads,
         "d_head": arch.d_head,
@@ -75,6 +80,8 @@ def sites(arch: "Transformer") -> dict[str, Site]:
         "vocab": arch.d_vocab,
     }
     has = {point: axes for point, axes in _AXES.items() if not _lacks(arch, point)}
+    if arch.d_embed is not None:
+        has["unembed.hook_in"] = ("batch", "pos", "d_embed")
     return sites_of(has, sizes, arch.n_layers, _some(arch) if len(set(arch.kinds)) > 1 else None)
 
 

@@ -178,9 +178,10 @@ class Transformer:
         x, p = tap("hook_final_norm", x), params.get("unembed", {})
         if self.d_embed is not None:
             x = jnp.einsum("bsd,de->bse", x, p["W_out"])
+        x = tap("unembed.hook_in", x)
         p, weight = (params["embed"] | p, "W_E") if self.tied else (p, "W_U")
         logits = rounding.project("bsd,vd->bsv" if self.tied else "bsd,dv->bsv", x, p, weight, "b_U")
-        logits = rounding.times(logits, self.logit_scale)
+        logits = rounding.times(tap("unembed.hook_out", logits), self.logit_scale)
         if self.logit_softcap is not None:
             logits = rounding.once(functools.partial(ops.softcap, cap=self.logit_softcap), logits)
         return tap("hook_logits", logits)

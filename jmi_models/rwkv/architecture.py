@@ -163,10 +163,12 @@ class Rwkv:
     def unembed(self, params: Any, carry: Any, tap: Tap) -> jax.Array:
         """Final norm and unembedding: logits ``[b, s, v]``."""
         x = normalise(self.norms.norm, params["ln_final"], carry["stream"], tap, "ln_final")
-        x = tap("hook_final_norm", x)
+        x = tap("unembed.hook_in", tap("hook_final_norm", x))
         if self.tied:
-            return tap("hook_logits", jnp.einsum("bsd,vd->bsv", x, params["embed"]["W_E"]))
-        return tap("hook_logits", jnp.einsum("bsd,dv->bsv", x, params["unembed"]["W_U"]))
+            logits = jnp.einsum("bsd,vd->bsv", x, params["embed"]["W_E"])
+        else:
+            logits = jnp.einsum("bsd,dv->bsv", x, params["unembed"]["W_U"])
+        return tap("hook_logits", tap("unembed.hook_out", logits))
 
     # How logits read the stream, given the denominator of a run.
     to_logits = residual.to_logits

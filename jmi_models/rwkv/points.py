@@ -7,6 +7,7 @@ _SCALE = ("batch", "pos", "one")
 _Q = ("batch", "pos", "head", "d_head")
 _ATTENTION = ("batch", "head", "query", "key")
 _MLP = ("batch", "pos", "d_mlp")
+_LOGITS = ("batch", "pos", "vocab")
 _LAST = ("batch", "d_model")
 _STATE = ("batch", "head", "d_key", "d_value")
 
@@ -48,7 +49,10 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "blocks.*.hook_mlp_out": _RESID,
     "blocks.*.hook_resid_post": _RESID,
     "ln_final.hook_scale": _SCALE,
+    "ln_final.hook_normalized": _RESID,
     "hook_final_norm": _RESID,
-    "hook_logits": ("batch", "pos", "vocab"),
+    "unembed.hook_in": _RESID,
+    "unembed.hook_out": _LOGITS,
+    "hook_logits": _LOGITS,
 }
 """Every point of one of the versions, in execution order."""

@@ -67,6 +67,9 @@ def test_padding_changes_nothing(model, side, window):
     assert_agree(found.captures["hook_logits"][:, 1:], alone.captures["hook_logits"])
 
 
+AFTER = ("ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out")
+"""Points between the layers and the logits."""
+
 SHIFT = np.random.default_rng(0).normal(size=16)
 BY_PLACE = {
     "blocks.1.hook_resid_post": [jmi.Scale(2.0, positions=[3, 7]), jmi.Add(SHIFT, positions=[6, 8])],
@@ -135,26 +138,28 @@ def test_hooks_of_prompt_and_of_steps_are_hooks_at_their_positions(model):
         N,
         prompt_hooks={site: jmi.Scale(2.0, positions=3), "blocks.0.attn.hook_v": jmi.Zero(positions=0)},
         step_hooks={site: jmi.Add(shift)},
-        capture=["hook_logits", "blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k"],
+        capture=["hook_logits", "blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k", *AFTER],
     )
     whole = {
         site: [jmi.Scale(2.0, positions=3), jmi.Add(shift, positions=list(range(6, 6 + N)))],
         "blocks.0.attn.hook_v": jmi.Zero(positions=0),
     }
-    capture = ["blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k"]
+    capture = ["blocks.*.attn.hook_pattern", "blocks.2.attn.hook_k", *AFTER]
     assert_whole(arch, params, tokens, found, hooks=whole)
     text = jnp.concatenate([tokens, found.tokens], 1)
     out = jmi.forward(arch, params, text, hooks=whole, capture=capture)
     pattern = found.captures["blocks.*.attn.hook_pattern"][..., 0, :]
     assert_agree(np.moveaxis(pattern, 0, 3), out[capture[0]][..., 6:, :])
-    keys = np.asarray(found.captures["blocks.2.attn.hook_k"])[:, :, 0]
-    assert_agree(np.moveaxis(keys, 0, 1), out[capture[1]][:, 6:])
+    for point in capture[1:]:
+        values = np.asarray(found.captures[point])[:, :, 0]
+        assert_agree(np.moveaxis(values, 0, 1), out[point][:, 6:])
 
 
-def test_edits_of_the_logits_choose_the_token(model):
+@pytest.mark.parametrize("site", ["unembed.hook_out", "hook_logits"])
+def test_edits_of_the_logits_choose_the_token(model, site):
     arch, params, tokens = model
     force = jmi.Add(np.eye(29)[7] * 1e3)
-    found = jmi.generate(arch, params, tokens, N, hooks={"hook_logits": force})
+    found = jmi.generate(arch, params, tokens, N, hooks={site: force})
     assert (np.asarray(found.tokens) == 7).all()
 
 

@@ -46,9 +46,9 @@ class Hybrid:
                 None if site.layers is None else every if len(here) == len(every) else tuple(sorted(here))
             )
             found[point] = dataclasses.replace(site, layers=layers)
-        first, last = ["hook_embed"], ["ln_final.hook_scale", "hook_final_norm", "hook_logits"]
-        inside = [point for point in found if point not in (*first, *last)]
-        return {point: found[point] for point in (*first, *inside, *last)}
+        first, *last = (point for point in rwkv if not point.startswith("blocks."))
+        inside = [point for point in found if point not in (first, *last)]
+        return {point: found[point] for point in (first, *inside, *last)}
 
     def context(self, params, prompts):
         given = params["attention"]

@@ -56,7 +56,7 @@ def test_unknown_names_say_why_and_name_the_nearest(arch, name, said, nearest):
 
 def test_shapes_of_the_table_are_the_shapes_of_the_run(arch, lm):
     shapes = lm.sites(batch=2, pos=7)
-    assert len(shapes) == 4 * sum(p.startswith("blocks.") for p in arch.sites()) + 4
+    assert len(shapes) == 4 * sum(p.startswith("blocks.") for p in arch.sites()) + 7
     for point, site in table_of(arch).items():
         name = layer_name(point, 3) if point.startswith("blocks.") else point
         assert shapes[name].shape == site.shape(2, 7), name
@@ -67,4 +67,5 @@ def test_sites_need_no_weights_and_follow_execution_order(arch):
     assert names[0] == "hook_embed"
     assert names[-1] == "hook_logits"
     order = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre", "ln_final.hook_scale"]
+    order += ["ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out"]
     assert [names.index(n) for n in order] == sorted(names.index(n) for n in order)

@@ -234,8 +234,10 @@ def test_what_cannot_be_attributed_says_why() -> None:
         of_tiny(by="token")
     with pytest.raises(ArgumentError, match=r"direction\(\)"):
         require(object(), "direction")
-    with pytest.raises(HookError, match="hook_logits"):
-        of_tiny(hooks={"hook_logits": jmi.Scale(2.0)})
+    after = ("ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out")
+    for point in (*after, "hook_logits"):
+        with pytest.raises(HookError, match=f"^{point}: acts after"):
+            of_tiny(hooks={point: jmi.Scale(2.0)})
     with pytest.raises(InterventionError, match="out of range"):
         of_tiny(positions=7)
     with pytest.raises(ArgumentError, match="0 to 28"):

@@ -189,14 +189,23 @@ def _mlp_identities(p: Any, x: dict[str, np.ndarray], zero: np.ndarray) -> dict[
 
 
 def _readout_identities(arch: Any, params: Any, x: dict[str, np.ndarray]) -> dict[str, tuple[Any, Any]]:
+    """Each point after the layers, from those right before it."""
+    identities, p, head = {}, params.get("ln_final", {}), params.get("unembed", {})
     final = x.get("hook_final_norm", x["hook_resid_post"][-1])
-    head = params.get("unembed", {})
-    final = final @ head["W_out"] if "W_out" in head else final
-    logits = final @ (params["embed"]["W_E"].T if arch.tied else head["W_U"]) + head.get("b_U", 0)
-    logits = logits * arch.logit_scale
+    if not arch.norms.in_stream:
+        gain = p.get("w", 1) + (arch.norms.norm.gain == "1 + w")
+        identities["gain"] = (final, x["ln_final.hook_normalized"] * gain + p.get("b", 0))
+    read = final @ head["W_out"] if "W_out" in head else final
+    unembedding = params["embed"]["W_E"].T if arch.tied else head["W_U"]
+    logits = x["unembed.hook_out"] * arch.logit_scale
     if arch.logit_softcap is not None:
         logits = arch.logit_softcap * np.tanh(logits / arch.logit_softcap)
-    return {"logits": (x["hook_logits"], logits)}
+    return {
+        **identities,
+        "read": (x["unembed.hook_in"], read),
+        "unembed": (x["unembed.hook_out"], x["unembed.hook_in"] @ unembedding + head.get("b_U", 0)),
+        "logits": (x["hook_logits"], logits),
+    }
 
 
 def _softmax(scores: np.ndarray, sinks: np.ndarray | None) -> np.ndarray:
@@ -211,14 +220,28 @@ def _bias(tree: dict[str, np.ndarray], name: str, absent: np.ndarray) -> np.ndar
     return tree.get(name, absent)[:, None, None]
 
 
-@each(name for name in grid.COMMITTED if arch_of(name).norms.read)
+@each(name for name in grid.COMMITTED if not arch_of(name).norms.in_stream)
 def test_normalised_streams_have_the_scale_they_say(name: str) -> None:
     x, arch = every_site(name, "float64"), load(name).arch
-    stream = x["blocks.*.hook_resid_pre"]
-    centred = stream - stream.mean(-1, keepdims=True) if arch.norms.norm.kind == "layer" else stream
-    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + arch.norms.norm.eps)
-    assert_agree(x["blocks.*.ln1.hook_scale"], scale)
-    assert_agree(x["blocks.*.ln1.hook_normalized"], centred / scale)
+    streams = {"ln_final": x["blocks.*.hook_resid_post"][-1]}
+    if arch.norms.read:
+        streams["blocks.*.ln1"] = x["blocks.*.hook_resid_pre"]
+    for norm, stream in streams.items():
+        centred = stream - stream.mean(-1, keepdims=True) if arch.norms.norm.kind == "layer" else stream
+        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + arch.norms.norm.eps)
+        assert_agree(x[f"{norm}.hook_scale"], scale)
+        assert_agree(x[f"{norm}.hook_normalized"], centred / scale)
+
+
+@each(grid.COMMITTED)
+def test_sites_have_the_shapes_of_their_table(name: str) -> None:
+    arch, x = arch_of(name), every_site(name, "float64")
+    for point, site in arch.sites().items():
+        layers = () if site.n_layers is None else (site.n_layers,)
+        assert x[point].shape == (*layers, *site.shape(*grid.tokens(grid.GRID[name]).shape)), point
+    width = ("d_model", arch.d_model) if arch.d_embed is None else ("d_embed", arch.d_embed)
+    read = arch.sites()["unembed.hook_in"]
+    assert (read.axes[-1], read.sizes[-1]) == width
 
 
 @pytest.mark.parametrize("name", [name for name in grid.GRID if any(arch_of(name).attn.windows)])

@@ -135,7 +135,8 @@ def forward(arch: Any, params: Any, tokens: Any, hooked: bool) -> dict[str, jax.
         "blocks.1.attn.hook_attn_scores": jmi.Knockout(queries=-1, keys=1),
         "blocks.1.attn.hook_z": jmi.Add(vector, positions=-1),
     }
-    wanted = ("blocks.*.ln1.hook_normalized", "blocks.*.attn.hook_in", "blocks.*.hook_resid_pre")
+    wanted = ["blocks.*.ln1.hook_normalized", "blocks.*.attn.hook_in", "blocks.*.hook_resid_pre"]
+    wanted += ["ln_final.hook_normalized", "hook_final_norm"]
     capture = [point for point in wanted if point in arch.sites()]
     out = jmi.forward(arch, params, tokens, hooks=hooks if hooked else {}, capture=capture if hooked else ())
     return {"logits": out.logits, **out.captures}
@@ -199,6 +200,7 @@ def assert_promise(form: str, expected: str, model: Model, x: dict[str, np.ndarr
         assert arch.norms.norm.gain == "none"
         assert not arch.norms.norm.bias
         np.testing.assert_array_equal(x["blocks.*.ln1.hook_normalized"], x["blocks.*.attn.hook_in"])
+        np.testing.assert_array_equal(x["ln_final.hook_normalized"], x["hook_final_norm"])
     if "centre_writing_weights" in done:
         assert np.abs(x["blocks.*.hook_resid_pre"].mean(-1)).max() <= 1e-12
     if "centre_unembedding" in done:

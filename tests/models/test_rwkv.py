@@ -63,8 +63,17 @@ def test_identities_between_sites(version: int) -> None:
     close(x["rwkv.hook_shift"], x["rwkv.hook_in"][:, :, -1])
     close(x["mlp.hook_shift"], x["mlp.hook_in"][:, :, -1])
     close(np.square(np.maximum(x["mlp.hook_pre"], 0)), x["mlp.hook_post"])
-    W_O = np.asarray(load(version).params["blocks"]["rwkv"]["W_O"])
+    params = jax.tree.map(np.asarray, load(version).params)
+    W_O = params["blocks"]["rwkv"]["W_O"]
     close(np.einsum("lbshk,lhkd->lbsd", x["rwkv.hook_z"], W_O), x["hook_attn_out"])
+    stream, p = x["hook_resid_post"][-1], params["ln_final"]
+    centred = stream - stream.mean(-1, keepdims=True)
+    close(x["ln_final.hook_scale"], np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5))
+    close(x["ln_final.hook_normalized"], centred / x["ln_final.hook_scale"])
+    close(x["hook_final_norm"], x["ln_final.hook_normalized"] * p["w"] + p["b"])
+    close(x["unembed.hook_in"], x["hook_final_norm"])
+    close(x["unembed.hook_out"], x["unembed.hook_in"] @ params["unembed"]["W_U"])
+    close(x["hook_logits"], x["unembed.hook_out"])
     assert ((x["rwkv.hook_decay"] > 0) & (x["rwkv.hook_decay"] < 1)).all()
     assert not x["rwkv.hook_state_in"].any()
     assert (x["rwkv.hook_write"] == 1).all()

@@ -43,6 +43,20 @@ def load(folder: Path, dtype: str = "float32", **kwargs: Any) -> Any:
         return jmi_models.load(folder, dtype=dtype, **kwargs)
 
 
+def after_the_layers(version: int, stream: np.ndarray) -> dict[str, np.ndarray]:
+    """Of the final stream ``[s, d]`` of the package: each point after the layers, in float64."""
+    names = ("ln_out.weight", "ln_out.bias", "head.weight")
+    gain, bias, head = (weights(version)[name].astype(float) for name in names)
+    normalised = (stream - stream.mean(-1, keepdims=True)) / np.sqrt(stream.var(-1, keepdims=True) + 1e-5)
+    final = normalised * gain + bias
+    return {
+        "ln_final.hook_normalized_f64": normalised,
+        "hook_final_norm_f64": final,
+        "unembed.hook_in_f64": final,
+        "unembed.hook_out_f64": final @ head.T,
+    }
+
+
 @pytest.mark.parametrize("dtype", BARS["oracle"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, folders: Any) -> None:
@@ -51,10 +65,12 @@ def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, fol
         for prompt in PROMPTS:
             want = {key.removeprefix(f"{prompt}/"): z[key] for key in z if key.startswith(f"{prompt}/")}
             resid = ["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]
-            out = lm.run(want["tokens"].astype(np.int32)[None], capture=resid, memory=True)
+            after = ["ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out"]
+            out = lm.run(want["tokens"].astype(np.int32)[None], capture=[*resid, *after], memory=True)
             more = lm.run(want["continued_tokens"].astype(np.int32)[None], memory=out.memory)
             stream = np.concatenate([out.stack("hook_resid_pre")[:1], out.stack("hook_resid_post")])
             found = {
+                **{name: out[name][0] for name in after},
                 "logits": out.logits[0],
                 "resid": np.moveaxis(stream[:, 0], 0, 1),
                 "state": out.memory.parts["wkv"][:, 0],
@@ -62,6 +78,7 @@ def test_logits_stream_and_state_equal_the_package(version: int, dtype: str, fol
                 "ffn_shift": out.memory.parts["mlp_shift"][:, 0],
                 "continued_logits": more.logits[0],
             }
+            want |= after_the_layers(version, want["resid_f64"][:, -1])
             for name, value in found.items():
                 package, exact = want.get(f"{name}_package_f32"), want.get(f"{name}_f64")
                 assert package is not None or exact is not None, name

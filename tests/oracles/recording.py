@@ -36,6 +36,7 @@ UNEXPOSED: Mapping[str, frozenset[str]] = dict.fromkeys(
             "blocks.*.ln2.hook_scale",
             "blocks.*.ln2.hook_normalized",
             "ln_final.hook_scale",
+            "ln_final.hook_normalized",
             "blocks.*.attn.hook_attn_scores",
             "blocks.*.attn.hook_result",
         }
@@ -43,7 +44,12 @@ UNEXPOSED: Mapping[str, frozenset[str]] = dict.fromkeys(
 )
 """Family -> sites that Hugging Face computes inside a function, where no hook reaches."""
 
-_LOGITS: Table = {"hook_logits": leaves("", None, logits)}
+_LOGITS: Table = {
+    "unembed.hook_in": enters("lm_head"),
+    # Before the scale of Cohere and Granite, and the cap of Gemma 2.
+    "unembed.hook_out": leaves("lm_head"),
+    "hook_logits": leaves("", None, logits),
+}
 
 _SCORED: Table = {
     "blocks.*.attn.hook_q": argument("eager_attention_forward", 1, heads_first),

@@ -83,6 +83,11 @@ MUTATIONS: Mapping[str, Mutation] = {
     "scale of what modules add": Mutation(
         "return rounding.times(x, self.residual_scale)", "return x", _oracle("granite/multipliers")
     ),
+    "logits before their scale": Mutation(
+        'rounding.times(tap("unembed.hook_out", logits), self.logit_scale)',
+        'tap("unembed.hook_out", rounding.times(logits, self.logit_scale))',
+        _oracle("cohere/qk_norm_untied", "granite/multipliers"),
+    ),
     "weights of experts": Mutation(
         "chosen = chosen / chosen.sum(-1, keepdims=True)", "pass", _oracle("mixtral/full")
     ),

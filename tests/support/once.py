@@ -25,6 +25,7 @@ def steps(arch: Any, params: Any, x: dict[str, np.ndarray]) -> Pairs:
     p = params["blocks"]
     return {
         **_norms(arch, p, x),
+        **_final_norm(arch, params, x),
         **_attention(arch, p["attn"], x),
         **_stream(arch, x),
         **_mlp(arch, p["mlp"], x),
@@ -40,6 +41,15 @@ def _norms(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
         name: (x[after], _normalised(arch.norms.norm, p.get(name), x[before]))
         for name, (before, after) in places.items()
         if f"{name}.hook_scale" in x
+    }
+
+
+def _final_norm(arch: Any, params: Any, x: dict[str, np.ndarray]) -> Pairs:
+    if arch.norms.in_stream:
+        return {}
+    p = {name: value[None] for name, value in params.get("ln_final", {}).items()}
+    return {
+        "ln_final": (x["hook_final_norm"][None], _normalised(arch.norms.norm, p, x["hook_resid_post"][-1:]))
     }
 
 
@@ -114,12 +124,17 @@ def _mlp(arch: Any, p: Any, x: dict[str, np.ndarray]) -> Pairs:
 
 
 def _logits(arch: Any, params: Any, x: dict[str, np.ndarray]) -> Pairs:
-    if arch.d_embed is not None or arch.logit_scale != 1 or arch.logit_softcap is not None:
-        return {}
     head = params.get("unembed", {})
     weight = params["embed"]["W_E"].T if arch.tied else head["W_U"]
     final = x.get("hook_final_norm", x["hook_resid_post"][-1])
-    return {"logits": (x["hook_logits"], final @ weight + head.get("b_U", 0))}
+    logits = x["unembed.hook_out"] * arch.logit_scale
+    if arch.logit_softcap is not None:
+        logits = arch.logit_softcap * np.tanh(logits / arch.logit_softcap)
+    return {
+        "read": (x["unembed.hook_in"], final if arch.d_embed is None else final @ head["W_out"]),
+        "unembed": (x["unembed.hook_out"], x["unembed.hook_in"] @ weight + head.get("b_U", 0)),
+        "logits": (x["hook_logits"], logits),
+    }
 
 
 def _softmax(scores: np.ndarray, sinks: np.ndarray | None) -> np.ndarray:

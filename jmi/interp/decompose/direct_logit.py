@@ -23,10 +23,10 @@ from jmi.interp.decompose.decomposition import Decomposition
 from jmi.lm import LanguageModel
 from jmi.model.architecture import Architecture, Params, require
 from jmi.model.inputs import checked
+from jmi.model.sites import part_of
 from jmi.numerics import wide
 
 _SCALE = "ln_final.hook_scale"
-_AFTER = ("hook_final_norm", "hook_logits")
 
 
 def direct_logit_attribution(
@@ -69,7 +69,8 @@ def direct_logit_attribution(
     """
     decomposition.check_splits(lm, by)
     arch, prompts = lm.arch, checked(lm.arch, lm.prompts(prompts))
-    late = [point for point in _AFTER if point in prepare(arch, hooks, prompts.shape)]
+    after = (p for p in prepare(arch, hooks, prompts.shape) if part_of(arch, p) == "unembed")
+    late = [point for point in after if point != _SCALE]
     if late:
         raise HookError(f"{late[0]}: acts after the sum of the parts; drop it, or hook what comes before")
     require(arch, "direction")

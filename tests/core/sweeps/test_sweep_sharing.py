@@ -102,11 +102,12 @@ def test_a_recurrent_model_starts_at_a_layer(version):
 
 def test_cells_may_edit_the_embedding_or_only_the_unembedding(model):
     lm, tokens = model
-    for site in ("hook_embed", "hook_final_norm", "hook_logits"):
+    after = ["ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out"]
+    for site in ("hook_embed", *after, "hook_logits"):
         factors, positions = columns([0.5, 2.0, 3.0], [1, 2, -1])
         swept = {site: jmi.Scale(factors, positions=positions)}
         cells = [{site: jmi.Scale(f, positions=p)} for f, p in ((0.5, 1), (2.0, 2), (3.0, -1))]
-        capture = ["blocks.*.hook_resid_post", "hook_embed"]
+        capture = ["blocks.*.hook_resid_post", "hook_embed", *after]
         want = loop(lm, tokens, cells, capture=capture)
         assert_equal(jmi.sweep(*model, swept, everything, capture=capture), want)
 
