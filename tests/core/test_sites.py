@@ -1,11 +1,14 @@
+import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jmi
 from jmi.errors import HookError
-from jmi.model.sites import find, layer_name, split, table_of
+from jmi.model.sites import find, layer_name, part_of, split, table_of
 from jmi_models.rwkv.points import AXES
+from tests.support import random_rwkv
 
 
 @given(point=st.sampled_from([p for p in AXES if p.startswith("blocks.")]), layer=st.integers(0, 99))
@@ -69,3 +72,23 @@ def test_sites_need_no_weights_and_follow_execution_order(arch):
     order = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre", "ln_final.hook_scale"]
     order += ["ln_final.hook_normalized", "hook_final_norm", "unembed.hook_in", "unembed.hook_out"]
     assert [names.index(n) for n in order] == sorted(names.index(n) for n in order)
+
+
+@pytest.mark.parametrize("version", [None, 6, 7])
+def test_an_edit_after_the_layers_is_seen_there_and_at_later_points_alone(version, lm, tokens):
+    """Also where one point has what the next has, so that values do not tell their order."""
+    if version is not None:
+        lm, tokens = random_rwkv.load(version, "float32"), random_rwkv.TOKENS
+    points = [point for point in table_of(lm.arch) if part_of(lm.arch, point) == "unembed"]
+
+    @jax.jit
+    @jax.vmap
+    def run(factors):
+        hooks = {point: jmi.Scale(factor) for point, factor in zip(points, factors, strict=True)}
+        out = jmi.forward(lm.arch, lm.params, tokens, hooks, points)
+        return [out[point] for point in points]
+
+    # Nothing is changed in the first row, one point in each other.
+    found = run(1 + np.eye(len(points) + 1, len(points), -1, np.float32))
+    moved = [np.abs(x[1:] - x[0]).max((1, 2, 3)) > 1e-3 * np.abs(x[0]).max() for x in map(np.asarray, found)]
+    np.testing.assert_array_equal(np.transpose(moved), np.triu(np.ones((6, 6), bool)))
