@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attribution, generation, hooks, loading, peers, recurrent, start, sweeps
+from benchmarks import attribution, generation, hooks, loading, peers, real, recurrent, start, sweeps
 from benchmarks.timing import hardware
 from jmi.artefacts import check_writable, write_json
 
@@ -28,6 +28,10 @@ SUITES = {
     "recurrent": ("RWKV-7 0.1B, float32, against the rwkv package", lambda n: recurrent.models(n)),
     "recurrence": ("The recurrences: 12 heads of 64, float32", lambda n: recurrent.recurrence(n)),
     "loading": ("Loading 0.8 GiB of float32", lambda n: loading.loading(max(1, n // 5))),
+    "real": (
+        "SmolLM2 and Gemma 3 from GGUF files, against transformers",
+        lambda n: real.real(max(1, n // 5)),
+    ),
     "start": ("Starting, in CPU-seconds of fresh processes", start.start),
 }
 

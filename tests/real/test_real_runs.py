@@ -8,8 +8,8 @@ import pytest
 
 import jmi
 from tests.oracles.recording import RECORDINGS
-from tests.support.tolerances import assert_agree
 from tests.support.texts import WRITTEN
+from tests.support.tolerances import assert_agree
 
 pytestmark = pytest.mark.real
 
