@@ -44,8 +44,9 @@ def test_where_the_model_is_linear_attribution_is_patching(name: str, into: str)
 def test_scores_are_the_sums_of_differences_times_gradients(name: str) -> None:
     one = case(name)
     states = ["blocks.*.rwkv.hook_states", "blocks.*.rwkv.hook_r", "blocks.*.mlp.hook_shift_in"]
-    sites = one.sites() if name == "tiny" else states
-    keep = ("batch", "query", "kv_head", "d_head", "d_mlp", "d_key")
+    sites, keep = states, ("batch", "d_head", "d_key")
+    if name == "tiny":
+        sites, keep = one.sites(), ("batch", "query", "kv_head", "d_head", "d_mlp")
     with jax.enable_x64(True):
         scores = attribution_patching(*one.arguments, sites, metric=metric, keep=keep)
         found = jax.jit(lambda lm: value_and_grad_at(lm, one.base, metric, sites))(one.lm)
