@@ -60,6 +60,12 @@ def kind_of(number: int) -> Kind | None:
     return _kinds().get(number)
 
 
+def name_of(file_type: Any) -> str | None:
+    """What llama.cpp calls a mixture of kinds, such as ``Q4_K_M``, by the number that its files give."""
+    known = {int(each): each.name for each in _package().LlamaFileType}
+    return known[file_type].partition("_")[2] if isinstance(file_type, int) and file_type in known else None
+
+
 def unpacked(raw: np.ndarray, kind: Kind) -> np.ndarray:
     """Values ``[..., n]`` of bytes ``[..., n / block * n_bytes]``; those of quantised kinds are float32.
 

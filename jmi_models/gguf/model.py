@@ -77,7 +77,7 @@ def open_model(file: Path) -> Model:
         family, keys=lambda arch: keys, prefix="", ignored=(r"blk\.0\.time_mix_v\d\.weight",)
     )
     files = tuple(header.file for header in headers)
-    return Model(files, whole.metadata, family, config, tensors, summary(whole.tensors))
+    return Model(files, whole.metadata, family, config, tensors, summary(whole))
 
 
 def parts_of(file: Path) -> list[Path]:

@@ -7,14 +7,13 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
 from jmi_models.disk.mapped import contiguous, mapped
 from jmi_models.disk.tensors import Box, Stored
 from jmi_models.gguf.header import Entry, Header
-from jmi_models.gguf.kinds import unpacked
+from jmi_models.gguf.kinds import name_of, unpacked
 
 _ROTARY = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)")
 _GAIN = re.compile(r".*norm\.weight")
@@ -117,12 +116,15 @@ def _unpacked(
     return found[(..., *rest)] if rest else found
 
 
-def summary(tensors: Mapping[str, Entry]) -> str:
-    """How many tensors are stored in which way, most bytes first: ``Q4_K 108, Q6_K 18, F32 61``."""
+def summary(header: Header) -> str:
+    """How tensors are stored, most bytes first: ``Q4_K_M, 100.2 MiB (tensors: Q4_K 108, F32 61)``."""
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for entry in tensors.values():
+    for entry in header.tensors.values():
         name = entry.kind.name
         counts[name] = counts.get(name, 0) + 1
         sizes[name] = sizes.get(name, 0) + math.prod(entry.shape) // entry.kind.block * entry.kind.n_bytes
-    return ", ".join(f"{name} {counts[name]}" for name in sorted(counts, key=lambda name: -sizes[name]))
+    parts = ", ".join(f"{name} {counts[name]}" for name in sorted(counts, key=lambda name: -sizes[name]))
+    named = name_of(header.metadata.get("general.file_type"))
+    mixture = f"{named}, " if named else ""
+    return f"{mixture}{sum(sizes.values()) / 2**20:.1f} MiB (tensors: {parts})"

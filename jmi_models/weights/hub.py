@@ -106,7 +106,9 @@ def find(
     if found := re.fullmatch(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)", name):
         return _hub_file(name, found[1], found[2], revision)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise DownloadError(f"{printable(name)}: no such folder, and not a hub id (organisation/model)")
+        raise DownloadError(
+            f"{printable(name)}: no such folder or file, and not a hub id (organisation/model)"
+        )
     folder = _cached_commit(name, revision) or _snapshot(
         name, revision, _FILES[:1] if config_only else _FILES
     )
