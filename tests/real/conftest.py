@@ -1,9 +1,11 @@
-"""Each of the models that packages bring, once in a session: as jmi loads it and as transformers does."""
+"""Each of the models that packages bring, once in a session: as jmi loads it and as transformers does.
+
+In one process (``-n 0``) each is read once.
+"""
 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +62,6 @@ def _paired(name: str) -> Pair:
     return Pair(name, file, jmi_models.load(name, progress=False), theirs.eval())
 
 
-def _each(*names: str) -> dict[str, Any]:
-    """One process tests one model, so that each is read once."""
-    return {"scope": "session", "params": [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names]}
-
-
-@pytest.fixture(**_each(*places.PACKAGES))
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+@pytest.fixture(scope="session", params=places.PACKAGES)
+def pair(request: pytest.FixtureRequest) -> Pair:
     return _paired(request.param)

@@ -5,7 +5,7 @@ import pytest
 from jmi_models.gguf import places
 from tests.cli.command_line import jmi
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("smollm2")]
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(autouse=True)

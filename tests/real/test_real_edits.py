@@ -12,7 +12,6 @@ from jmi.cli.prompts import CLEAN, CORRUPTED
 from tests.support.tolerances import BARS, assert_agree
 
 pytestmark = pytest.mark.real
-SMOLLM2 = pytest.mark.xdist_group("smollm2")
 
 CELLS = {
     "smollm2": ((0, 2), (8, 1), (23, 3), (24, 4), (29, 0)),
@@ -114,7 +113,7 @@ def test_gradients_at_the_embedding_are_those_of_torch(pair):
     assert_agree(np.asarray(found.grads["hook_embed"]), embedded.grad.numpy(), "gradients")
 
 
-@pytest.mark.parametrize("pair", [pytest.param("smollm2", marks=SMOLLM2)], indirect=True)
+@pytest.mark.parametrize("pair", ["smollm2"], indirect=True)
 def test_one_head_moves_the_name(pair):
     """Head 23.3 alone makes up for 69 % of the difference; 29.0 and 24.4 work against it most."""
     answer = jmi.metrics.LogitDiff(pair.lm.token_id("Mary"), pair.lm.token_id("John"))
