@@ -1,0 +1,20 @@
+"""The names that ``jmi_sparse`` hands on: the only list of them (`jmi.lazy`)."""
+
+from jmi_sparse.activations import (
+    BatchTopK as BatchTopK,
+    Gated as Gated,
+    JumpReLU as JumpReLU,
+    ReLU as ReLU,
+    TopK as TopK,
+)
+from jmi_sparse.dictionary import Dictionary as Dictionary
+from jmi_sparse.folding import at_threshold as at_threshold, fold_norm_factor as fold_norm_factor
+from jmi_sparse.pursuit import MatchingPursuit as MatchingPursuit
+from jmi_sparse.temporal import Temporal as Temporal
+from jmi_sparse.load import load as load, save as save
+from jmi_sparse.normalisation import (
+    ConstantNorm as ConstantNorm,
+    LayerNorm as LayerNorm,
+    Outside as Outside,
+    Scalar as Scalar,
+)

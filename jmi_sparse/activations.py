@@ -1,0 +1,176 @@
+"""What makes features of pre-activations: the one thing in which most kinds of dictionaries differ.
+
+Each is a pytree that is called with ``[..., features]`` and gives the same shape. What is not active is
+exactly 0. Its arrays have the dtype of the dictionary that holds it.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jmi import tree
+from jmi.checks import choice, real_number, whole_number
+from jmi.errors import ArgumentError
+
+MEANINGS = ("after", "before", "none", "magnitude")
+"""What is done about negative values in a `TopK`."""
+
+
+class Activation(Protocol):
+    """A pytree that makes features of the pre-activations that a dictionary computes."""
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        """What counts as the pre-activation: ``linear`` itself, but in a `Gated` dictionary."""
+        ...
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        """Features ``[..., features]``."""
+        ...
+
+    def scaled(self, norms: jax.Array) -> Any:
+        """The activation that gives ``norms`` ``[features]`` times as much for as much larger input."""
+        ...
+
+
+def over(row: jax.Array, value: jax.Array) -> jax.Array:
+    """A row ``[n]`` for each of ``[..., n]``, spelt out: JAX may be told to refuse implied axes."""
+    return jnp.broadcast_to(row.reshape((1,) * (value.ndim - row.ndim) + row.shape), value.shape)
+
+
+@tree.dataclass
+class ReLU:
+    """Positive pre-activations, and 0 for the others."""
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        return jax.nn.relu(linear)
+
+    def scaled(self, norms: jax.Array) -> "ReLU":
+        return self
+
+
+@tree.dataclass
+class JumpReLU:
+    """Pre-activations that are above a threshold and positive, and 0 for the others.
+
+    The comparison is strict: a value at its threshold is not active. A negative threshold acts as 0 does, as
+    in SAELens; where another library lets negatives pass there, it defines another function. The threshold
+    itself has no gradient: trainers put a straight-through estimate in its place.
+
+    Attributes:
+      threshold: ``[features]``.
+    """
+
+    threshold: jax.Array
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        active = (linear > over(self.threshold, linear)) & (linear > 0)
+        return jnp.where(active, linear, jnp.zeros_like(linear))
+
+    def scaled(self, norms: jax.Array) -> "JumpReLU":
+        return JumpReLU((self.threshold.astype(norms.dtype) * norms).astype(self.threshold.dtype))
+
+
+@tree.dataclass
+class Gated:
+    """One linear map, read twice: a gate says which features are active, a magnitude how much.
+
+    ``active = x W_enc + b_gate > 0`` and ``value = relu(x W_enc exp(r_mag) + b_mag)``. The dictionary has no
+    ``b_enc``, and its pre-activation is the magnitude before relu, as in SAELens. The gate has no gradient.
+
+    Attributes:
+      b_gate, b_mag, r_mag: ``[features]``.
+    """
+
+    b_gate: jax.Array
+    b_mag: jax.Array
+    r_mag: jax.Array
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear * over(jnp.exp(self.r_mag), linear) + over(self.b_mag, linear)
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        active = linear + over(self.b_gate, linear) > 0
+        return jnp.where(active, jax.nn.relu(self.pre(linear)), jnp.zeros_like(linear))
+
+    def scaled(self, norms: jax.Array) -> "Gated":
+        gate, mag = ((b.astype(norms.dtype) * norms).astype(b.dtype) for b in (self.b_gate, self.b_mag))
+        return Gated(gate, mag, self.r_mag)
+
+
+@tree.dataclass
+class TopK:
+    """The ``k`` largest pre-activations of each position, and 0 for the others.
+
+    Of equal values the one with the lower id is taken; PyTorch promises no order there, so compare values,
+    not ids, where values are equal.
+
+    Attributes:
+      k: how many, at most the number of features.
+      relu: what is done about negative values. ``"after"``: k are taken, negative ones become 0, so fewer
+        than k may be active (SAELens, OpenAI). ``"before"``: negative ones become 0 first, with the same
+        values in the end (dictionary_learning, sparsify). ``"none"``: negative ones may be taken and stay
+        (circuit-tracer). ``"magnitude"``: the k largest by absolute value, with their signs (SAELens's
+        abstopk).
+    """
+
+    k: int = tree.static()
+    relu: str = tree.static(default="after")
+
+    def __post_init__(self) -> None:
+        whole_number("k", self.k)
+        choice("relu", self.relu, MEANINGS)
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        if self.k > linear.shape[-1]:
+            raise ArgumentError(f"k={self.k}: this dictionary has {linear.shape[-1]} features; give fewer")
+        values = jax.nn.relu(linear) if self.relu == "before" else linear
+        _, ids = lax.top_k(jnp.abs(values) if self.relu == "magnitude" else values, self.k)
+        kept = jnp.take_along_axis(values, ids, axis=-1)
+        kept = jax.nn.relu(kept) if self.relu == "after" else kept
+        return jnp.put_along_axis(jnp.zeros_like(linear), ids, kept, axis=-1, inplace=False)
+
+    def scaled(self, norms: jax.Array) -> "TopK":
+        return self
+
+
+@tree.dataclass
+class BatchTopK:
+    """The ``k`` times positions largest pre-activations of a whole batch: how such dictionaries are trained.
+
+    What a position gets depends on the others of the batch, padding and those that `jax.vmap` hides not
+    excepted; `jmi_sparse.at_threshold` gives the dictionary that decides position by position. Of equal
+    values the earlier one is taken.
+
+    Attributes:
+      threshold: what the training kept for inference, one number; 0 where it kept none.
+      k: mean number of features for a position; may have a fraction.
+    """
+
+    threshold: jax.Array
+    k: float = tree.static()
+
+    def __post_init__(self) -> None:
+        real_number("k", self.k, above=0)
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        flat = jax.nn.relu(linear).reshape(-1)
+        count = min(int(self.k * (flat.size // max(linear.shape[-1], 1))), flat.size)
+        values, ids = lax.top_k(flat, count)
+        return jnp.zeros_like(flat).at[ids].set(values).reshape(linear.shape)
+
+    def scaled(self, norms: jax.Array) -> "BatchTopK":
+        return self

@@ -1,0 +1,1 @@
+"""How others write dictionaries to disk: one format, one file."""

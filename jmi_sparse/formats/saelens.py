@@ -1,0 +1,189 @@
+"""Folders of SAELens: ``cfg.json``, ``sae_weights.safetensors`` and, at times, ``sparsity.safetensors``."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmi.errors import ArgumentError, CheckpointError, ConfigError
+from jmi.reading import read_object
+from jmi_models.disk import words
+from jmi_models.disk.tensors import Stored
+from jmi_models.weights.stored import read_safetensors
+from jmi_sparse.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
+from jmi_sparse.dictionary import Dictionary
+from jmi_sparse.folding import fold_norm_factor
+from jmi_sparse.formats.saelens_config import OUTSIDE, Config, parse
+from jmi_sparse.formats.saelens_writing import CONFIG, LINEAR, SPARSITY, WEIGHTS, AnyDictionary
+from jmi_sparse.formats.saelens_writing import write as write
+from jmi_sparse.normalisation import ConstantNorm, LayerNorm, Normalisation, Outside, Scalar
+from jmi_sparse.pursuit import MatchingPursuit
+from jmi_sparse.temporal import FeatureAttention, Linear, Temporal
+
+SCALER = "activation_scaler.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_SCALED = ("finetuning_scaling_factor", "scaling_factor")
+"""Names under which versions before 6 kept what a finetuning multiplied features by."""
+
+
+def matches(folder: Path) -> bool:
+    """Whether a folder looks like one of these."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def read(
+    folder: Path, dtype: Any, k: int | None, hook: str | None, norm_factor: float | None
+) -> AnyDictionary:
+    """The dictionary in a folder; arguments and errors as `jmi_sparse.load`."""
+    config = parse(read_object(folder / CONFIG, ConfigError), k, hook)
+    headers = read_safetensors(folder / WEIGHTS)
+    scaled = next((name for name in _SCALED if name in headers), None)
+    wanted = config.tensors() | ({scaled: (config.n_features,)} if scaled else {})
+    problems = _misfits(headers, wanted)
+    if config.scaled and not scaled:
+        problems.append("finetuning_scaling_factor is true, and there is no tensor of that name")
+    density = None
+    if (folder / SPARSITY).exists():
+        density = read_safetensors(folder / SPARSITY)
+        problems += [f"{SPARSITY}: {each}" for each in _misfits(density, {"sparsity": (config.n_features,)})]
+    if problems:
+        raise CheckpointError(f"{WEIGHTS}: " + "; ".join(problems))
+    arrays = {name: np.asarray(headers[name].read()) for name in wanted}
+    if not config.scaled and scaled and (arrays[scaled] != 1).any():
+        raise CheckpointError(f"{WEIGHTS}: {scaled} is not 1, and cfg.json says that nothing was finetuned")
+    _check_finite(arrays)
+    if scaled:
+        rows = arrays["W_dec"].astype(np.float64) * arrays.pop(scaled).astype(np.float64)[:, None]
+        arrays["W_dec"] = rows
+    if density:
+        arrays["log_density"] = np.asarray(density["sparsity"].read())
+    made = _made(config, {name: jnp.asarray(array.astype(dtype)) for name, array in arrays.items()})
+    factor = _factor(folder, config, norm_factor)
+    # A temporal dictionary has no such mode.
+    return made if factor is None or isinstance(made, Temporal) else fold_norm_factor(made, factor)
+
+
+def _misfits(headers: dict[str, Stored], wanted: dict[str, tuple[int, ...]]) -> list[str]:
+    """What in a file is missing, surplus, of another shape, or no real number."""
+    problems = []
+    for fault, names in (("missing", set(wanted) - set(headers)), ("surplus", set(headers) - set(wanted))):
+        if names:
+            problems.append(f"{fault}: {words.some(sorted(names))}")
+    for name in sorted(set(wanted) & set(headers)):
+        found = headers[name]
+        if found.shape != wanted[name]:
+            problems.append(f"{name} has shape {list(found.shape)}, not {list(wanted[name])}")
+        if found.dtype not in _FLOATS:
+            problems.append(f"{name} is {words.name(found.dtype)}, not a float of 16, 32 or 64 bits")
+    return problems
+
+
+def _check_finite(arrays: dict[str, np.ndarray]) -> None:
+    """Raise CheckpointError for NaN anywhere, or for an infinite number in what is no threshold."""
+    bad = [
+        name
+        for name, array in sorted(arrays.items())
+        if not (~np.isnan(array) if name == "threshold" else np.isfinite(array)).all()
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{WEIGHTS}: not all numbers are finite in {words.some(bad)}; download it again"
+        )
+
+
+def _made(config: Config, arrays: dict[str, jax.Array]) -> AnyDictionary:
+    normalise: dict[str, Normalisation | None] = {
+        "none": None,
+        "constant_norm_rescale": ConstantNorm(),
+        "layer_norm": LayerNorm(),
+        **{mode: Outside(mode) for mode in OUTSIDE},
+    }
+    if config.normalise == "constant_scalar_rescale":
+        factor = config.options["activation_normalization_factor"]
+        normalise[config.normalise] = Scalar(jnp.asarray(factor, arrays["W_dec"].dtype))
+    shared: dict[str, Any] = {
+        "W_dec": arrays["W_dec"],
+        "b_dec": arrays["b_dec"],
+        "normalisation": normalise[config.normalise],
+        "log_density": arrays.get("log_density"),
+        "apply_b_dec_to_input": config.apply_b_dec,
+        "hook_z": config.hook_z,
+        "hook_in": config.hook_in,
+        "hook_out": config.hook_out,
+        "metadata": config.metadata,
+    }
+    if config.activation == "pursuit":
+        return MatchingPursuit(**shared, **config.options)
+    if config.activation == "temporal":
+        return _temporal(config, arrays, shared)
+    return Dictionary(
+        W_enc=arrays["W_enc"],
+        activation=_activation(config, arrays),
+        b_enc=arrays.get("b_enc"),
+        W_skip=arrays.get("W_skip"),
+        rescale_acts_by_decoder_norm=config.rescale,
+        kind=config.kind,
+        **shared,
+    )
+
+
+def _temporal(config: Config, arrays: dict[str, jax.Array], shared: dict[str, Any]) -> Temporal:
+    layers = []
+    for number in range(config.options["n_attn_layers"]):
+        maps = {
+            name: Linear(*(arrays[f"attn_layers.{number}.{name}.{part}"] for part in ("weight", "bias")))
+            for name in LINEAR
+        }
+        layers.append(FeatureAttention(**maps, heads=config.options["n_heads"]))
+    kept = config.options["kval_topk"] if config.options["sae_diff_type"] == "topk" else config.n_features
+    activation = ReLU() if kept == config.n_features else TopK(kept, "before")
+    return Temporal(W_enc=arrays.get("W_enc"), layers=tuple(layers), activation=activation, **shared)
+
+
+def _activation(config: Config, arrays: dict[str, jax.Array]) -> Activation:
+    kept = config.k or 1
+    match config.activation:
+        case "jump":
+            return JumpReLU(arrays["threshold"])
+        case "gated":
+            return Gated(arrays["b_gate"], arrays["b_mag"], arrays["r_mag"])
+        case "topk":
+            return TopK(int(kept), "magnitude" if config.architecture == "abstopk" else "after")
+        case "batch":
+            return BatchTopK(arrays["topk_threshold"], float(kept))
+    return ReLU()
+
+
+def _factor(folder: Path, config: Config, given: float | None) -> float | None:
+    """What inputs were multiplied by in training: the argument's, or that of a checkpoint."""
+    if config.normalise != OUTSIDE[0]:
+        if given is not None:
+            raise ArgumentError(
+                f"norm_factor={given}: normalize_activations is {config.normalise}, not {OUTSIDE[0]}"
+            )
+        if config.normalise in OUTSIDE:
+            warnings.warn(
+                f"{folder.name}: {config.normalise} has its numbers outside this folder; inputs are read as "
+                "they are, as SAELens does, and features differ from those of its training",
+                stacklevel=4,
+            )
+        return None
+    if given is None and (folder / SCALER).exists():
+        said = read_object(folder / SCALER, ConfigError).get("scaling_factor")
+        if said is not None:
+            if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 < said < math.inf:
+                raise ConfigError(
+                    f"{SCALER}: scaling_factor must be a number above 0, not {words.value(said)}"
+                )
+            return float(said)
+    if given is None:
+        warnings.warn(
+            f"{folder.name}: {config.normalise} has its factor outside this folder; inputs are read as they "
+            "are, as SAELens does. If it was not folded into the weights, pass norm_factor=",
+            stacklevel=4,
+        )
+    return given
