@@ -17,6 +17,11 @@ from jmi.errors import ArgumentError
 MEANINGS = ("after", "before", "none", "magnitude")
 """What is done about negative values in a `TopK`."""
 
+_OTHERS = (
+    "fold_norms: this dictionary keeps the largest pre-activations, and would keep others once they are "
+    "scaled; use it as it is"
+)
+
 
 class Activation(Protocol):
     """A pytree that makes features of the pre-activations that a dictionary computes."""
@@ -30,7 +35,11 @@ class Activation(Protocol):
         ...
 
     def scaled(self, norms: jax.Array) -> Any:
-        """The activation that gives ``norms`` ``[features]`` times as much for as much larger input."""
+        """The activation that gives ``norms`` ``[features]`` times as much for as much larger input.
+
+        Raises:
+          ArgumentError: there is none, for other features would be active.
+        """
         ...
 
 
@@ -141,7 +150,7 @@ class TopK:
         return jnp.put_along_axis(jnp.zeros_like(linear), ids, kept, axis=-1, inplace=False)
 
     def scaled(self, norms: jax.Array) -> "TopK":
-        return self
+        raise ArgumentError(_OTHERS)
 
 
 @tree.dataclass
@@ -173,4 +182,4 @@ class BatchTopK:
         return jnp.zeros_like(flat).at[ids].set(values).reshape(linear.shape)
 
     def scaled(self, norms: jax.Array) -> "BatchTopK":
-        return self
+        raise ArgumentError(_OTHERS)

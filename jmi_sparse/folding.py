@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jmi.checks import real_array, real_number
 from jmi.errors import ArgumentError
 from jmi.numerics import wide
-from jmi_sparse.activations import BatchTopK, JumpReLU, TopK
+from jmi_sparse.activations import BatchTopK, JumpReLU
 from jmi_sparse.normalisation import Outside
 from jmi_sparse.pursuit import MatchingPursuit
 
@@ -23,17 +23,13 @@ LEAST_NORM = 1e-8
 def fold(dictionary: "Dictionary", norms: jax.Array) -> "Dictionary":
     """Features ``norms`` ``[features]`` times as large, decoder rows as much shorter; see `fold_norms`."""
     d = dictionary
-    if isinstance(d.activation, (TopK, BatchTopK)) and not d.rescale_acts_by_decoder_norm:
-        raise ArgumentError(
-            "fold_norms: this dictionary keeps the largest pre-activations, and would keep others once they "
-            "are scaled; use it as it is"
-        )
     return dataclasses.replace(
         d,
         W_enc=_times(d.W_enc, norms[None, :]),
         W_dec=_times(d.W_dec, 1 / norms[:, None]),
         b_enc=None if d.b_enc is None else _times(d.b_enc, norms),
-        activation=d.activation.scaled(norms),
+        # Features in units of their rows are as large as before, and so is what they are compared with.
+        activation=d.activation if d.rescale_acts_by_decoder_norm else d.activation.scaled(norms),
     )
 
 

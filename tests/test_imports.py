@@ -17,10 +17,11 @@ import jmi.cli
 import jmi.interp
 import jmi.tokenizers
 import jmi_models
+import jmi_sparse
 from jmi.lazy import homes_in
 
 ROOT = Path(__file__).parents[1]
-LAZY = (jmi, jmi.cli, jmi.interp, jmi.tokenizers, jmi_models)
+LAZY = (jmi, jmi.cli, jmi.interp, jmi.tokenizers, jmi_models, jmi_sparse)
 SLOW_ONES = {
     *(
         "tokenizers",

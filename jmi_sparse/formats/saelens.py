@@ -13,6 +13,7 @@ from jmi.errors import ArgumentError, CheckpointError, ConfigError
 from jmi.reading import read_object
 from jmi_models.disk import words
 from jmi_models.disk.tensors import Stored
+from jmi_models.weights.casting import cast_into
 from jmi_models.weights.stored import read_safetensors
 from jmi_sparse.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from jmi_sparse.dictionary import Dictionary
@@ -40,7 +41,7 @@ def read(
 ) -> AnyDictionary:
     """The dictionary in a folder; arguments and errors as `jmi_sparse.load`."""
     config = parse(read_object(folder / CONFIG, ConfigError), k, hook)
-    headers = read_safetensors(folder / WEIGHTS)
+    headers = _headers(folder / WEIGHTS)
     scaled = next((name for name in _SCALED if name in headers), None)
     wanted = config.tensors() | ({scaled: (config.n_features,)} if scaled else {})
     problems = _misfits(headers, wanted)
@@ -48,20 +49,19 @@ def read(
         problems.append("finetuning_scaling_factor is true, and there is no tensor of that name")
     density = None
     if (folder / SPARSITY).exists():
-        density = read_safetensors(folder / SPARSITY)
+        density = _headers(folder / SPARSITY)
         problems += [f"{SPARSITY}: {each}" for each in _misfits(density, {"sparsity": (config.n_features,)})]
     if problems:
         raise CheckpointError(f"{WEIGHTS}: " + "; ".join(problems))
     arrays = {name: np.asarray(headers[name].read()) for name in wanted}
     if not config.scaled and scaled and (arrays[scaled] != 1).any():
         raise CheckpointError(f"{WEIGHTS}: {scaled} is not 1, and cfg.json says that nothing was finetuned")
-    _check_finite(arrays)
     if scaled:
-        rows = arrays["W_dec"].astype(np.float64) * arrays.pop(scaled).astype(np.float64)[:, None]
-        arrays["W_dec"] = rows
+        # Features were multiplied by it before they were decoded.
+        arrays["W_dec"] = arrays["W_dec"].astype(np.float64) * arrays.pop(scaled).astype(np.float64)[:, None]
     if density:
         arrays["log_density"] = np.asarray(density["sparsity"].read())
-    made = _made(config, {name: jnp.asarray(array.astype(dtype)) for name, array in arrays.items()})
+    made = _made(config, _cast(arrays, dtype))
     factor = _factor(folder, config, norm_factor)
     # A temporal dictionary has no such mode.
     return made if factor is None or isinstance(made, Temporal) else fold_norm_factor(made, factor)
@@ -82,17 +82,28 @@ def _misfits(headers: dict[str, Stored], wanted: dict[str, tuple[int, ...]]) -> 
     return problems
 
 
-def _check_finite(arrays: dict[str, np.ndarray]) -> None:
-    """Raise CheckpointError for NaN anywhere, or for an infinite number in what is no threshold."""
-    bad = [
-        name
-        for name, array in sorted(arrays.items())
-        if not (~np.isnan(array) if name == "threshold" else np.isfinite(array)).all()
-    ]
+def _cast(arrays: dict[str, np.ndarray], dtype: Any) -> dict[str, jax.Array]:
+    """The arrays in ``dtype``; CheckpointError where one is not finite in it. A threshold may be infinite."""
+    found, bad = {}, []
+    for name, array in sorted(arrays.items()):
+        held = np.empty(array.shape, dtype)
+        finite = cast_into(held, array)
+        if not finite and (name != "threshold" or np.isnan(held).any()):
+            bad.append(name)
+        found[name] = held
     if bad:
         raise CheckpointError(
-            f"{WEIGHTS}: not all numbers are finite in {words.some(bad)}; download it again"
+            f"{WEIGHTS}: not all numbers are finite in {np.dtype(dtype)}: {words.some(bad)}; load them in "
+            "another dtype, or download the file again"
         )
+    return {name: jnp.asarray(held) for name, held in found.items()}
+
+
+def _headers(file: Path) -> dict[str, Stored]:
+    if not file.is_file():
+        # A pipe would be read for ever.
+        raise CheckpointError(f"{file.name} is missing, or no regular file; put the file itself there")
+    return read_safetensors(file)
 
 
 def _made(config: Config, arrays: dict[str, jax.Array]) -> AnyDictionary:
