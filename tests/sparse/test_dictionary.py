@@ -43,7 +43,7 @@ def gated(pre):
     return (pre + GATES["b_gate"] > 0) * relu(pre * np.exp(GATES["r_mag"]) + GATES["b_mag"])
 
 
-def batch(pre, k=2.5):
+def batch(pre, k=2.3):
     flat = relu(pre).ravel()
     return kept(flat, flat, int(k * len(pre))).reshape(pre.shape)
 
@@ -56,7 +56,7 @@ FORMS = {
     "topk before": (lambda: jmi_sparse.TopK(15, "before"), lambda p: kept(relu(p), relu(p), 15)),
     "topk none": (lambda: jmi_sparse.TopK(15, "none"), lambda p: kept(p, p, 15)),
     "abstopk": (lambda: jmi_sparse.TopK(4, "magnitude"), lambda p: kept(p, np.abs(p), 4)),
-    "batchtopk": (lambda: jmi_sparse.BatchTopK(jnp.float64(0.4), 2.5), batch),
+    "batchtopk": (lambda: jmi_sparse.BatchTopK(jnp.float64(0.4), 2.3), batch),
 }
 
 

@@ -68,6 +68,23 @@ def test_the_factor_is_an_argument_or_that_of_the_checkpoint(tmp_path):
             jmi_sparse.load(folder(tmp_path / "d", mode, activation_scaler=text))
 
 
+def test_what_a_true_normalisation_was_before_6(tmp_path):
+    with pytest.warns(UserWarning, match="expected_average_only_in"):
+        one = jmi_sparse.load(folder(tmp_path / "a", OLD | {"normalize_activations": True}))
+    assert one.normalisation == jmi_sparse.Outside("expected_average_only_in")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rescaled"), [("topk", False), ("abstopk", False), ("batchtopk", True)]
+)
+def test_whether_features_are_in_units_of_their_rows_where_the_config_does_not_say(
+    tmp_path, architecture, rescaled
+):
+    kept = {"topk_threshold": np.array(0.5)} if architecture == "batchtopk" else {}
+    one = jmi_sparse.load(folder(tmp_path / "a", {"architecture": architecture, "k": 3}, kept))
+    assert one.rescale_acts_by_decoder_norm == rescaled
+
+
 def test_arguments_come_before_what_the_files_say(tmp_path):
     path = folder(tmp_path / "a", {"architecture": "topk", "k": 4})
     one = jmi_sparse.load(path / "sae_weights.safetensors", k=7, hook="blocks.2.hook_mlp_out")
