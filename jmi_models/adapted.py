@@ -45,7 +45,7 @@ class Change:
 
     Attributes:
       params: ``A [l, *inputs, r]`` and ``B [l, r, *outputs]``, their factor in B.
-      name: of the adapter; the module's point is ``hook_<name>`` behind that of what it writes.
+      name: of the adapter; the module's point is ``hook_<name>`` after that of what it writes.
     """
 
     params: Any
@@ -88,7 +88,7 @@ def adapt(
       name: of the adapter, in the names of its points.
       revision: branch, tag or commit on the hub.
 
-    It adds behind the matrix, which is exact where nothing stands between the two. Queries and keys that are
+    It adds after the matrix, which is exact where nothing stands between the two. Queries and keys that are
     normalised or clamped there are refused. So are embeddings, heads, experts and modules that were trained
     whole; loading merges all of these. Points of single heads that the matrix reads or writes alone
     (``hook_q_input``, ``hook_result``) are gone, and what decomposes a run by heads or neurons refuses the
@@ -174,14 +174,14 @@ def _places(model: Transformer) -> dict[str, tuple[str, str]]:
 
 
 def _checked(model: Transformer, module: str, weight: str, target: Target) -> int:
-    """The layer of a matrix, behind which a change can be added exactly."""
+    """The layer of a matrix, after which a change can be added exactly."""
     why, spec = None, model.attn
     if not target.path.startswith("blocks."):
         why = "it is outside of the layers"
     elif weight not in _places(model) or len(target.index) != 1:
         why = "it is of experts"
     elif spec.qk_norm is not None and weight in ("attn.W_Q", "attn.W_K"):
-        why = "queries and keys are normalised behind it"
+        why = "queries and keys are normalised after it"
     elif spec.clip_qkv is not None and weight in ("attn.W_Q", "attn.W_K", "attn.W_V"):
         why = "what it writes is clamped"
     if why is None:

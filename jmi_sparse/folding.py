@@ -50,8 +50,7 @@ def fold_norm_factor(
 
     SAELens trains so under ``expected_average_only_in``, where the factor is ``sqrt(d)`` over the mean norm
     of the training inputs: ``W_enc`` is multiplied by it, ``W_dec`` and ``b_dec`` are divided. A factor of
-      another
-    model or point gives features that look right and are wrong.
+    another model or point gives features that look right and are wrong.
 
     Args:
       dictionary: a `Dictionary`, or a `MatchingPursuit`, whose features become smaller by the factor.

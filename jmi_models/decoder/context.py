@@ -14,7 +14,7 @@ from jmi.model.inputs import Prompts
 from jmi_models.decoder.rope import Rope
 
 _NO_POSITION = 2**30
-"""Behind the end of any table."""
+"""Beyond the end of any table."""
 
 
 @tree.dataclass

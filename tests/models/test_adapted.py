@@ -155,7 +155,7 @@ def test_points_and_parts_that_would_lack_the_adapter_are_gone(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "module", "words"),
     [
-        ("qwen3/tied", "model.layers.0.self_attn.q_proj", "queries and keys are normalised behind it"),
+        ("qwen3/tied", "model.layers.0.self_attn.q_proj", "queries and keys are normalised after it"),
         ("olmo/clipped", "model.layers.0.self_attn.v_proj", "what it writes is clamped"),
         ("llama/longrope_beyond", "lm_head", "it is outside of the layers"),
         ("qwen2_moe/shared", "model.layers.0.mlp.experts.0.up_proj", "it is of experts"),

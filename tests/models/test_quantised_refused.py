@@ -155,6 +155,23 @@ def test_a_part_that_is_missing_is_told_with_all_other_problems(tmp_path: Path) 
         assert line in message
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("gptq by activation", ".g_idx"),
+        ("compressed int8 by activation", ".weight_g_idx"),
+        ("compressed int4 with zeros", ".weight_zero_point"),
+        ("compressed w8a8", ".weight_zero_point"),
+    ],
+)
+def test_a_part_that_the_config_says_there_is_must_be_there(name: str, part: str, tmp_path: Path) -> None:
+    config, packed, _ = model("llama", PACKERS[name])
+    module = "model.layers.0.self_attn.q_proj"
+    del packed[module + part]
+    message = fails(grid.write_folder(tmp_path, config, packed))
+    assert f"surplus: {module}." in message
+
+
 def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     config, packed, _ = model("llama", PACKERS["fp8 blocks"])
     packed["model.layers.1.mlp.up_proj.weight_scale_inv"][0, 0] = np.nan

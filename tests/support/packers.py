@@ -230,7 +230,9 @@ def pack_quantized(
     if by_activation:
         held[".weight_g_idx"] = order.astype(np.int32)
     config = compressed(
-        "pack-quantized", num_bits=bits, strategy="group", group_size=size, symmetric=symmetric
+        "pack-quantized",
+        **{"num_bits": bits, "strategy": "group", "group_size": size, "symmetric": symmetric},
+        actorder="group" if by_activation else None,
     )
     return Packed(config, held, matrix)
 

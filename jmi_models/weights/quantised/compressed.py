@@ -32,7 +32,7 @@ from jmi_models.weights.quantised.scaled import FP8, INTEGERS, scaled
 
 _FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 _TAKEN = (".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point")
-_SAME = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure")
+_SAME = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "actorder")
 _SCALES = ("F16", "BF16", "F32")
 
 
@@ -96,12 +96,22 @@ def _layouts(config: Config) -> tuple[Layout, ...]:
         )
         size = group_size({**config, **weights}, -1) if strategy == "group" else 0
         read = functools.partial(_read_packed, only(bits, "num_bits", 8, 4, 2), size)
+        needs = (".weight_scale", ".weight_shape", *_declared(weights))
         more = (".weight_zero_point", ".weight_g_idx", *_TAKEN)
-        return (Layout(".weight_packed", ".weight", read, (".weight_scale", ".weight_shape"), more),)
+        return (Layout(".weight_packed", ".weight", read, needs, more),)
     only(bits, "num_bits", 8)
     only({**config, "strategy": weights.get("strategy")}, "strategy", "tensor", "channel", "group", "block")
     read = functools.partial(_read_scaled, kind, _block(config, weights))
-    return (Layout(".weight_scale", ".weight", read, (".weight",), (".weight_zero_point", *_TAKEN)),)
+    needs = (".weight", *_declared(weights))
+    return (Layout(".weight_scale", ".weight", read, needs, (".weight_zero_point", *_TAKEN)),)
+
+
+def _declared(weights: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tensors that the config says there are; a matrix read without them would be another, silently."""
+    zeros = (".weight_zero_point",) if weights.get("symmetric") is False else ()
+    by_activation = str(weights.get("actorder")).lower() in ("true", "group", "dynamic")
+    order = (".weight_g_idx",) if by_activation else ()
+    return (*zeros, *order)
 
 
 def _weights(config: Config) -> Mapping[str, Any]:

@@ -107,7 +107,9 @@ def _gptq(config: Config) -> tuple[Layout, ...]:
     if config.get("dynamic"):
         raise refused(config, "'dynamic' gives modules bits of their own")
     read = functools.partial(_read_gptq, bits, group_size(config, 128), layout == "gptq")
-    return (Layout(".qweight", ".weight", read, (".qzeros", ".scales"), (".g_idx",)),)
+    # Without it, a matrix whose inputs were taken by activation would be read with the scales of others.
+    order = (".g_idx",) if config.get("desc_act") else ()
+    return (Layout(".qweight", ".weight", read, (".qzeros", ".scales", *order), (".g_idx",)),)
 
 
 def _awq(config: Config) -> tuple[Layout, ...]:

@@ -11,12 +11,13 @@ import pytest
 
 import jmi
 from jmi.errors import HookError, InterventionError, OutputError
-from jmi.sweeps import chunks as sweep_chunks
 from jmi.sweeps import store as sweep_store
 from jmi.sweeps import work as sweep_work
 from tests.core.conftest import Programs, lively, tiny
 from tests.support.tolerances import assert_agree
 from tests.support.trees import scaled, stacked
+
+pytestmark = pytest.mark.usefixtures("small_chunks_count")
 
 LENGTH = 9
 RNG = np.random.default_rng(4)
@@ -27,12 +28,6 @@ CAPTURES = ["hook_embed", "blocks.*.hook_resid_pre", "blocks.1.attn.hook_pattern
 
 Cell = dict[str, Any]
 """Values of the axes of a grid: of one cell, or for all of them."""
-
-
-@pytest.fixture(autouse=True)
-def small_chunks_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let even these few tokens be worth a chunk of their own, so that cells start behind position 0."""
-    monkeypatch.setattr(sweep_chunks, "PASS", 0)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import pytest
 
 import jmi
 from jmi.captures.reducers import TopEntries
-from jmi.sweeps import chunks as sweep_chunks
 from tests.core.conftest import lively, tiny
 from tests.support.tolerances import assert_agree
 from tests.support.trees import scaled, stacked
+
+pytestmark = pytest.mark.usefixtures("small_chunks_count")
 
 LENGTH = 9
 RNG = np.random.default_rng(8)
@@ -36,12 +37,6 @@ CAPTURES = {
         jmi.Capture("blocks.1.attn.hook_z", reduce=lambda z, site: {"largest": z.max(), "first": z[:, 0]}),
     ],
 }
-
-
-@pytest.fixture(autouse=True)
-def small_chunks_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let even these few tokens be worth a chunk of their own, so that cells start behind position 0."""
-    monkeypatch.setattr(sweep_chunks, "PASS", 0)
 
 
 @pytest.fixture(scope="module")
