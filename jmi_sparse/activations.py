@@ -141,13 +141,17 @@ class TopK:
         return linear
 
     def __call__(self, linear: jax.Array) -> jax.Array:
+        ids, kept = self.kept(linear)
+        return jnp.put_along_axis(jnp.zeros_like(linear), ids, kept, axis=-1, inplace=False)
+
+    def kept(self, linear: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Ids and values of the k that are kept, ``[..., k]``; some of the values may be 0."""
         if self.k > linear.shape[-1]:
             raise ArgumentError(f"k={self.k}: this dictionary has {linear.shape[-1]} features; give fewer")
         values = jax.nn.relu(linear) if self.relu == "before" else linear
         _, ids = lax.top_k(jnp.abs(values) if self.relu == "magnitude" else values, self.k)
         kept = jnp.take_along_axis(values, ids, axis=-1)
-        kept = jax.nn.relu(kept) if self.relu == "after" else kept
-        return jnp.put_along_axis(jnp.zeros_like(linear), ids, kept, axis=-1, inplace=False)
+        return ids, jax.nn.relu(kept) if self.relu == "after" else kept
 
     def scaled(self, norms: jax.Array) -> "TopK":
         raise ArgumentError(_OTHERS)

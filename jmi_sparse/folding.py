@@ -25,9 +25,9 @@ def fold(dictionary: "Dictionary", norms: jax.Array) -> "Dictionary":
     d = dictionary
     return dataclasses.replace(
         d,
-        W_enc=_times(d.W_enc, norms[None, :]),
-        W_dec=_times(d.W_dec, 1 / norms[:, None]),
-        b_enc=None if d.b_enc is None else _times(d.b_enc, norms),
+        W_enc=times(d.W_enc, norms[None, :]),
+        W_dec=times(d.W_dec, 1 / norms[:, None]),
+        b_enc=None if d.b_enc is None else times(d.b_enc, norms),
         # Features in units of their rows are as large as before, and so is what they are compared with.
         activation=d.activation if d.rescale_acts_by_decoder_norm else d.activation.scaled(norms),
     )
@@ -68,7 +68,7 @@ def fold_norm_factor(
     factor = real_number("factor", factor, above=0)
     d, normalisation = dictionary, dictionary.normalisation
     normalisation = None if isinstance(normalisation, Outside) else normalisation
-    b_dec = _times(d.b_dec, 1 / factor)
+    b_dec = times(d.b_dec, 1 / factor)
     if isinstance(d, MatchingPursuit):
         # Rows are both encoder and decoder, and stay: its features come in units of the input.
         least = d.residual_threshold / factor
@@ -79,8 +79,8 @@ def fold_norm_factor(
         activation = dataclasses.replace(activation, threshold=activation.threshold / factor)
     return dataclasses.replace(
         d,
-        W_enc=_times(d.W_enc, factor),
-        W_dec=_times(d.W_dec, 1 / factor),
+        W_enc=times(d.W_enc, factor),
+        W_dec=times(d.W_dec, 1 / factor),
         b_dec=b_dec,
         activation=activation,
         normalisation=normalisation,
@@ -118,7 +118,7 @@ def at_threshold(dictionary: "Dictionary") -> "Dictionary":
     return dataclasses.replace(d, activation=JumpReLU(threshold), rescale_acts_by_decoder_norm=False)
 
 
-def _times(weight: jax.Array, factor: jax.Array | float) -> jax.Array:
+def times(weight: jax.Array, factor: jax.Array | float) -> jax.Array:
     """A product in float32 or more, in the weight's dtype."""
     factor = jnp.asarray(factor, wide(weight.dtype))
     factor = jnp.broadcast_to(factor, weight.shape)

@@ -3,13 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from jmi.checks import choice, float_dtype, real_number, shown, text, whole_number
-from jmi.errors import ArgumentError, CheckpointError
+from jmi.errors import ArgumentError
 from jmi_models.disk import words
 from jmi_sparse.formats import saelens
-from jmi_sparse.formats.saelens_writing import AnyDictionary
+from jmi_sparse.formats.asked import Asked
+from jmi_sparse.formats.recognising import Format, recognised
+from jmi_sparse.kinds import AnyDictionary
+from jmi_sparse.placement import placed
 
-FORMATS = {"saelens": saelens}
+FORMATS: dict[str, Format] = {"saelens": saelens}
+"""How a format is told from others, and read: the first that matches."""
+
+WRITERS = {"saelens": saelens.write}
 
 
 def load(
@@ -20,6 +28,7 @@ def load(
     k: int | None = None,
     norm_factor: float | None = None,
     dtype: Any = "float32",
+    mesh: Mesh | None = None,
 ) -> AnyDictionary:
     """Load a dictionary from a folder, whose format is recognised from its files.
 
@@ -29,7 +38,7 @@ def load(
     position.
 
     Args:
-      source: the folder, or its file of weights.
+      source: the folder, or its file of weights; a folder below which there is only one dictionary.
       format: its format, where the files alone do not say it.
       hook: the site it reads, instead of what its files say.
       k: how many features are kept, instead of what its files say.
@@ -37,6 +46,7 @@ def load(
         (``expected_average_only_in``); it is folded into the weights. Without it inputs are read as they are,
         and a warning says so.
       dtype: of the weights and so of the computation: float32, bfloat16, float16, or float64.
+      mesh: features are split over its axis ``model``.
 
     Raises:
       ArgumentError: no such folder or format, or an argument that does not fit the dictionary.
@@ -54,13 +64,16 @@ def load(
     """
     if not isinstance(source, (str, Path)) or not str(source):
         raise ArgumentError(f"source={shown(source)}: give the path of a folder")
-    dtype = float_dtype(dtype)
-    k = None if k is None else whole_number("k", k)
-    hook = None if hook is None else text("hook", hook)
-    norm_factor = None if norm_factor is None else real_number("norm_factor", norm_factor, above=0)
-    folder = _folder(Path(source).expanduser())
-    name = _recognised(folder) if format is None else choice("format", format, FORMATS)
-    return FORMATS[name].read(folder, dtype, k, hook, norm_factor)
+    asked = Asked(
+        dtype=float_dtype(dtype),
+        k=None if k is None else whole_number("k", k),
+        hook=None if hook is None else text("hook", hook),
+        norm_factor=None if norm_factor is None else real_number("norm_factor", norm_factor, above=0),
+    )
+    path = _path(Path(source).expanduser())
+    wanted = FORMATS if format is None else {format: FORMATS[choice("format", format, FORMATS)]}
+    name, place = recognised(path, wanted)
+    return placed(wanted[name].read(place, asked), mesh)
 
 
 def save(dictionary: AnyDictionary, folder: str | Path, *, format: str = "saelens") -> None:
@@ -77,26 +90,15 @@ def save(dictionary: AnyDictionary, folder: str | Path, *, format: str = "saelen
     """
     if not isinstance(dictionary, AnyDictionary):
         raise ArgumentError(f"dictionary={shown(dictionary)}: give a dictionary")
-    FORMATS[choice("format", format, FORMATS)].write(dictionary, Path(folder).expanduser())
+    WRITERS[choice("format", format, WRITERS)](dictionary, Path(folder).expanduser())
 
 
-def _folder(path: Path) -> Path:
+def _path(path: Path) -> Path:
     try:
-        if path.is_dir():
+        if path.is_dir() or path.is_file():
             return path
-        if path.is_file():
-            return path.parent
     except (OSError, ValueError):
         pass
-    raise ArgumentError(f"source={words.value(str(path))}: no such folder; download the dictionary first")
-
-
-def _recognised(folder: Path) -> str:
-    """The format that a folder's files have."""
-    found = [name for name, each in FORMATS.items() if each.matches(folder)]
-    if not found:
-        there = words.some(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise CheckpointError(
-            f"{folder}: no format of dictionaries that is known ({', '.join(FORMATS)}); found {there}"
-        )
-    return found[0]
+    raise ArgumentError(
+        f"source={words.value(str(path))}: no such folder or file; download the dictionary first"
+    )

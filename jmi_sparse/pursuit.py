@@ -9,8 +9,9 @@ from jax import lax
 from jmi import tree
 from jmi.engine.forward import precise
 from jmi.errors import ArgumentError
-from jmi_sparse import inputs
+from jmi_sparse import active, inputs
 from jmi_sparse.activations import over
+from jmi_sparse.active import Sparse
 from jmi_sparse.normalisation import Normalisation
 
 
@@ -105,11 +106,19 @@ class MatchingPursuit:
         raise ArgumentError("encode_pre: matching pursuit has no single pre-activation; use encode")
 
     @precise()
+    def encode_sparse(self, x: jax.Array, capacity: int) -> Sparse:
+        """The active ones alone; see `Dictionary.encode_sparse`."""
+        return active.largest(self.encode(x), capacity)
+
+    @precise()
     def decode(self, features: jax.Array, x: jax.Array | None = None) -> jax.Array:
         """What features stand for, ``[..., d_in]``; ``x`` and errors as of `Dictionary.decode`."""
-        y = inputs.features(features, self.W_dec) @ self.W_dec
-        y = y + over(self.b_dec, y) if self.apply_b_dec_to_input else y
-        return inputs.restored(y, x, self.normalisation, self.hook_z)
+        return self._restored(inputs.features(features, self.W_dec) @ self.W_dec, x)
+
+    @precise()
+    def decode_sparse(self, features: Sparse, x: jax.Array | None = None) -> jax.Array:
+        """`decode` of the features that `encode_sparse` gave."""
+        return self._restored(active.written(features.ids, features.values, self.W_dec), x)
 
     def reconstruct(self, x: jax.Array) -> jax.Array:
         """The output for ``x``, in its shape."""
@@ -118,3 +127,7 @@ class MatchingPursuit:
     def error(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """What the dictionary misses: ``y - reconstruct(x)``, ``y`` being ``x`` by default."""
         return inputs.missed(self.reconstruct(x), x if y is None else y)
+
+    def _restored(self, y: jax.Array, x: jax.Array | None) -> jax.Array:
+        y = y + over(self.b_dec, y) if self.apply_b_dec_to_input else y
+        return inputs.restored(y, x, self.normalisation, self.hook_z)

@@ -5,28 +5,25 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jmi.errors import ArgumentError, CheckpointError, ConfigError
 from jmi.reading import read_object
 from jmi_models.disk import words
-from jmi_models.disk.tensors import Stored
-from jmi_models.weights.casting import cast_into
-from jmi_models.weights.stored import read_safetensors
 from jmi_sparse.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from jmi_sparse.dictionary import Dictionary
 from jmi_sparse.folding import fold_norm_factor
+from jmi_sparse.formats import tensors
+from jmi_sparse.formats.asked import Asked
 from jmi_sparse.formats.saelens_config import OUTSIDE, Config, parse
-from jmi_sparse.formats.saelens_writing import CONFIG, LINEAR, SPARSITY, WEIGHTS, AnyDictionary
+from jmi_sparse.formats.saelens_writing import CONFIG, LINEAR, SPARSITY, WEIGHTS, OneDictionary
 from jmi_sparse.formats.saelens_writing import write as write
 from jmi_sparse.normalisation import ConstantNorm, LayerNorm, Normalisation, Outside, Scalar
 from jmi_sparse.pursuit import MatchingPursuit
 from jmi_sparse.temporal import FeatureAttention, Linear, Temporal
 
 SCALER = "activation_scaler.json"
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _SCALED = ("finetuning_scaling_factor", "scaling_factor")
 """Names under which versions before 6 kept what a finetuning multiplied features by."""
 
@@ -36,21 +33,21 @@ def matches(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
-def read(
-    folder: Path, dtype: Any, k: int | None, hook: str | None, norm_factor: float | None
-) -> AnyDictionary:
-    """The dictionary in a folder; arguments and errors as `jmi_sparse.load`."""
-    config = parse(read_object(folder / CONFIG, ConfigError), k, hook)
-    headers = _headers(folder / WEIGHTS)
+def read(folder: Path, asked: Asked) -> OneDictionary:
+    """The dictionary in a folder; errors as of `jmi_sparse.load`."""
+    config = parse(read_object(folder / CONFIG, ConfigError), asked.k, asked.hook)
+    headers = tensors.headers(folder / WEIGHTS)
     scaled = next((name for name in _SCALED if name in headers), None)
     wanted = config.tensors() | ({scaled: (config.n_features,)} if scaled else {})
-    problems = _misfits(headers, wanted)
+    problems = tensors.misfits(headers, wanted)
     if config.scaled and not scaled:
         problems.append("finetuning_scaling_factor is true, and there is no tensor of that name")
     density = None
     if (folder / SPARSITY).exists():
-        density = _headers(folder / SPARSITY)
-        problems += [f"{SPARSITY}: {each}" for each in _misfits(density, {"sparsity": (config.n_features,)})]
+        density = tensors.headers(folder / SPARSITY)
+        problems += [
+            f"{SPARSITY}: {each}" for each in tensors.misfits(density, {"sparsity": (config.n_features,)})
+        ]
     if problems:
         raise CheckpointError(f"{WEIGHTS}: " + "; ".join(problems))
     arrays = {name: np.asarray(headers[name].read()) for name in wanted}
@@ -61,52 +58,13 @@ def read(
         arrays["W_dec"] = arrays["W_dec"].astype(np.float64) * arrays.pop(scaled).astype(np.float64)[:, None]
     if density:
         arrays["log_density"] = np.asarray(density["sparsity"].read())
-    made = _made(config, _cast(arrays, dtype))
-    factor = _factor(folder, config, norm_factor)
+    made = _made(config, tensors.cast(arrays, asked.dtype, WEIGHTS))
+    factor = _factor(folder, config, asked.norm_factor)
     # A temporal dictionary has no such mode.
     return made if factor is None or isinstance(made, Temporal) else fold_norm_factor(made, factor)
 
 
-def _misfits(headers: dict[str, Stored], wanted: dict[str, tuple[int, ...]]) -> list[str]:
-    """What in a file is missing, surplus, of another shape, or no real number."""
-    problems = []
-    for fault, names in (("missing", set(wanted) - set(headers)), ("surplus", set(headers) - set(wanted))):
-        if names:
-            problems.append(f"{fault}: {words.some(sorted(names))}")
-    for name in sorted(set(wanted) & set(headers)):
-        found = headers[name]
-        if found.shape != wanted[name]:
-            problems.append(f"{name} has shape {list(found.shape)}, not {list(wanted[name])}")
-        if found.dtype not in _FLOATS:
-            problems.append(f"{name} is {words.name(found.dtype)}, not a float of 16, 32 or 64 bits")
-    return problems
-
-
-def _cast(arrays: dict[str, np.ndarray], dtype: Any) -> dict[str, jax.Array]:
-    """The arrays in ``dtype``; CheckpointError where one is not finite in it. A threshold may be infinite."""
-    found, bad = {}, []
-    for name, array in sorted(arrays.items()):
-        held = np.empty(array.shape, dtype)
-        finite = cast_into(held, array)
-        if not finite and (name != "threshold" or np.isnan(held).any()):
-            bad.append(name)
-        found[name] = held
-    if bad:
-        raise CheckpointError(
-            f"{WEIGHTS}: not all numbers are finite in {np.dtype(dtype)}: {words.some(bad)}; load them in "
-            "another dtype, or download the file again"
-        )
-    return {name: jnp.asarray(held) for name, held in found.items()}
-
-
-def _headers(file: Path) -> dict[str, Stored]:
-    if not file.is_file():
-        # A pipe would be read for ever.
-        raise CheckpointError(f"{file.name} is missing, or no regular file; put the file itself there")
-    return read_safetensors(file)
-
-
-def _made(config: Config, arrays: dict[str, jax.Array]) -> AnyDictionary:
+def _made(config: Config, arrays: dict[str, Any]) -> OneDictionary:
     normalise: dict[str, Normalisation | None] = {
         "none": None,
         "constant_norm_rescale": ConstantNorm(),
@@ -142,7 +100,7 @@ def _made(config: Config, arrays: dict[str, jax.Array]) -> AnyDictionary:
     )
 
 
-def _temporal(config: Config, arrays: dict[str, jax.Array], shared: dict[str, Any]) -> Temporal:
+def _temporal(config: Config, arrays: dict[str, Any], shared: dict[str, Any]) -> Temporal:
     layers = []
     for number in range(config.options["n_attn_layers"]):
         maps = {
@@ -155,7 +113,7 @@ def _temporal(config: Config, arrays: dict[str, jax.Array], shared: dict[str, An
     return Temporal(W_enc=arrays.get("W_enc"), layers=tuple(layers), activation=activation, **shared)
 
 
-def _activation(config: Config, arrays: dict[str, jax.Array]) -> Activation:
+def _activation(config: Config, arrays: dict[str, Any]) -> Activation:
     kept = config.k or 1
     match config.activation:
         case "jump":
@@ -180,7 +138,7 @@ def _factor(folder: Path, config: Config, given: float | None) -> float | None:
             warnings.warn(
                 f"{folder.name}: {config.normalise} has its numbers outside this folder; inputs are read as "
                 "they are, as SAELens does, and features differ from those of its training",
-                stacklevel=4,
+                stacklevel=5,
             )
         return None
     if given is None and (folder / SCALER).exists():
@@ -195,6 +153,6 @@ def _factor(folder: Path, config: Config, given: float | None) -> float | None:
         warnings.warn(
             f"{folder.name}: {config.normalise} has its factor outside this folder; inputs are read as they "
             "are, as SAELens does. If it was not folded into the weights, pass norm_factor=",
-            stacklevel=4,
+            stacklevel=5,
         )
     return given

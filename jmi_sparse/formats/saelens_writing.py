@@ -13,6 +13,7 @@ from jmi.artefacts import replacing
 from jmi.errors import ArgumentError, OutputError, printable
 from jmi_sparse.activations import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from jmi_sparse.dictionary import Dictionary
+from jmi_sparse.kinds import AnyDictionary
 from jmi_sparse.normalisation import ConstantNorm, LayerNorm, Outside, Scalar
 from jmi_sparse.pursuit import MatchingPursuit
 from jmi_sparse.temporal import Temporal
@@ -21,11 +22,15 @@ CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.saf
 LINEAR = ("q_target", "k_ctx", "v_ctx", "c_proj")
 """The linear maps of one layer of attention in a temporal dictionary."""
 
-AnyDictionary = Dictionary | MatchingPursuit | Temporal
+OneDictionary = Dictionary | MatchingPursuit | Temporal
 
 
 def write(dictionary: AnyDictionary, folder: Path) -> None:
     """Write such a folder; arguments and errors as `jmi_sparse.save`."""
+    if not isinstance(dictionary, OneDictionary):
+        raise ArgumentError(
+            f"save: a folder of SAELens holds one dictionary of one point, not {dictionary!r}"
+        )
     config, arrays = _config(dictionary), _arrays(dictionary)
     folder.mkdir(parents=True, exist_ok=True)
     files = {WEIGHTS: arrays}
@@ -41,7 +46,7 @@ def write(dictionary: AnyDictionary, folder: Path) -> None:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _config(d: AnyDictionary) -> dict[str, Any]:
+def _config(d: OneDictionary) -> dict[str, Any]:
     names: dict[type, str] = {
         type(None): "none",
         ConstantNorm: "constant_norm_rescale",
@@ -70,7 +75,7 @@ def _config(d: AnyDictionary) -> dict[str, Any]:
     return {**config, "metadata": metadata}
 
 
-def _options(d: AnyDictionary) -> dict[str, Any]:
+def _options(d: OneDictionary) -> dict[str, Any]:
     """Fields that only some architectures have."""
     if isinstance(d, MatchingPursuit):
         names = ("residual_threshold", "max_iterations", "stop_on_duplicate_support")
@@ -99,7 +104,7 @@ def _decimal(factor: jax.Array) -> float:
     return float(str(np.asarray(factor)))
 
 
-def _architecture(d: AnyDictionary) -> str:
+def _architecture(d: OneDictionary) -> str:
     """SAELens's name for a dictionary; ArgumentError where it has none."""
     if not isinstance(d, Dictionary):
         return "temporal" if isinstance(d, Temporal) else "matching_pursuit"
@@ -122,7 +127,7 @@ def _architecture(d: AnyDictionary) -> str:
     return name
 
 
-def _arrays(d: AnyDictionary) -> dict[str, np.ndarray]:
+def _arrays(d: OneDictionary) -> dict[str, np.ndarray]:
     names = ("W_enc", "W_dec", "b_dec", "b_enc", "W_skip")
     found = {name: getattr(d, name) for name in names if getattr(d, name, None) is not None}
     if isinstance(d, Temporal):
