@@ -17,6 +17,7 @@ from jmi.engine.wired import Here, Wire
 from jmi.errors import ArgumentError, HookError
 from jmi.hooks.reach import takes_padding
 from jmi.lm import LanguageModel, check_lm
+from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, find, table_of
 
 
@@ -47,10 +48,11 @@ class Module(Protocol):
         """
         ...
 
-    def start(self, carry: Any) -> Any:
-        """What it carries from layer to layer, arrays ``[b, s, ...]``, given what enters the first layer.
+    def start(self, carry: Any, prompts: Prompts) -> Any:
+        """What it carries from layer to layer, arrays ``[b, s, ...]``, given what enters the first layer and
+        the tokens of the positions that are run.
 
-        A module without this method carries nothing.
+        A module without this method carries nothing, nor does one whose ``carries`` is False.
         """
         ...
 
@@ -128,7 +130,7 @@ def rewire(lm: LanguageModel, modules: Mapping[tuple[str | Iterable[str], str], 
         host.model if isinstance(host, Rewired) else host,
         tuple(wires),
         tuple(own.values()),
-        tuple(hasattr(module, "start") for module in held),
+        tuple(hasattr(module, "start") and getattr(module, "carries", True) for module in held),
         tuple(closed),
         takes_padding=getattr(host, "takes_padding", False) and all(map(takes_padding, held)),
     )

@@ -14,6 +14,7 @@ from jmi_sparse.dictionary import Dictionary as Dictionary
 from jmi_sparse.folding import at_threshold as at_threshold, fold_norm_factor as fold_norm_factor
 from jmi_sparse.layered import DictionarySet as DictionarySet, stack as stack
 from jmi_sparse.pursuit import MatchingPursuit as MatchingPursuit
+from jmi_sparse.splice import splice as splice
 from jmi_sparse.temporal import Temporal as Temporal
 from jmi_sparse.load import load as load, save as save
 from jmi_sparse.normalisation import (

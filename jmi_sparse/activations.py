@@ -106,8 +106,12 @@ class Gated:
         return linear * over(jnp.exp(self.r_mag), linear) + over(self.b_mag, linear)
 
     def __call__(self, linear: jax.Array) -> jax.Array:
+        return self.of(linear, self.pre(linear))
+
+    def of(self, linear: jax.Array, magnitude: jax.Array) -> jax.Array:
+        """Features of a magnitude before relu that need not be its own."""
         active = linear + over(self.b_gate, linear) > 0
-        return jnp.where(active, jax.nn.relu(self.pre(linear)), jnp.zeros_like(linear))
+        return jnp.where(active, jax.nn.relu(magnitude), jnp.zeros_like(linear))
 
     def scaled(self, norms: jax.Array) -> "Gated":
         gate, mag = ((b.astype(norms.dtype) * norms).astype(b.dtype) for b in (self.b_gate, self.b_mag))

@@ -1,5 +1,7 @@
 """A dictionary of one point: sparse autoencoders and transcoders, with or without a linear skip."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from jmi.engine.forward import precise
 from jmi.errors import ArgumentError
 from jmi.numerics import wide
 from jmi_sparse import active, folding, inputs
-from jmi_sparse.activations import Activation, TopK, over
+from jmi_sparse.activations import Activation, Gated, TopK, over
 from jmi_sparse.active import Sparse
 from jmi_sparse.normalisation import Normalisation
 
@@ -80,7 +82,7 @@ class Dictionary:
     @property
     def d_out(self) -> int:
         """Width of what is written."""
-        return self.W_dec.shape[-1]
+        return self.b_dec.shape[-1]
 
     @property
     def n_features(self) -> int:
@@ -99,7 +101,15 @@ class Dictionary:
         Raises:
           ArgumentError: no real numbers, or of another width.
         """
-        return self.activation(self._scaled(x))
+        return self.activation(self._scaled(self._linear(x)))
+
+    @precise()
+    def encode_through(self, x: jax.Array, through: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """`encode`, with ``through`` applied to the pre-activations that `encode_pre` gives on their way."""
+        linear = self._linear(x)
+        if isinstance(self.activation, Gated):
+            return self.activation.of(linear, through(self.activation.pre(linear)))
+        return self.activation(self._scaled(through(linear)))
 
     @precise()
     def encode_sparse(self, x: jax.Array, capacity: int) -> Sparse:
@@ -108,7 +118,7 @@ class Dictionary:
         Use it where features leave the device: of 100 active ones among 16,384 it is a hundredth of the
         memory. ``overflowed`` says where more were active than there are places.
         """
-        linear, capacity = self._scaled(x), whole_number("capacity", capacity, 1)
+        linear, capacity = self._scaled(self._linear(x)), whole_number("capacity", capacity, 1)
         if not isinstance(self.activation, TopK) or self.activation.k > capacity:
             return active.largest(self.activation(linear), capacity)
         ids, values = self.activation.kept(linear)
@@ -154,7 +164,15 @@ class Dictionary:
             y = self.decode_sparse(self.encode_sparse(x, self.activation.k), x)
         else:
             y = self.decode(self.encode(x), x)
-        return y if self.W_skip is None else y + self._flat(x) @ self.W_skip.T
+        return y if self.W_skip is None else y + self.skipped(x)
+
+    @precise()
+    def skipped(self, x: jax.Array) -> jax.Array:
+        """What the skip adds for ``x``: ``x W_skip^T``, or 0 without one."""
+        x = self._flat(x)
+        if self.W_skip is None:
+            return jnp.zeros((*x.shape[:-1], self.d_out), x.dtype)
+        return x @ self.W_skip.T
 
     def error(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """What the dictionary misses: ``y - reconstruct(x)``.
@@ -196,9 +214,8 @@ class Dictionary:
     def _restored(self, y: jax.Array, x: jax.Array | None) -> jax.Array:
         return inputs.restored(y + over(self.b_dec, y), x, self.normalisation, self.hook_z)
 
-    def _scaled(self, x: jax.Array) -> jax.Array:
+    def _scaled(self, linear: jax.Array) -> jax.Array:
         """What the activation reads."""
-        linear = self._linear(x)
         if self.rescale_acts_by_decoder_norm:
             linear = linear * over(self.decoder_norms.astype(linear.dtype), linear)
         return linear

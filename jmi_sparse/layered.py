@@ -196,14 +196,15 @@ def _bare(dictionary: Dictionary, layer: int, density: bool) -> Dictionary:
     """A row: hooks with the layer open, and nothing that is one layer's alone."""
     return dataclasses.replace(
         dictionary,
-        hook_in=_opened(dictionary.hook_in, layer),
-        hook_out=_opened(dictionary.hook_out, layer),
+        hook_in=opened(dictionary.hook_in, layer),
+        hook_out=opened(dictionary.hook_out, layer),
         log_density=dictionary.log_density if density else None,
         metadata="{}",
     )
 
 
-def _opened(name: str | None, layer: int) -> str | None:
+def opened(name: str | None, layer: int) -> str | None:
+    """The name of a site with its layer left open."""
     return None if name is None else name.replace(f"blocks.{layer}.", "blocks.*.", 1)
 
 

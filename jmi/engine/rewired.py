@@ -85,7 +85,8 @@ class Rewired:
         """What enters the first layer, and what modules begin with."""
         carry = self.model.embed(params, prompts, context["host"], tap)
         pairs = zip(context["modules"], self.carries, strict=True)
-        return {"host": carry, "modules": tuple(m.start(carry) if has else None for m, has in pairs)}
+        own = tuple(m.start(carry, prompts) if has else None for m, has in pairs)
+        return {"host": carry, "modules": own}
 
     def block(self, layer_params: Params, carry: Any, context: Any, layer: Any, tap: Tap) -> Any:
         """One layer, with the modules in it."""

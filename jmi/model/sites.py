@@ -34,8 +34,8 @@ class Site:
       point: name with the layer open, e.g. ``blocks.*.attn.hook_q``.
       axes: names of the axes of the tensor there: batch, pos, query and key (positions), head, kv_head,
         expert, d_model, d_embed (what the unembedding reads, where that is narrower), d_head, d_mlp, vocab,
-        one, and of a recurrent state d_key and d_value. Selectors and techniques go by these; a model may
-        have others.
+        one, feature (of a dictionary), and of a recurrent state d_key and d_value. Selectors and techniques
+        go by these; a model may have others.
       sizes: size of each axis; None for batch and for positions, which each run chooses.
       layers: the layers that have the point, in order; None outside the blocks.
       layer: index of the running layer (int32, traced inside a scan); None outside the blocks.

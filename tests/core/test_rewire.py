@@ -151,7 +151,7 @@ class CrossLayer:
     params: Any  # W_in [d, f] of this layer, W_out [layers, f, d]: into every layer
     per_layer: bool = tree.static(default=True)
 
-    def start(self, carry):
+    def start(self, carry, prompts):
         return jnp.zeros((*carry.shape[:2], self.params["W_out"].shape[1], carry.shape[2]), carry.dtype)
 
     def __call__(self, read, written, carry, here):

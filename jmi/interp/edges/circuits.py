@@ -23,6 +23,7 @@ from jmi.errors import ArgumentError
 from jmi.interp.edges.graph import READS, EdgeGraph, edge_graph, graph_of
 from jmi.interp.edges.written import Written, check_written, head_outputs
 from jmi.lm import LanguageModel
+from jmi.model.inputs import Prompts
 from jmi.model.sites import table_of
 from jmi.modules import rewire
 from jmi.numerics import wide
@@ -49,7 +50,7 @@ class Circuit:
     model: Any = tree.static()
     per_layer: bool = tree.static(default=True)
 
-    def start(self, stream: jax.Array) -> jax.Array:
+    def start(self, stream: jax.Array, prompts: Prompts) -> jax.Array:
         """``[b, s, w, d]``: so far the input alone differs."""
         run, given = stream.shape[:2], self.input.shape[:2]
         if any(n not in (1, m) for n, m in zip(given, run, strict=True)):
