@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jmi import tree
-from jmi.checks import real_array
+from jmi.checks import real_array, shown
 from jmi.engine.forward import precise
 from jmi.errors import ArgumentError
 from jmi.numerics import wide
 from jmi_sparse import active, folding, inputs
 from jmi_sparse.activations import Activation, over
 from jmi_sparse.active import Sparse
+from jmi_sparse.dictionary import Dictionary
 
 
 @tree.dataclass
@@ -25,7 +26,7 @@ class CrossLayerTranscoder:
     """Encoders of several layers whose features write into each layer from their own on.
 
     ``f_l = activation_l(x_l W_enc_l + b_enc_l)`` and ``y_t = sum over l of f_l W_dec_(l, t) + b_dec_t``, plus
-    ``x_t W_skip_t^T`` with a skip. What is read and written has a leading axis of layers. To run the model
+    ``x_t W_skip_t^T`` with a skip, where t is read. What is read and written has a leading axis of layers. To run the model
     with it, see `jmi_sparse.splice`.
 
     Source: circuit-tracer's ``CrossLayerTranscoder``; its files keep skips transposed, which loading undoes.
@@ -40,7 +41,7 @@ class CrossLayerTranscoder:
         of the one that is written.
       layers: those that are read.
       targets: those that are written; by default the same.
-      W_skip: ``[T, d_out, d_in]``; only where ``targets`` are all among ``layers``.
+      W_skip: ``[L, d_out, d_in]``, from each layer that is read into itself; each must be among ``targets``.
       hook_in, hook_out: the sites with the layer open, ``blocks.*.hook_resid_mid``.
       metadata: what its files say besides, as a JSON text.
     """
@@ -62,6 +63,15 @@ class CrossLayerTranscoder:
     def __post_init__(self) -> None:
         if not self.targets:
             object.__setattr__(self, "targets", self.layers)
+        known = {(i, t) for i in range(len(self.layers)) for t in range(len(self.targets))}
+        # An index that is out of range would be read as the last one.
+        if not known.issuperset(self.pairs) or len(set(self.pairs)) != len(self.pairs):
+            raise ArgumentError(
+                f"pairs={shown(self.pairs)}: give places in {len(self.layers)} layers and "
+                f"{len(self.targets)} targets, each pair once"
+            )
+        if self.W_skip is not None and not set(self.layers) <= set(self.targets):
+            raise ArgumentError(f"W_skip: layers {list(self.layers)} must be among {list(self.targets)}")
 
     @property
     def d_in(self) -> int:
@@ -83,6 +93,26 @@ class CrossLayerTranscoder:
         """Norm of each feature's rows, all its targets taken as one vector: ``[L, features]``."""
         squares = jnp.square(self.W_dec.astype(wide(self.W_dec.dtype))).sum(-1)
         return jnp.sqrt(jax.ops.segment_sum(squares, self._sources, len(self.layers)))
+
+    def encoder(self, layer: int) -> Dictionary:
+        """What encodes in one layer, as a `Dictionary` that writes nothing."""
+        if layer not in self.layers:
+            raise ArgumentError(f"layer={layer}: there are encoders of {list(self.layers)}")
+        row = self.layers.index(layer)
+        return jax.tree.map(lambda array: array[row], self.encoders)
+
+    @property
+    def encoders(self) -> Dictionary:
+        """All encoders, as a `Dictionary` with a leading axis of layers that writes nothing."""
+        return Dictionary(
+            W_enc=self.W_enc,
+            W_dec=jnp.zeros((len(self.layers), self.n_features, 0), self.W_dec.dtype),
+            b_dec=self.b_dec,
+            activation=self.activation,
+            b_enc=self.b_enc,
+            W_skip=self.W_skip,
+            kind="transcoder",
+        )
 
     @precise()
     def encode(self, x: jax.Array) -> jax.Array:
@@ -127,8 +157,8 @@ class CrossLayerTranscoder:
         if self.W_skip is None:
             return y
         read = self._of_layers("x", x, self.d_in)
-        at = jnp.asarray([self.layers.index(target) for target in self.targets])
-        return y + jax.vmap(lambda x, skip: x @ skip.T)(read[at], self.W_skip)
+        at = jnp.asarray([self.targets.index(layer) for layer in self.layers])
+        return y.at[at].add(jax.vmap(lambda x, skip: x @ skip.T)(read, self.W_skip))
 
     def error(self, x: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """What it misses: ``y - reconstruct(x)``, with ``y`` ``[T, ..., d_out]``; ArgumentError without."""

@@ -95,13 +95,4 @@ class SplicedCLT:
 
 def module_of(clt: CrossLayerTranscoder, **options: Any) -> SplicedCLT:
     """The module of a transcoder that reads and writes the same layers."""
-    encoder = Dictionary(
-        W_enc=clt.W_enc,
-        W_dec=jnp.zeros((len(clt.layers), clt.n_features, 0), clt.W_dec.dtype),
-        b_dec=clt.b_dec,
-        activation=clt.activation,
-        b_enc=clt.b_enc,
-        W_skip=clt.W_skip,
-        kind="transcoder",
-    )
-    return SplicedCLT({"encoder": encoder}, clt.W_dec, layers=clt.layers, pairs=clt.pairs, **options)
+    return SplicedCLT({"encoder": clt.encoders}, clt.W_dec, layers=clt.layers, pairs=clt.pairs, **options)

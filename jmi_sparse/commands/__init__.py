@@ -1,0 +1,1 @@
+"""Commands about dictionaries: one sub-command of ``jmi``, one file."""

@@ -1,0 +1,202 @@
+"""`features`: which features of dictionaries are active on prompts, in one run."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+import jmi
+from jmi import tree
+from jmi.checks import shown, whole_number
+from jmi.errors import ArgumentError
+from jmi.hooks.resolve import Hooks
+from jmi.interp.results import Result, array, short
+from jmi.lm import LanguageModel, check_lm
+from jmi.model.sites import Site, layer_name, slots, split
+from jmi_sparse.active import Sparse
+from jmi_sparse.crosscoder import Crosscoder
+from jmi_sparse.crosslayer import CrossLayerTranscoder
+from jmi_sparse.kinds import AnyDictionary
+from jmi_sparse.layered import DictionarySet
+
+
+@tree.dataclass
+class Encode:
+    """Reducer: the active features of what flows at a site, `Sparse`; in `jmi.PerLayer` of stacked ones.
+
+    Attributes:
+      dictionary: reads vectors of the site.
+      capacity: places for features at each position. Static.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmi, jmi_models, jmi_sparse
+      >>> lm = jmi_models.load("atlas")
+      >>> rows = jax.random.normal(jax.random.key(0), (512, 128))
+      >>> sae = jmi_sparse.Dictionary(rows.T, rows, jnp.zeros(128), jmi_sparse.TopK(8), jnp.zeros(512))
+      >>> kept = jmi.Capture("blocks.2.hook_resid_post", reduce=jmi_sparse.Encode(sae, 8))
+      >>> lm.run("Paris is", capture=[kept])["blocks.2.hook_resid_post"].ids.shape
+      (1, 3, 8)
+    """
+
+    takes_padding: ClassVar[bool] = True
+    dictionary: Any
+    capacity: int = tree.static()
+
+    def __call__(self, value: jax.Array, site: Site) -> Sparse:
+        del site
+        return self.dictionary.encode_sparse(value, self.capacity)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ActiveFeatures(Result):
+    """Active features of prompts, the largest first at each position.
+
+    Attributes:
+      tokens: int32 ``[b, s]``.
+      mask: bool ``[b, s]``, True at real tokens.
+      sites: that were read, ``n`` of them.
+      layers: of the sites; -1 before the layers.
+      ids: int32 ``[n, b, s, k]``; -1 where fewer are active.
+      values: ``[n, b, s, k]``; 0 there.
+      overflowed: bool ``[n, b, s]``: more were active than there are places.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    sites: tuple[str, ...]
+    layers: tuple[int, ...]
+    ids: np.ndarray
+    values: np.ndarray
+    overflowed: np.ndarray
+
+    def strongest(self, count: int, row: int = 0) -> list[tuple[int, int]]:
+        """The ``count`` features ``(layer, id)`` with the largest activation at any token of a row."""
+        most: dict[tuple[int, int], float] = {}
+        for n, s, k in zip(*np.nonzero(self.ids[:, row] >= 0), strict=True):
+            if self.mask[row, s]:
+                key = self.layers[n], int(self.ids[n, row, s, k])
+                most[key] = max(most.get(key, 0.0), abs(float(self.values[n, row, s, k])))
+        return sorted(most, key=lambda key: -most[key])[:count]
+
+    def _held(self) -> dict[str, Any]:
+        axes = ("site", "batch", "pos", "place")
+        return {
+            "tokens": array(axes[1:3], self.tokens),
+            "mask": array(axes[1:3], self.mask),
+            "labels": {"site": self.sites},
+            "layers": self.layers,
+            "ids": array(axes, self.ids),
+            "values": array(axes, self.values),
+            "overflowed": array(axes[:3], self.overflowed),
+        }
+
+    def __repr__(self) -> str:
+        return short(self, ids=self.ids)
+
+
+def features(
+    lm: LanguageModel,
+    prompts: Any,
+    dictionaries: Mapping[str, AnyDictionary] | AnyDictionary,
+    *,
+    capacity: int = 32,
+    hooks: Hooks | None = None,
+) -> ActiveFeatures:
+    """The active features of prompts, from one run of the model.
+
+    Encoders run inside the layers, and only ids and values leave them.
+
+    Args:
+      dictionaries: ``{site: dictionary}``, or a dictionary, a set or a cross-layer transcoder that says
+        itself where it reads.
+      capacity: places for features at each position; where more are active, ``overflowed`` says so.
+      hooks: act on the run.
+
+    Raises:
+      ArgumentError: what is no dictionary, or does not say where it reads.
+      HookError: no such site.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmi_models, jmi_sparse
+      >>> lm = jmi_models.load("atlas")
+      >>> rows = jax.random.normal(jax.random.key(0), (512, 128))
+      >>> sae = jmi_sparse.Dictionary(rows.T, rows, jnp.zeros(128), jmi_sparse.TopK(8), jnp.zeros(512))
+      >>> found = jmi_sparse.features(lm, "Paris is", {"blocks.2.hook_resid_post": sae})
+      >>> found.ids.shape, found.layers
+      ((1, 1, 3, 32), (2,))
+    """
+    check_lm(lm)
+    capacity = whole_number("capacity", capacity, 1)
+    given = lm.prompts(prompts)
+    listed = _sites(dictionaries)
+    captures = []
+    for number, (name, each) in enumerate(listed):
+        reducer = _reducer(lm, each, capacity)
+        captures += [jmi.Capture(one, reduce=reducer, label=str(number)) for one in _names(name, each)]
+    out = lm.run(given, hooks, captures, logits_at=-1)
+    kept: dict[str, Sparse] = {}
+    for number, (name, _) in enumerate(listed):
+        found = jax.tree.map(np.asarray, out.captures[str(number)])
+        layers = next(known.layers for known in out.kept if known.label == str(number))
+        if layers is None:
+            kept[name] = found
+        for row, layer in enumerate(layers or ()):
+            kept[layer_name(split(name)[0], layer)] = Sparse(*(x[row] for x in found))
+    names = sorted(kept, key=_layer)
+    ids, values, overflowed = (np.stack(part) for part in zip(*(kept[name] for name in names), strict=True))
+    tokens = np.asarray(given.tokens)
+    mask = np.ones(tokens.shape, bool) if given.mask is None else np.asarray(given.mask)
+    return ActiveFeatures(tokens, mask, tuple(names), tuple(map(_layer, names)), ids, values, overflowed)
+
+
+def _layer(name: str) -> int:
+    """Of a site; -1 before the layers."""
+    return int(split(name)[1] or -1)
+
+
+def _sites(given: Any) -> list[tuple[str, Any]]:
+    """Each dictionary with the name of the site that it reads."""
+    found: list[Any] = (
+        list(given.items()) if isinstance(given, Mapping) else [(getattr(given, "hook_in", None), given)]
+    )
+    for name, each in found:
+        if isinstance(each, Crosscoder) or not isinstance(each, AnyDictionary):
+            raise ArgumentError(f"dictionaries: {shown(each)}; give dictionaries of one site each")
+        if not isinstance(name, str):
+            raise ArgumentError("this dictionary does not say where it reads; give {site: dictionary}")
+    if not found:
+        raise ArgumentError("dictionaries={}: give {site: dictionary}")
+    return found
+
+
+def _names(name: str, dictionary: Any) -> list[str]:
+    """The sites to capture: of several layers those that the dictionary has."""
+    layers = getattr(dictionary, "layers", None)
+    if not isinstance(dictionary, (DictionarySet, CrossLayerTranscoder)) or layers is None:
+        return [name]
+    if not name.startswith("blocks.*."):
+        raise ArgumentError(f"{shown(name)}: this has dictionaries of several layers; give blocks.*.…")
+    return [name.replace("*", str(layer), 1) for layer in layers]
+
+
+def _reducer(lm: LanguageModel, dictionary: Any, capacity: int) -> Any:
+    if isinstance(dictionary, DictionarySet):
+        return jmi.PerLayer(Encode(dictionary.stacked, capacity), slots(dictionary.layers, lm.arch.n_layers))
+    if isinstance(dictionary, CrossLayerTranscoder):
+        return jmi.PerLayer(Encode(dictionary.encoders, capacity), slots(dictionary.layers, lm.arch.n_layers))
+    return Encode(dictionary, capacity)
+
+
+def reading(dictionaries: Any) -> dict[int, tuple[str, Any]]:
+    """By layer, the site that is read and the dictionary that reads it; arguments as of `features`."""
+    found: dict[int, tuple[str, Any]] = {}
+    for name, each in _sites(dictionaries):
+        if isinstance(each, (DictionarySet, CrossLayerTranscoder)):
+            own = each.encoder if isinstance(each, CrossLayerTranscoder) else each.__getitem__
+            pairs = zip(each.layers, _names(name, each), strict=True)
+            found |= {layer: (one, own(layer)) for layer, one in pairs}
+        else:
+            found[_layer(name)] = name, each
+    return found

@@ -1,0 +1,175 @@
+"""Commands on dictionaries, as a person types them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jmi_sparse
+from tests.cli.command_line import jmi, refused
+from tests.support.trained import SITE
+
+PROMPT = "The capital of France is"
+
+
+def done(*arguments):
+    found = jmi(*arguments)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def given(folder_of_capitals):
+    return ("--dictionaries", folder_of_capitals)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, given):
+    """What each command writes, by its name, and its picture."""
+    folder, found = tmp_path_factory.mktemp("written"), {}
+    labels = folder / "labels.json"
+    labels.write_text('{"4:182": "capital cities"}')
+    lines = {
+        "features": [PROMPT, "--position", "-1"],
+        "probe-features": [" Tokyo", "--top", "6", "--labels", labels],
+        "vocab-scan": ["--step", "8", "--tokens", "4"],
+        "inject": [
+            "--inject",
+            "4:182",
+            "--word",
+            " Tokyo",
+            "--strength",
+            "0.5",
+            "--strength",
+            "1",
+            "--controls",
+            "2",
+        ],
+        "correct": ["--commit", "4:182", "--correct", "4:3", "--word", " Tokyo", " Paris", "--most", "2"],
+        "compare": ["--against", given[1], "--layer", "4", "--strength", "0.5", "--top", "2"],
+    }
+    for name, line in lines.items():
+        output, plot = folder / f"{name}.json", folder / f"{name}.png"
+        pictured = [] if name == "vocab-scan" else ["--plot", plot]
+        text = done(name, *line, *given, "--output", output, *pictured)
+        record = json.loads(output.read_text())
+        assert record["command"] == name
+        assert {"schema_version", "model", "packages", "device"} <= set(record)
+        assert not pictured or plot.read_bytes().startswith(b"\x89PNG")
+        found[name] = record, text
+    return found
+
+
+def test_active_features_of_a_token(written, atlas, capitals):
+    record, text = written["features"]
+    stream = atlas.run(PROMPT, capture=[SITE])[SITE]
+    want = np.asarray(capitals.encode(stream))[0, -1]
+    found = {row["id"]: row["activation"] for row in record["features"]}
+    assert set(found) == set(np.flatnonzero(want))
+    np.testing.assert_allclose([found[i] for i in found], want[list(found)], rtol=1e-5)
+    assert {row["position"] for row in record["features"]} == {5}
+    assert f"4:{want.argmax()}" in text
+    assert record["dictionaries"]["loaded"][SITE].startswith("Dictionary(sae, TopK")
+
+
+def test_features_that_point_at_a_word_with_their_labels(written, atlas, capitals):
+    record, text = written["probe-features"]
+    direction = np.asarray(atlas.params["embed"]["W_E"])[atlas.token_id(" Tokyo")]
+    rows = np.asarray(capitals.W_dec)
+    cosines = rows @ direction / np.linalg.norm(rows, axis=1) / np.linalg.norm(direction)
+    assert [row["id"] for row in record["features"]] == list(np.argsort(-cosines)[:6])
+    named = [row for row in record["features"] if row["label"]]
+    assert [(row["id"], row["label"]) for row in named] == ([(182, "capital cities")] if named else [])
+    assert ("capital cities" in text) == bool(named)
+
+
+def test_a_scan_names_the_nearest_tokens_of_each_feature(written, atlas):
+    record, _ = written["vocab-scan"]
+    assert len(record["features"]) == 64
+    best = [row["cosines"][0] for row in record["features"]]
+    assert best == sorted(best, reverse=True)
+    first = record["features"][0]
+    assert first["tokens"] == [atlas.token_string(i) for i in first["token_ids"]]
+    assert first["id"] % 8 == 0
+
+
+def test_what_is_injected_is_what_the_function_gives(written, atlas, capitals):
+    record, text = written["inject"]
+    found = jmi_sparse.planning_site(
+        atlas,
+        PROMPT,
+        capitals,
+        word=atlas.token_id(" Tokyo"),
+        injected=[(4, 182)],
+        strengths=[0.5, 1],
+        controls=2,
+        progress=False,
+    )
+    np.testing.assert_allclose(record["result"]["probs"]["values"], found.probs, rtol=1e-4)
+    np.testing.assert_allclose(record["result"]["control_probs"]["values"], found.control_probs, rtol=1e-4)
+    assert f"position {found.best[0]}" in text
+
+
+def test_a_correction_and_a_comparison_are_told(written):
+    record, text = written["correct"]
+    assert len(record["result"]["strengths"]["values"]) == 13
+    assert "P(' Tokyo')" in text
+    record, text = written["compare"]
+    assert set(record["arms"]) == {"first", "second"}
+    assert record["arms"]["first"] == record["arms"]["second"]
+    assert len(record["arms"]["first"]["ranked"]) == 2
+    assert "second: 4:" in text
+
+
+def test_published_experiments_are_named():
+    text = done("inject", "--preset", "list")
+    assert "llama3.2-1b-524k" in text
+    assert "gemma2-2b-2.5m" in text
+    assert "there are llama3.2-1b-524k" in refused("inject", "--preset", "llama")
+
+
+@pytest.mark.parametrize("name", ["features", "probe-features", "vocab-scan", "inject", "correct", "compare"])
+def test_dictionaries_are_needed(name):
+    assert "--dictionaries is needed" in refused(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("features", "--position", "9"), "6 tokens"),
+        (("features", "--labels", "nowhere.json"), "no such file"),
+        (("features", "--plot", "picture.gif"), ".png"),
+        (("probe-features", " Constantinople of old"), "one token"),
+        (("probe-features", " Tokyo", "--target", "2"), "no feature writes"),
+        (("inject",), "--inject or --suppress"),
+        (("inject", "--inject", "four"), "layer and id"),
+        (("inject", "--inject", "4:9999"), "ids from 0"),
+        (("inject", "--inject", "3:1"), "features of layers"),
+        (("correct",), "--commit and --correct"),
+        (
+            (
+                "correct",
+                "--commit",
+                "4:1",
+                "--correct",
+                "4:2",
+                "--word",
+                " Rome",
+                " Paris",
+                "--from-layer",
+                "2",
+            ),
+            "later layers",
+        ),
+        (("compare",), "--against"),
+        (("vocab-scan", "--layer", "9"), "decoders of"),
+        (("vocab-scan", "--output", "nowhere/x.json"), "does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_error(given, line, words):
+    assert words in refused(*line, *given)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    assert "no format of dictionaries" in refused("features", "--dictionaries", tmp_path)
+    assert "nothing" in refused("features", "--dictionaries", tmp_path)
