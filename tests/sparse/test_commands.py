@@ -48,6 +48,9 @@ def written(tmp_path_factory, given):
         "correct": ["--commit", "4:182", "--correct", "4:3", "--word", " Tokyo", " Paris", "--most", "2"],
         "compare": ["--against", given[1], "--layer", "4", "--strength", "0.5", "--top", "2"],
     }
+    text = folder / "text.txt"
+    text.write_text("The capital of France is Paris.\n\nJapan is a country in Asia. Its capital is Tokyo.\n")
+    lines["feature"] = ["4:182", "--text", text, "--examples", "1", "--labels", labels]
     for name, line in lines.items():
         output, plot = folder / f"{name}.json", folder / f"{name}.png"
         pictured = [] if name == "vocab-scan" else ["--plot", plot]
@@ -121,6 +124,45 @@ def test_a_correction_and_a_comparison_are_told(written):
     assert "second: 4:" in text
 
 
+def test_a_feature_is_shown_where_it_is_strongest(written, atlas, capitals):
+    record, text = written["feature"]
+    sentences = ["The capital of France is Paris.", "Japan is a country in Asia. Its capital is Tokyo."]
+    acts = [np.asarray(capitals.encode(atlas.run(one, capture=[SITE])[SITE]))[0, :, 182] for one in sentences]
+    best = max(acts, key=lambda values: values.max())
+    np.testing.assert_allclose(record["feature"]["act_max"], best.max(), rtol=1e-5)
+    top = record["feature"]["examples_quantiles"][0]["examples"][0]
+    np.testing.assert_allclose(top["tokens_acts_list"], best[: len(top["tokens"])], atol=1e-6)
+    assert f"[{top['tokens'][int(best.argmax())]}]" in text
+    logits = np.asarray(capitals.W_dec)[182] @ np.asarray(atlas.params["embed"]["W_E"]).T
+    assert record["feature"]["top_logits"][0] == atlas.token_string(int(logits.argmax()))
+    answers = np.asarray(atlas.params["embed"]["W_E"]) @ np.asarray(capitals.W_enc)[:, 182]
+    assert record["reads"][0]["token_id"] == answers.argmax()
+    assert (record["layer"], record["id"], record["label"]) == (4, 182, "capital cities")
+
+
+def test_a_dictionary_is_described_and_scored(given, tmp_path, atlas, capitals):
+    text, output, plot = tmp_path / "text.txt", tmp_path / "sae.json", tmp_path / "sae.png"
+    sentences = ["The capital of France is Paris", "The currency of Japan is the yen"]
+    text.write_text("\n".join(sentences))
+    shown = done("sae", given[1], "--text", text, "--output", output, "--plot", plot)
+    assert "Dictionary(sae, TopK, 128 -> 512 -> 128" in shown
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    found = jmi_sparse.score(atlas, sentences, {SITE: capitals}, progress=False)
+    scores = json.loads(output.read_text())["scores"]
+    assert scores["features"][SITE]["l0"] == pytest.approx(found.features[SITE].l0)
+    assert scores["outputs"][SITE]["fvu_saelens"] == pytest.approx(found.outputs[SITE].fvu_saelens, rel=1e-4)
+    assert scores["losses"][SITE]["ce_spliced"] == pytest.approx(found.losses[SITE].ce_spliced, rel=1e-4)
+    assert f"{found.losses[SITE].loss_recovered_zero:.1%}" in shown
+    assert "DICTIONARY is needed" in refused("sae")
+    assert "no text in it" in refused("sae", given[1], "--text", _empty(tmp_path))
+
+
+def _empty(folder):
+    path = folder / "empty.txt"
+    path.write_text("\n \n")
+    return path
+
+
 def test_published_experiments_are_named():
     text = done("inject", "--preset", "list")
     assert "llama3.2-1b-524k" in text
@@ -128,7 +170,9 @@ def test_published_experiments_are_named():
     assert "there are llama3.2-1b-524k" in refused("inject", "--preset", "llama")
 
 
-@pytest.mark.parametrize("name", ["features", "probe-features", "vocab-scan", "inject", "correct", "compare"])
+@pytest.mark.parametrize(
+    "name", ["features", "probe-features", "vocab-scan", "inject", "correct", "compare", "feature"]
+)
 def test_dictionaries_are_needed(name):
     assert "--dictionaries is needed" in refused(name)
 
@@ -161,6 +205,10 @@ def test_dictionaries_are_needed(name):
             ),
             "later layers",
         ),
+        (("feature",), "name a feature"),
+        (("feature", "4:9999"), "512 features"),
+        (("feature", "2:1"), "features of layers [4]"),
+        (("feature", "4:1", "--text", "nowhere.txt"), "nowhere.txt"),
         (("compare",), "--against"),
         (("vocab-scan", "--layer", "9"), "decoders of"),
         (("vocab-scan", "--output", "nowhere/x.json"), "does not exist"),
