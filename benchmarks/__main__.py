@@ -7,7 +7,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attribution, generation, hooks, loading, peers, real, recurrent, start, sweeps
+from benchmarks import (
+    attribution,
+    dictionaries,
+    generation,
+    hooks,
+    loading,
+    peers,
+    real,
+    recurrent,
+    start,
+    sweeps,
+)
 from benchmarks.timing import hardware
 from jmi.artefacts import check_writable, write_json
 
@@ -32,6 +43,16 @@ SUITES = {
         "SmolLM2 and Gemma 3 from GGUF files, against transformers",
         lambda n: real.real(max(1, n // 5)),
     ),
+    "encoding": (
+        "Dictionaries: 1,024 tokens, 768 -> 24,576, k 32, float32, against peers",
+        lambda n: dictionaries.encoding(n),
+    ),
+    "layers": ("Features of all layers: GPT-2 small, 8 x 128", lambda n: dictionaries.layers(n)),
+    "injections": (
+        "2,000 injections: GPT-2 small, 1 x 15, against TransformerLens",
+        lambda n: dictionaries.injections(max(1, n // 5)),
+    ),
+    "rows": ("Decoder rows of 2 GB on disk", lambda n: dictionaries.rows_on_disk(n)),
     "start": ("Starting, in CPU-seconds of fresh processes", start.start),
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 from jmi.lazy import homes_in
 
 PAGE = Path(__file__).with_name("api.md")
-PACKAGES = ("jmi", "jmi.interp", "jmi_models", "jmi_sparse")
+PACKAGES = ("jmi", "jmi.interp", "jmi_models", "jmi_sparse", "jmi_sparse.bench")
 MODULES = ("jmi.metrics", "jmi.stats", "jmi.tree")
 CONTRACT = ("is_local", "is_causal", "check")
 """Methods that every intervention has: said once, at `jmi.Intervention`."""

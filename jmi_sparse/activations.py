@@ -162,6 +162,40 @@ class TopK:
 
 
 @tree.dataclass
+class GroupMax:
+    """Features in ``k`` groups of neighbours, and of each group the largest positive pre-activation.
+
+    What is kept in a group does not depend on the others, unlike in `TopK`. Of equal values the one with the
+    lower id is taken.
+
+    Source: sparsify's ``groupmax``.
+
+    Attributes:
+      k: how many groups; the number of features is a multiple of it.
+    """
+
+    k: int = tree.static()
+
+    def __post_init__(self) -> None:
+        whole_number("k", self.k)
+
+    def pre(self, linear: jax.Array) -> jax.Array:
+        return linear
+
+    def __call__(self, linear: jax.Array) -> jax.Array:
+        if linear.shape[-1] % self.k:
+            raise ArgumentError(f"k={self.k}: {linear.shape[-1]} features do not make up as many groups")
+        groups = jax.nn.relu(linear).reshape(*linear.shape[:-1], self.k, -1)
+        ids = groups.argmax(-1, keepdims=True)
+        kept = jnp.take_along_axis(groups, ids, axis=-1)
+        features = jnp.put_along_axis(jnp.zeros_like(groups), ids, kept, axis=-1, inplace=False)
+        return features.reshape(linear.shape)
+
+    def scaled(self, norms: jax.Array) -> "GroupMax":
+        raise ArgumentError(_OTHERS)
+
+
+@tree.dataclass
 class BatchTopK:
     """The ``k`` times positions largest pre-activations of a whole batch: how such dictionaries are trained.
 

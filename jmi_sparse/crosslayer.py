@@ -26,8 +26,8 @@ class CrossLayerTranscoder:
     """Encoders of several layers whose features write into each layer from their own on.
 
     ``f_l = activation_l(x_l W_enc_l + b_enc_l)`` and ``y_t = sum over l of f_l W_dec_(l, t) + b_dec_t``, plus
-    ``x_t W_skip_t^T`` with a skip, where t is read. What is read and written has a leading axis of layers. To run the model
-    with it, see `jmi_sparse.splice`.
+    ``x_t W_skip_t^T`` with a skip, where t is read. What is read and written has a leading axis of layers. To
+    run the model with it, see `jmi_sparse.splice`.
 
     Source: circuit-tracer's ``CrossLayerTranscoder``; its files keep skips transposed, which loading undoes.
 
@@ -103,11 +103,18 @@ class CrossLayerTranscoder:
 
     @property
     def encoders(self) -> Dictionary:
-        """All encoders, as a `Dictionary` with a leading axis of layers that writes nothing."""
+        """All encoders, as a `Dictionary` with a leading axis of layers that writes nothing.
+
+        Raises:
+          ArgumentError: a layer that is read and not written, so that it has no ``b_dec``.
+        """
+        if not set(self.layers) <= set(self.targets):
+            raise ArgumentError(f"layers {list(self.layers)} are not all written: {list(self.targets)}")
+        own = jnp.asarray([self.targets.index(layer) for layer in self.layers])
         return Dictionary(
             W_enc=self.W_enc,
             W_dec=jnp.zeros((len(self.layers), self.n_features, 0), self.W_dec.dtype),
-            b_dec=self.b_dec,
+            b_dec=self.b_dec[own],
             activation=self.activation,
             b_enc=self.b_enc,
             W_skip=self.W_skip,

@@ -176,6 +176,14 @@ def widened(dictionary: Dictionary, features: int) -> Dictionary:
             f"stack: a {type(activation).__name__} dictionary cannot be given more features; use those of "
             "one number"
         )
+    if isinstance(activation, TopK):
+        # Features of rows without a norm would be scaled to 0, which is more than a negative value.
+        raw = activation.relu == "none" and dictionary.rescale_acts_by_decoder_norm
+        if activation.k > dictionary.n_features or raw:
+            raise ArgumentError(
+                f"stack: a dictionary of {dictionary.n_features} features that keeps {activation.k} of them "
+                f"({activation.relu!r}) cannot be given more; use those of one number"
+            )
     if isinstance(activation, JumpReLU):
         activation = JumpReLU(jnp.pad(activation.threshold, (0, more)))
     # Where negative values may be kept, a pre-activation of 0 would be kept in their place.

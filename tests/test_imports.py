@@ -21,7 +21,7 @@ import jmi_sparse
 from jmi.lazy import homes_in
 
 ROOT = Path(__file__).parents[1]
-LAZY = (jmi, jmi.cli, jmi.interp, jmi.tokenizers, jmi_models, jmi_sparse)
+LAZY = (jmi, jmi.cli, jmi.interp, jmi.tokenizers, jmi_models, jmi_sparse, jmi_sparse.bench)
 SLOW_ONES = {
     *(
         "tokenizers",

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import huggingface_hub
@@ -161,25 +162,37 @@ def _cached_commit(name: str, revision: str | None) -> Path | None:
 
 
 def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    packages = ", ".join(places.HOW_TO_INSTALL)
+    tried = f"not embedded ({', '.join(MODELS)}), not of a package ({packages}), not a folder"
+    return downloaded(name, revision, files, tried)
+
+
+def downloaded(repo: str, revision: str | None, files: Iterable[str], tried: str) -> Path:
+    """The snapshot of a hub repository with those files that match some patterns; of the cache if need be.
+
+    Args:
+      tried: what the name was found not to be, for the message.
+
+    Raises:
+      DownloadError: neither in the cache nor to be had; the message says what to do.
+    """
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except HFValidationError as error:
-        raise DownloadError(f"{name}: not a hub id ({printable(error)})") from None
+        raise DownloadError(f"{repo}: not a hub id ({printable(error)})") from None
     except LocalEntryNotFoundError:
         raise DownloadError(
-            f"{name}: not embedded ({', '.join(MODELS)}), not of a package "
-            f"({', '.join(places.HOW_TO_INSTALL)}), not a folder, not in the Hugging Face cache, and "
-            f"{_why_unreachable()}, or give a folder"
+            f"{repo}: {tried}, not in the Hugging Face cache, and {_why_unreachable()}, or give a folder"
         ) from None
     except HfHubHTTPError as error:
         reason = printable(str(error).partition("\n")[0])
         raise DownloadError(
-            f"{name}: the hub refused it ({reason}); check the name, and for a gated model accept its "
+            f"{repo}: the hub refused it ({reason}); check the name, and for a gated model accept its "
             "licence and set HF_TOKEN"
         ) from None
     except OSError as error:
         raise DownloadError(
-            f"{name}: download failed ({printable(error)}); try again, or give a folder"
+            f"{repo}: download failed ({printable(error)}); try again, or give a folder"
         ) from None
 
 

@@ -130,13 +130,20 @@ class _Archive:
         info = self.entries[name]
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise CheckpointError(f"{name!r} is compressed or encrypted; torch.save never does that")
-        # The header in front of the data has a name and an extra field of lengths of its own.
-        self.raw.seek(max(info.header_offset, 0))
-        header = self.raw.read(30)
-        start = info.header_offset + 30 + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
-        if info.header_offset < 0 or header[:4] != b"PK\x03\x04" or start + info.file_size > self.size:
+        start = stored_at(self.raw, info)
+        if start is None or start + info.file_size > self.size:
             raise CheckpointError(f"{name!r} is not where the archive says; download the file again")
         return start, info.file_size
+
+
+def stored_at(raw: BinaryIO, info: zipfile.ZipInfo) -> int | None:
+    """The byte at which the data of an entry of a zip archive begins, or None where no entry begins there."""
+    # The header in front of the data has a name and an extra field of lengths of its own.
+    raw.seek(max(info.header_offset, 0))
+    header = raw.read(30)
+    if info.header_offset < 0 or len(header) < 30 or header[:4] != b"PK\x03\x04":
+        return None
+    return info.header_offset + 30 + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
 
 
 def _locate(file: Path, name: str, tensor: Tensor, archive: _Archive) -> PickledTensor:

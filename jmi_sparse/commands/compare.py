@@ -11,7 +11,7 @@ from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, direction_of, named
+from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, direction_of, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="Text to run.")] = "The capital of France is",
+    prompt: Annotated[str, typer.Argument(help="Text to run.")] = PROMPT,
     *,
     against: Annotated[
         list[str] | None, typer.Option(help="The dictionaries compared with --dictionaries (repeatable).")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer whose output is looked at.")] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Layer whose output is looked at.", show_default="the last of --dictionaries"),
+    ] = None,
     word: Annotated[
         str | None, typer.Option(help="Word to follow, one token.", show_default="the prediction")
     ] = None,
@@ -43,8 +46,8 @@ def command(
     """
     given.check()
     files.check()
-    if not against or layer is None:
-        raise ArgumentError("give the other dictionaries, --against, and the --layer at which to compare")
+    if not against:
+        raise ArgumentError("--against is needed: the dictionaries that --dictionaries are compared with")
     with source.loaded() as lm:
         token = int(lm.run(prompt, logits_at=-1).logits[0].argmax()) if word is None else lm.token_id(word)
         arms: dict[str, Arm] = {}
@@ -53,6 +56,7 @@ def command(
             ("second", dataclasses.replace(given, dictionaries=against, hook=None)),
         ):
             dictionaries = options.loaded(lm)
+            layer = max(jmi_sparse.decoders_of(dictionaries).layers) if layer is None else layer
             for every in (False, True) if hasattr(dictionaries, "targets") else (False,):
                 arms[f"{name}, any layer" if every else name] = jmi_sparse.compare_arm(
                     lm,

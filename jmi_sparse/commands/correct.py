@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 import jmi
@@ -12,29 +11,40 @@ from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, features_of, named
+from jmi_sparse.commands.dictionaries import PROMPT, WORD, DictionaryOptions, features_of, named, pointing_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jmi_sparse.correcting import Correction
 
+_STEPS = 12
+"""From no correction to the strongest one."""
+
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="Text to run.")] = "The capital of France is",
+    prompt: Annotated[str, typer.Argument(help="Text to run.")] = PROMPT,
     *,
     commit: Annotated[
-        list[str] | None, typer.Option(help="Feature to commit with, layer:id (repeatable).")
+        list[str] | None,
+        typer.Option(
+            help="Feature to commit with, layer:id (repeatable).",
+            show_default="the one that points most at the first word",
+        ),
     ] = None,
     correct: Annotated[
-        list[str] | None, typer.Option(help="Feature to correct with, layer:id (repeatable).")
+        list[str] | None,
+        typer.Option(
+            help="Feature to correct with (repeatable).",
+            show_default="the one that points most at the second word",
+        ),
     ] = None,
     suppress: Annotated[
         list[str] | None, typer.Option(help="Feature to subtract with the commitment (repeatable).")
     ] = None,
     word: Annotated[
-        tuple[str, str] | None, typer.Option(help="The word committed to, and the one that corrects it.")
-    ] = None,
+        tuple[str, str], typer.Option(help="The word committed to, and the one that corrects it.")
+    ] = (WORD, " Paris"),
     position: Annotated[int, typer.Option(help="Token at which all of it is written.")] = -1,
     commit_strength: Annotated[float, typer.Option(help="Of the commitment.")] = 10.0,
     most: Annotated[float, typer.Option(help="Largest strength of the correction.")] = 20.0,
@@ -49,14 +59,15 @@ def command(
     given.check()
     files.check()
     committed, correcting = features_of("--commit", commit), features_of("--correct", correct)
-    if not committed or not correcting or word is None:
-        raise ArgumentError("give --commit and --correct features, and both words: --word Rome Paris")
-    first = max(layer for layer, _ in correcting) if from_layer is None else from_layer
-    if first < max(layer for layer, _ in correcting):
-        raise ArgumentError(f"--from-layer {first}: features of later layers cannot write there")
     with source.loaded() as lm:
         words = lm.token_id(word[0]), lm.token_id(word[1])
         dictionaries, labels = given.loaded(lm), given.known_labels()
+        committed = committed or [pointing_at(lm, dictionaries, words[0])]
+        correcting = correcting or [pointing_at(lm, dictionaries, words[1])]
+        last = max(layer for layer, _ in correcting)
+        first = last if from_layer is None else from_layer
+        if first < last:
+            raise ArgumentError(f"--from-layer {first}: features of later layers cannot write there")
         found = jmi_sparse.commit_and_correct(
             lm,
             prompt,
@@ -67,7 +78,7 @@ def command(
             correcting=correcting,
             suppressed=features_of("--suppress", suppress),
             commit_strength=commit_strength,
-            strengths=np.linspace(0, most, 13).tolist(),
+            strengths=[most * i / _STEPS for i in range(_STEPS + 1)],
             from_layer=first,
         )
         if files.plot is not None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from jmi.lm import LanguageModel
     from jmi_sparse.labels import Labels
 
+PROMPT = "The capital of France is"
+WORD = " Tokyo"
+"""The prompt that commands run, and the word that they follow, where none is given."""
+
 NEEDED = (
     "--dictionaries is needed: a folder or file of a dictionary, or a name that jmi_sparse.releases() lists"
 )
@@ -85,6 +89,14 @@ def feature_of(option: str, text: str) -> tuple[int, int]:
 def features_of(option: str, texts: Sequence[str] | None) -> list[tuple[int, int]]:
     """Each of them by `feature_of`."""
     return [feature_of(option, text) for text in texts or ()]
+
+
+def pointing_at(lm: "LanguageModel", dictionaries: Any, token: int) -> tuple[int, int]:
+    """The feature whose decoder row points most at a token: what stands in where none is named."""
+    import jmi_sparse
+
+    (best,) = jmi_sparse.best_rows(dictionaries, direction_of(lm, token), k=1)
+    return best.layer, best.id
 
 
 def named(feature: tuple[int, int], labels: "Labels") -> str:

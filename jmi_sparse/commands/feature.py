@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 import jmi
@@ -12,7 +11,7 @@ from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, feature_of, named
+from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, feature_of, named
 from jmi_sparse.commands.texts import Text, texts_of
 
 if TYPE_CHECKING:
@@ -23,7 +22,12 @@ _AROUND = 6
 
 
 def command(
-    feature: Annotated[str | None, typer.Argument(help="Layer and id, such as 4:182.")] = None,
+    feature: Annotated[
+        str | None,
+        typer.Argument(
+            help="Layer and id, such as 4:182.", show_default="the most active one at the end of a prompt"
+        ),
+    ] = None,
     *,
     text: Text = None,
     examples: Annotated[int, typer.Option(min=1, help="How many examples to show.")] = 10,
@@ -40,14 +44,12 @@ def command(
     """
     given.check()
     files.check()
-    if feature is None:
-        raise ArgumentError("name a feature, layer:id; jmi features lists those that are active on a prompt")
-    layer, index = feature_of("FEATURE", feature)
     with source.loaded() as lm:
         labels, dictionaries = given.known_labels(), given.loaded(lm)
+        layer, index = _strongest(lm, dictionaries) if feature is None else feature_of("FEATURE", feature)
         site, reader = _reader(dictionaries, layer)
         if index >= reader.n_features:
-            raise ArgumentError(f"{feature}: this dictionary has {reader.n_features} features")
+            raise ArgumentError(f"{layer}:{index}: this dictionary has {reader.n_features} features")
         found = jmi_sparse.examples(
             lm, texts_of(lm, text), dictionaries, features={site: [index]}, n=examples, context=context
         )[site, index]
@@ -71,6 +73,13 @@ def command(
         _print(found, reads, examples, top)
 
 
+def _strongest(lm: "jmi.LanguageModel", dictionaries: Any) -> tuple[int, int]:
+    """The most active feature at the last token of a prompt."""
+    found = jmi_sparse.features(lm, PROMPT, dictionaries, capacity=1)
+    best = int(abs(found.values[:, 0, -1, 0]).argmax())
+    return found.layers[best], max(int(found.ids[best, 0, -1, 0]), 0)
+
+
 def _reader(dictionaries: Any, layer: int) -> tuple[str, Any]:
     """The site and dictionary of a layer; ArgumentError where there is none."""
     from jmi_sparse.features import reading
@@ -83,6 +92,8 @@ def _reader(dictionaries: Any, layer: int) -> tuple[str, Any]:
 
 def _read(lm: "jmi.LanguageModel", reader: Any, index: int, top: int) -> list[dict[str, Any]]:
     """Tokens whose embeddings a feature's encoder answers most; none where it does not read the stream."""
+    import numpy as np
+
     embedding = lm.params.get("embed", {}).get("W_E")
     W_enc = getattr(reader, "W_enc", None)
     if embedding is None or W_enc is None or embedding.shape[-1] != W_enc.shape[0]:
@@ -103,7 +114,7 @@ def _print(found: "FeatureExamples", reads: list[dict[str, Any]], examples: int,
         cli.console.say("reads   " + " ".join(repr(one["token"]) for one in reads))
     rows = []
     for one in found.top[:examples]:
-        at = int(np.abs(one.acts).argmax())
+        at = int(abs(one.acts).argmax())
         before, after = one.strings[max(0, at - _AROUND) : at], one.strings[at + 1 : at + 1 + _AROUND]
         rows.append((f"{one.peak:.4g}", "".join(before) + f"[{one.strings[at]}]" + "".join(after)))
     if rows:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 import jmi_sparse
@@ -11,7 +10,7 @@ from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, named
+from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ _ACROSS = 24
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="Text to run.")] = "The capital of France is",
+    prompt: Annotated[str, typer.Argument(help="Text to run.")] = PROMPT,
     *,
     position: Annotated[
         list[int] | None, typer.Option(help="Token to list (repeatable).", show_default="all tokens")
@@ -102,6 +101,8 @@ def _print(found: "ActiveFeatures", tokens: list[str], places: list[int], labels
 
 def _figure(found: "ActiveFeatures", tokens: list[str], labels: "Labels", title: str) -> "Figure":
     """The strongest features, token by token."""
+    import numpy as np
+
     from jmi.plots.heatmap import plot_heatmap
 
     chosen = found.strongest(_ACROSS)

@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import jmi
 import jmi_sparse
 from jmi import cli
 from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError, printable
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, features_of, named
+from jmi_sparse.commands.dictionaries import PROMPT, WORD, DictionaryOptions, features_of, named, pointing_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
 
 
 def command(
-    prompt: Annotated[
-        str | None, typer.Argument(help="Text to run.", show_default="The capital of France is")
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Text to run.", show_default=PROMPT)] = None,
     *,
-    inject: Annotated[list[str] | None, typer.Option(help="Feature to add, layer:id (repeatable).")] = None,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Feature to add, layer:id (repeatable).", show_default="the one that points most at the word"
+        ),
+    ] = None,
     suppress: Annotated[
         list[str] | None, typer.Option(help="Feature to subtract, layer:id (repeatable).")
     ] = None,
-    word: Annotated[
-        str | None,
-        typer.Option(help="Word to follow, one token.", show_default="the model's own prediction"),
-    ] = None,
-    strength: Annotated[list[float], typer.Option(help="Strength (repeatable).")] = [10.0],  # noqa: B006
+    word: Annotated[str | None, typer.Option(help="Word to follow, one token.", show_default=WORD)] = None,
+    strength: Annotated[list[float], typer.Option(help="Strength (repeatable).")] = [1.0, 10.0],  # noqa: B006
     controls: Annotated[
         int, typer.Option(min=0, help="Write so many random sets of features of the same layers as well.")
     ] = 0,
@@ -64,15 +63,13 @@ def command(
             source = dataclasses.replace(source, model=chosen.model)
     given.check()
     files.check()
-    prompt = prompt or "The capital of France is"
+    prompt = prompt or PROMPT
     added, taken = features_of("--inject", inject), features_of("--suppress", suppress)
-    if not added and not taken:
-        raise ArgumentError(
-            "name a feature to --inject or --suppress; jmi features lists those that are active"
-        )
     with source.loaded() as lm:
-        followed = _followed(lm, prompt, word)
+        followed = lm.token_id(word or WORD)
         dictionaries, labels = given.loaded(lm), given.known_labels()
+        if not added and not taken:
+            added = [pointing_at(lm, dictionaries, followed)]
         found = jmi_sparse.planning_site(
             lm,
             prompt,
@@ -119,12 +116,6 @@ def _preset(name: str) -> "Preset | None":
     if name not in PRESETS:
         raise ArgumentError(f"--preset {printable(name)}: there are {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def _followed(lm: "jmi.LanguageModel", prompt: str, word: str | None) -> int:
-    if word is not None:
-        return lm.token_id(word)
-    return int(lm.run(prompt, logits_at=-1).logits[0].argmax())
 
 
 def _print(found: "PlanningSite", tokens: list[str], word: str) -> None:

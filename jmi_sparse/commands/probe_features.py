@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import jmi_sparse
 from jmi import cli
 from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi_models.commands.model import ModelOptions
 from jmi_sparse.commands.dictionaries import DictionaryOptions, direction_of, named
-from jmi_sparse.search import best_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def command(
         token, labels = lm.token_id(word), given.known_labels()
         dictionaries = given.loaded(lm)
         targets, direction = None if target is None else [target], direction_of(lm, token)
-        found = best_rows(dictionaries, direction, targets=targets, k=top, cosine=not dot)
+        found = jmi_sparse.best_rows(dictionaries, direction, targets=targets, k=top, cosine=not dot)
         layers = list(dict.fromkeys(row.layer for row in found))[:_SUGGESTED]
         suggested = [next((row.layer, row.id) for row in found if row.layer == layer) for layer in layers]
         names = [named((row.layer, row.id), labels) for row in found]

@@ -1,16 +1,19 @@
 """``jmi vocab-scan``: the tokens that each feature writes."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
 
 import jmi_sparse
 from jmi import cli
-from jmi.artefacts import check_writable, write_json
-from jmi.cli.options import Output, described, record
+from jmi.artefacts import write_json
+from jmi.cli.options import Files, described, record
 from jmi_models.commands.model import ModelOptions
 from jmi_sparse.commands.dictionaries import DictionaryOptions, named, vocabulary_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def command(
@@ -24,7 +27,7 @@ def command(
     chunk: Annotated[int, typer.Option(min=1, help="Features at a time; fewer need less memory.")] = 4096,
     given: DictionaryOptions,
     source: ModelOptions,
-    output: Output = None,
+    files: Files,
 ) -> None:
     """Scan whole dictionaries for the tokens that their decoder rows point at.
 
@@ -32,8 +35,7 @@ def command(
     at one are listed. The JSON has all features, in this order.
     """
     given.check()
-    if output is not None:
-        check_writable(output)
+    files.check()
     with source.loaded() as lm:
         labels, dictionaries = given.known_labels(), given.loaded(lm)
         found: list[dict[str, Any]] = []
@@ -46,7 +48,9 @@ def command(
                 for feature, near, ids in zip(part.features, part.cosines, part.tokens, strict=True)
             ]
         found.sort(key=lambda one: -float(one["cosines"][0]))
-        if output is not None:
+        if files.plot is not None:
+            files.draw(_figure([one["cosines"][0] for one in found], f"{lm.name}: {len(found):,} features"))
+        if files.output is not None:
             rows = [
                 {
                     **one,
@@ -63,7 +67,7 @@ def command(
                 options=options,
                 features=rows,
             )
-            write_json(output, written)
+            write_json(files.output, written)
         cli.console.say(f"{lm.name}  {len(found):,} features")
         listed = [
             (
@@ -74,3 +78,14 @@ def command(
             for one in found[:top]
         ]
         cli.console.show_table(("feature", "cosine", "tokens"), listed, left=1)
+
+
+def _figure(cosines: list[float], title: str) -> "Figure":
+    from jmi.plots import new_figure
+
+    figure = new_figure(6.5, 4, title)
+    axes = figure.subplots()
+    axes.hist(cosines, bins=60)
+    axes.set_xlabel("cosine with the nearest token")
+    axes.set_ylabel("features")
+    return figure

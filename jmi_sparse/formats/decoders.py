@@ -17,7 +17,7 @@ from jmi_sparse.placement import placed
 
 @dataclasses.dataclass(frozen=True)
 class Decoders:
-    """Decoder rows of dictionaries on disk, read when they are asked for; `jmi_sparse.open_decoder` opens them.
+    """Decoder rows of dictionaries on disk, read when they are asked for; see `jmi_sparse.open_decoder`.
 
     Nothing is kept: each call maps the file anew and reads what it gives, no more. Files must stay as they
     are meanwhile.
@@ -73,7 +73,7 @@ class Decoders:
         return self._cast(self._view(layer, target), layer)
 
     def encoder(self, layer: int) -> Any:
-        """What encodes in one layer, a `Dictionary`, without a look at the others; its memory is that layer's.
+        """What encodes in one layer, a `Dictionary`; its memory is that layer's, and no other is read.
 
         Of a cross-layer transcoder it encodes alone: rows of its features come from `rows`.
         """

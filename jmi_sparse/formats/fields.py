@@ -1,12 +1,20 @@
 """Fields of a config read one by one, with all that is wrong with them in one list."""
 
 import dataclasses
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from jmi.errors import ArgumentError
 from jmi_models.disk import words
+from jmi_sparse.formats.asked import Asked
 
 _LARGEST = 2**31 - 1
+_UNUSED = {
+    "k": "dictionaries of this kind keep no fixed number of features",
+    "norm_factor": "files of this format hold what their inputs were multiplied by, if anything",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +34,9 @@ class Fields:
 
     def number(self, name: str, default: float, least: float = 0.0) -> float:
         value = self.given.get(name, default)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least:
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Whole numbers of JSON may be beyond every float.
+        if real and least <= value <= sys.float_info.max:
             return float(value)
         self.problems.append(f"{name} must be a number, {least:g} or more, not {words.value(value)}")
         return default
@@ -48,7 +58,7 @@ class Fields:
         value = holder.get(name)
         if value is None or (isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()):
             return value
-        self.problems.append(f"{name} must be the name of a hook, not {words.value(value)}")
+        self.problems.append(f"{name} must be a short name, not {words.value(value)}")
         return None
 
     def dtype(self) -> None:
@@ -68,3 +78,22 @@ class Fields:
             return value
         self.problems.append(f"k must be a number from 1 to d_sae {most}, not {words.value(value)}")
         return 1
+
+
+def refuse(asked: Asked, *names: str) -> None:
+    """ArgumentError where a caller asked for what dictionaries of a format do not have."""
+    for name in names:
+        if getattr(asked, name) is not None:
+            raise ArgumentError(f"{name}={getattr(asked, name)}: {_UNUSED[name]}; leave it out")
+
+
+def about(**facts: Any) -> str:
+    """Metadata of a dictionary: short names and numbers, of those that are known."""
+    return json.dumps(
+        {
+            name: value
+            for name, value in facts.items()
+            if (isinstance(value, str) and len(value) <= 200 and value.isprintable())
+            or (isinstance(value, int) and abs(value) <= _LARGEST)
+        }
+    )

@@ -1,6 +1,7 @@
 """Folders of SAELens: ``cfg.json``, ``sae_weights.safetensors`` and, at times, ``sparsity.safetensors``."""
 
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jmi_sparse.dictionary import Dictionary
 from jmi_sparse.folding import fold_norm_factor
 from jmi_sparse.formats import tensors
 from jmi_sparse.formats.asked import Asked
+from jmi_sparse.formats.decoders import Decoders
 from jmi_sparse.formats.saelens_config import OUTSIDE, Config, parse
 from jmi_sparse.formats.saelens_writing import CONFIG, LINEAR, SPARSITY, WEIGHTS, OneDictionary
 from jmi_sparse.formats.saelens_writing import write as write
@@ -35,7 +37,7 @@ def matches(folder: Path) -> bool:
 
 def read(folder: Path, asked: Asked) -> OneDictionary:
     """The dictionary in a folder; errors as of `jmi_sparse.load`."""
-    config = parse(read_object(folder / CONFIG, ConfigError), asked.k, asked.hook)
+    config = _config(folder, asked)
     headers = tensors.headers(folder / WEIGHTS)
     scaled = next((name for name in _SCALED if name in headers), None)
     wanted = config.tensors() | ({scaled: (config.n_features,)} if scaled else {})
@@ -59,9 +61,42 @@ def read(folder: Path, asked: Asked) -> OneDictionary:
     if density:
         arrays["log_density"] = np.asarray(density["sparsity"].read())
     made = _made(config, tensors.cast(arrays, asked.dtype, WEIGHTS))
-    factor = _factor(folder, config, asked.norm_factor)
+    factor = _factor(folder, config, asked)
     # A temporal dictionary has no such mode.
     return made if factor is None or isinstance(made, Temporal) else fold_norm_factor(made, factor)
+
+
+def on_disk(folder: Path, asked: Asked) -> Decoders:
+    """The decoder of such a folder, whose layer is that of its hook, or 0; see `open_decoder`.
+
+    Raises:
+      ArgumentError: loading multiplies its rows by a factor, so those of the file are not its own.
+    """
+    config = _config(folder, asked)
+    headers = tensors.headers(folder / WEIGHTS)
+    factor = (folder / SCALER).exists() or asked.listed_factor is not None
+    if config.scaled or set(_SCALED) & set(headers) or (config.normalise == OUTSIDE[0] and factor):
+        raise ArgumentError(
+            f"{folder.name}: loading multiplies decoder rows by a factor, so they cannot stay on disk; use "
+            "jmi_sparse.load"
+        )
+    if problems := tensors.misfits(headers, config.tensors()):
+        raise CheckpointError(f"{WEIGHTS}: " + "; ".join(problems))
+    layer = re.match(r"blocks\.(\d{1,4})\.", config.hook_in or "", re.ASCII)
+    return Decoders(
+        targets={found: (found,) for found in [int(layer[1]) if layer else 0]},
+        shape=headers["W_dec"].shape,
+        dtype=asked.dtype,
+        view=lambda layer, target: np.asarray(headers["W_dec"].read()),
+        encode=lambda layer: read(folder, asked),
+    )
+
+
+def _config(folder: Path, asked: Asked) -> Config:
+    said = read_object(folder / CONFIG, ConfigError)
+    if asked.normalize_activations is not None:
+        said["normalize_activations"] = asked.normalize_activations
+    return parse(said, asked.k, asked.hook)
 
 
 def _made(config: Config, arrays: dict[str, Any]) -> OneDictionary:
@@ -127,8 +162,9 @@ def _activation(config: Config, arrays: dict[str, Any]) -> Activation:
     return ReLU()
 
 
-def _factor(folder: Path, config: Config, given: float | None) -> float | None:
-    """What inputs were multiplied by in training: the argument's, or that of a checkpoint."""
+def _factor(folder: Path, config: Config, asked: Asked) -> float | None:
+    """What inputs were multiplied by in training: the argument's, or that of a checkpoint or a registry."""
+    given = asked.norm_factor
     if config.normalise != OUTSIDE[0]:
         if given is not None:
             raise ArgumentError(
@@ -149,6 +185,7 @@ def _factor(folder: Path, config: Config, given: float | None) -> float | None:
                     f"{SCALER}: scaling_factor must be a number above 0, not {words.value(said)}"
                 )
             return float(said)
+    given = asked.listed_factor if given is None else given
     if given is None:
         warnings.warn(
             f"{folder.name}: {config.normalise} has its factor outside this folder; inputs are read as they "

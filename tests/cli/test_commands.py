@@ -14,6 +14,7 @@ import typer
 
 import jmi
 import jmi_models
+import jmi_sparse
 from jmi import artefacts
 from jmi.cli import commands, options
 from jmi_models.commands.model import ModelOptions
@@ -37,9 +38,23 @@ def test_the_commands_are_those_of_the_project_wherever_it_runs_from():
     assert set(OWN) > OF_MODELS
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dictionary of random numbers for atlas: none ships with it."""
+    rows = np.random.default_rng(0).normal(size=(256, 128)).astype(np.float32)
+    zeros, site = np.zeros(128, np.float32), "blocks.4.hook_resid_post"
+    bias, top = np.zeros(256, np.float32), jmi_sparse.TopK(4)
+    sae = jmi_sparse.Dictionary(rows.T.copy(), rows, zeros, top, bias, hook_in=site, hook_out=site)
+    place = tmp_path_factory.mktemp("dictionary")
+    jmi_sparse.save(sae, place)
+    return place
+
+
 @pytest.mark.parametrize("name", OWN)
-def test_a_command_needs_no_arguments_and_writes_a_record_that_says_its_schema(name, tmp_path):
-    done = run(name, "--output", tmp_path / "x.json")
+def test_a_command_needs_no_arguments_and_writes_a_record_that_says_its_schema(name, tmp_path, folder):
+    named = [folder] if name == "sae" else ["--dictionaries", folder] * OWN[name].startswith("jmi_sparse")
+    named += ["--against", folder] * (name == "compare")
+    done = run(name, *named, "--output", tmp_path / "x.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
     record = json.loads((tmp_path / "x.json").read_text())

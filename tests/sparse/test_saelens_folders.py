@@ -256,7 +256,7 @@ def test_bad_files_beside_the_weights(tmp_path):
             jmi_sparse.load(folder(tmp_path / str(number), sparsity=held))
 
 
-@pytest.mark.parametrize("source", ["", None, 3, "no/such/folder", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("source", ["", None, 3, "./no/such/folder", "a\0b", "x" * 5000])
 def test_wrong_sources_are_said(source):
     with pytest.raises(ArgumentError, match="source="):
         jmi_sparse.load(source)

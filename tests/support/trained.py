@@ -1,4 +1,4 @@
-"""A small TopK dictionary trained on atlas, once for the suite: its features are those of capitals, among others."""
+"""A small TopK dictionary trained on atlas, once for each process: some of its features are of capitals."""
 
 import functools
 

@@ -1,0 +1,82 @@
+"""Features kept sparse, and dictionaries whose features lie on several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jmi_sparse
+from jmi.errors import ArgumentError
+from tests.sparse.made import D, F, dictionary, folder, points
+from tests.sparse.test_splice import ALL
+
+MEANINGS = ("after", "before", "none", "magnitude")
+
+
+@pytest.mark.parametrize("kind", [*ALL, *MEANINGS])
+def test_the_active_ones_alone_make_up_the_dense_ones(kind):
+    with jax.enable_x64(True):
+        sae = ALL[kind]() if kind in ALL else dictionary(jmi_sparse.TopK(4, kind), np.float64)
+        x = np.random.default_rng(2).normal(size=(3, 5, sae.d_in))
+        dense = np.asarray(sae.encode(x))
+        found = sae.encode_sparse(x, sae.n_features)
+        ids, values = np.asarray(found.ids), np.asarray(found.values)
+        back = np.zeros_like(dense)
+        for place in np.ndindex(*ids.shape):
+            if ids[place] >= 0:
+                back[(*place[:-1], ids[place])] += values[place]
+        np.testing.assert_array_equal(back, dense)
+        assert found.ids.dtype == jnp.int32
+        assert ((ids >= 0) == (values != 0)).all()
+        assert (np.diff(np.abs(values)) <= 0).all()
+        assert not found.overflowed.any()
+        np.testing.assert_allclose(sae.decode_sparse(found, x), sae.decode(dense, x), rtol=1e-12, atol=1e-12)
+        few = sae.encode_sparse(x, 2)
+        np.testing.assert_array_equal(few.overflowed, (dense != 0).sum(-1) > 2)
+        np.testing.assert_array_equal(few.values, values[..., :2])
+        np.testing.assert_allclose(sae.reconstruct(x), sae.decode(dense, x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_pass_by_rows_is_that_by_products_with_the_same_gradients():
+    """Of few active features among many the decoder is not multiplied by, and is differentiated like it."""
+    with jax.enable_x64(True):
+        draw = np.random.default_rng(0).normal
+        sae = jmi_sparse.Dictionary(
+            W_enc=jnp.asarray(draw(size=(D, 64))),
+            W_dec=jnp.asarray(draw(size=(64, D))),
+            b_dec=jnp.asarray(draw(size=D)),
+            b_enc=jnp.zeros(64),
+            activation=jmi_sparse.TopK(3),
+            rescale_acts_by_decoder_norm=True,
+        )
+        x = jnp.asarray(points(7, D))
+        assert str(jax.make_jaxpr(sae.reconstruct)(x)).count("dot_general") == 1
+        loss = lambda way: jax.grad(lambda d: jnp.square(way(d) - x).sum())(sae)
+        one, other = loss(lambda d: d.reconstruct(x)), loss(lambda d: d.decode(d.encode(x)))
+        for got, want in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_no_places_is_an_error():
+    with pytest.raises(ArgumentError, match="capacity"):
+        dictionary().encode_sparse(points(), 0)
+
+
+def test_features_lie_on_the_devices_of_a_mesh(tmp_path):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    place = folder(tmp_path / "sae", {"architecture": "jumprelu"}, {"threshold": np.full(F, 0.3, np.float32)})
+    one, whole = jmi_sparse.load(place, mesh=mesh), jmi_sparse.load(place)
+    for name, spec in (("W_enc", (None, "model")), ("W_dec", ("model", None)), ("b_enc", ("model",))):
+        assert getattr(one, name).sharding.is_equivalent_to(
+            NamedSharding(mesh, PartitionSpec(*spec)), getattr(one, name).ndim
+        )
+    assert one.activation.threshold.sharding.spec == PartitionSpec("model")
+    x = points(5, D).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(lambda d: d.reconstruct(x))(one), whole.reconstruct(x), atol=1e-5)
+    wrong = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(ArgumentError, match="axis 'model'"):
+        jmi_sparse.load(place, mesh=wrong)
+    three = jax.sharding.Mesh(np.array(jax.devices()[:3]), ("model",))
+    with pytest.raises(ArgumentError, match="20 features cannot be split"):
+        jmi_sparse.load(place, mesh=three)
