@@ -15,11 +15,11 @@ from jmi.hooks.resolve import Hooks
 from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.sites import Site, layer_name, slots, split
-from jmi_sparse.active import Sparse
-from jmi_sparse.crosscoder import Crosscoder
-from jmi_sparse.crosslayer import CrossLayerTranscoder
-from jmi_sparse.kinds import AnyDictionary
-from jmi_sparse.layered import DictionarySet
+from jmi_sparse.dictionaries.active import Sparse
+from jmi_sparse.dictionaries.crosscoder import Crosscoder
+from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
+from jmi_sparse.dictionaries.kinds import AnyDictionary
+from jmi_sparse.dictionaries.layered import DictionarySet
 
 
 @tree.dataclass

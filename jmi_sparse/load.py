@@ -7,31 +7,33 @@ from jax.sharding import Mesh
 
 from jmi.checks import choice, float_dtype, real_number, shown, text, whole_number
 from jmi.errors import ArgumentError
+from jmi_sparse.dictionaries.kinds import AnyDictionary
 from jmi_sparse.formats import (
+    deepseek,
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    hook_z,
+    llama_scope,
+    qwen_scope,
+    sparsify,
+)
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.recognising import Format, recognised
+from jmi_sparse.formats.saelens import folder as saelens
+from jmi_sparse.formats.sets import (
     circuit_tracer,
     circuit_tracer_clt,
     circuit_tracer_writing,
     clt_training,
     crosslayer_transcoder,
-    deepseek,
-    dictionary_learning,
-    gemma_scope,
-    gemma_scope_2,
     gemma_scope_2_sets,
-    goodfire,
-    hook_z,
-    llama_scope,
     llamascopium,
-    qwen_scope,
-    saelens,
-    sparsify,
 )
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.recognising import Format, recognised
-from jmi_sparse.hub import located
-from jmi_sparse.kinds import AnyDictionary
 from jmi_sparse.placement import placed
 from jmi_sparse.registry.applied import checked
+from jmi_sparse.registry.hub import located
 
 FORMATS: dict[str, Format] = {
     "saelens": saelens,

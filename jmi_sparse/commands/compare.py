@@ -16,7 +16,7 @@ from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, directio
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jmi_sparse.comparing import Arm
+    from jmi_sparse.steering.comparing import Arm
 
 
 def command(

@@ -16,7 +16,7 @@ from jmi_sparse.commands.dictionaries import PROMPT, WORD, DictionaryOptions, fe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jmi_sparse.correcting import Correction
+    from jmi_sparse.steering.correcting import Correction
 
 _STEPS = 12
 """From no correction to the strongest one."""

@@ -12,7 +12,7 @@ from jmi.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
     from jmi.lm import LanguageModel
-    from jmi_sparse.labels import Labels
+    from jmi_sparse.scoring.labels import Labels
 
 PROMPT = "The capital of France is"
 WORD = " Tokyo"

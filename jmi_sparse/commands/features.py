@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jmi_sparse.features import ActiveFeatures
-    from jmi_sparse.labels import Labels
+    from jmi_sparse.scoring.labels import Labels
 
 _ACROSS = 24
 """Features in the picture."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jmi_sparse.commands.presets import Preset
-    from jmi_sparse.planning import PlanningSite
+    from jmi_sparse.steering.planning import PlanningSite
 
 
 def command(

@@ -5,7 +5,7 @@ Source: the presets of candle-mi, whose features its authors found in the dictio
 
 from typing import NamedTuple
 
-from jmi_sparse.planning import Feature
+from jmi_sparse.steering.planning import Feature
 
 
 class Preset(NamedTuple):

@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import goodfire, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats import goodfire
+from jmi_sparse.formats.reading import tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.tensors import Part
 
 _NAME = re.compile(r"DeepSeek-R1-Distill-.+-SAE-l\d+\.pt", re.ASCII)
 _LAYOUT = {

@@ -16,12 +16,12 @@ import numpy as np
 from jmi.errors import ConfigError
 from jmi.reading import read_object
 from jmi_models.disk import words
-from jmi_sparse.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.fields import Fields
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import Activation, Gated, JumpReLU, ReLU, TopK
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.fields import Fields
+from jmi_sparse.formats.reading.tensors import Part
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _SUBMODULE = r"resid_post_layer_(\d+)(?:_checkpoints)?"

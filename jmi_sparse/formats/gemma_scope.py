@@ -10,11 +10,11 @@ from typing import Any
 
 from jmi.errors import CheckpointError
 from jmi_models.disk.tensors import Stored
-from jmi_sparse.activations import JumpReLU
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import JumpReLU
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.tensors import Part
 
 PARAMS = "params.npz"
 SAE = {

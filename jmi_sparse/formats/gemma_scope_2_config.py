@@ -9,7 +9,7 @@ from typing import Any
 from jmi.errors import ArgumentError, ConfigError
 from jmi.reading import read_if_there
 from jmi_models.disk import words
-from jmi_sparse.formats.asked import Asked
+from jmi_sparse.formats.reading.asked import Asked
 
 CONFIG = "config.json"
 _POINTS = {

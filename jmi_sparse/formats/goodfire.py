@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jmi_sparse.activations import ReLU
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import ReLU
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.tensors import Part
 
 NAME = re.compile(r"(?P<model>.+)-SAE-l(?P<layer>\d+)\.pth?", re.ASCII)
 _LAYOUT = {

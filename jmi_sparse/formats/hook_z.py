@@ -6,12 +6,12 @@ from typing import Any
 
 from jmi.errors import ConfigError
 from jmi.reading import read_object
-from jmi_sparse.activations import ReLU
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.fields import Fields
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import ReLU
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.fields import Fields
+from jmi_sparse.formats.reading.tensors import Part
 
 _FILE = re.compile(r".+_Hcat_z(_.+)?\.pt")
 _LAYOUT = {

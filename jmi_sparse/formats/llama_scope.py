@@ -16,13 +16,13 @@ from jmi.errors import ConfigError
 from jmi.reading import read_object
 from jmi_models.disk import words
 from jmi_models.disk.tensors import Stored
-from jmi_sparse.activations import JumpReLU
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.fields import Fields
-from jmi_sparse.formats.tensors import Part
-from jmi_sparse.normalisation import Outside
+from jmi_sparse.dictionaries.activations import JumpReLU
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.dictionaries.normalisation import Outside
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.fields import Fields
+from jmi_sparse.formats.reading.tensors import Part
 
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 LATER_CONFIG, LATER_WEIGHTS = "config.json", "sae_weights.safetensors"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jmi.errors import ArgumentError
-from jmi_sparse.activations import TopK
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import TopK
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.tensors import Part
 
 _FILE = re.compile(r"layer(\d+)\.sae\.pt", re.ASCII)
 _REPOSITORY = r"SAE-Res-(?P<model>.+)-W\d+K-L0_(?P<k>\d+)"

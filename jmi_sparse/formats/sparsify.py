@@ -12,12 +12,12 @@ from typing import Any
 from jmi.errors import CheckpointError, ConfigError
 from jmi.reading import read_if_there, read_object
 from jmi_models.disk import words
-from jmi_sparse.activations import Activation, GroupMax, TopK
-from jmi_sparse.dictionary import Dictionary
-from jmi_sparse.formats import fields, paths, tensors
-from jmi_sparse.formats.asked import Asked
-from jmi_sparse.formats.fields import Fields
-from jmi_sparse.formats.tensors import Part
+from jmi_sparse.dictionaries.activations import Activation, GroupMax, TopK
+from jmi_sparse.dictionaries.dictionary import Dictionary
+from jmi_sparse.formats.reading import fields, paths, tensors
+from jmi_sparse.formats.reading.asked import Asked
+from jmi_sparse.formats.reading.fields import Fields
+from jmi_sparse.formats.reading.tensors import Part
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 _LAYOUT = {

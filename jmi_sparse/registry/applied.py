@@ -6,7 +6,7 @@ from typing import Any
 
 from jmi.errors import CheckpointError, ConfigError
 from jmi_models.disk import words
-from jmi_sparse.layered import DictionarySet
+from jmi_sparse.dictionaries.layered import DictionarySet
 from jmi_sparse.registry.listed import Entry
 
 

@@ -14,7 +14,7 @@ from jmi.engine.programs import compiled
 from jmi.lm import LanguageModel
 from jmi.model.sites import find
 from jmi.numerics import wide
-from jmi_sparse.crosslayer import CrossLayerTranscoder
+from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.scoring.places import Placed
 
 _ROWS = 64

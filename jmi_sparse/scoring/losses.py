@@ -18,7 +18,7 @@ from jmi.metrics import kl_divergence, log_prob
 from jmi.model.sites import Site
 from jmi_sparse.scoring.corpus import Batch
 from jmi_sparse.scoring.places import Placed
-from jmi_sparse.splice import splice
+from jmi_sparse.splicing.splice import splice
 
 _TOGETHER = 8
 """Models that share the runs of the unchanged one; each holds a copy of its dictionary meanwhile."""

@@ -16,11 +16,11 @@ from jmi.checks import shown
 from jmi.errors import ArgumentError, HookError
 from jmi.lm import LanguageModel
 from jmi.model.sites import find, layer_name, split
-from jmi_sparse.activations import BatchTopK
-from jmi_sparse.crosscoder import Crosscoder
-from jmi_sparse.crosslayer import CrossLayerTranscoder
-from jmi_sparse.kinds import AnyDictionary
-from jmi_sparse.layered import DictionarySet
+from jmi_sparse.dictionaries.activations import BatchTopK
+from jmi_sparse.dictionaries.crosscoder import Crosscoder
+from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
+from jmi_sparse.dictionaries.kinds import AnyDictionary
+from jmi_sparse.dictionaries.layered import DictionarySet
 from jmi_sparse.scoring.corpus import Batch
 
 _GIVE = "give {site: dictionary}, or a dictionary, a set or a cross-layer transcoder alone"

@@ -9,7 +9,7 @@ import pytest
 
 import jmi_sparse
 from jmi.errors import CheckpointError, JmiError
-from jmi_sparse.formats import tensors
+from jmi_sparse.formats.reading import tensors
 from tests.sparse.foreign import (
     CONFIGS,
     FOLDERS,

@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 import jmi_sparse
 from jmi.errors import ConfigError, JmiError
-from jmi_sparse.formats.yaml_files import LARGEST, read_yaml
-from jmi_sparse.on_disk import open_decoder
+from jmi_sparse.decoders.on_disk import open_decoder
+from jmi_sparse.formats.reading.yaml_files import LARGEST, read_yaml
 from tests.sparse.set_folders import CONFIG, plt_folder
 
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import jmi_sparse
 from jmi.errors import JmiError
-from jmi_sparse.on_disk import open_decoder
+from jmi_sparse.decoders.on_disk import open_decoder
 from tests.sparse.set_folders import CLT_CONFIG, clt_folder, gemma_folder, plt_folder
 
 MAKERS = {

@@ -24,18 +24,25 @@ def given(folder_of_capitals):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, given):
+def tokyo(atlas, capitals):
+    """The feature whose row points most at the word."""
+    direction = atlas.params["embed"]["W_E"][atlas.token_id(" Tokyo")]
+    return jmi_sparse.best_rows(capitals, direction, k=1)[0].id
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, given, tokyo):
     """What each command writes, by its name, and its picture."""
     folder, found = tmp_path_factory.mktemp("written"), {}
     labels = folder / "labels.json"
-    labels.write_text('{"4:182": "capital cities"}')
+    labels.write_text(json.dumps({f"4:{tokyo}": "capital cities"}))
     lines = {
         "features": [PROMPT, "--position", "-1"],
         "probe-features": [" Tokyo", "--top", "6", "--labels", labels],
         "vocab-scan": ["--step", "8", "--tokens", "4"],
         "inject": [
             "--inject",
-            "4:182",
+            f"4:{tokyo}",
             "--word",
             " Tokyo",
             "--strength",
@@ -45,12 +52,22 @@ def written(tmp_path_factory, given):
             "--controls",
             "2",
         ],
-        "correct": ["--commit", "4:182", "--correct", "4:3", "--word", " Tokyo", " Paris", "--most", "2"],
+        "correct": [
+            "--commit",
+            f"4:{tokyo}",
+            "--correct",
+            "4:3",
+            "--word",
+            " Tokyo",
+            " Paris",
+            "--most",
+            "2",
+        ],
         "compare": ["--against", given[1], "--layer", "4", "--strength", "0.5", "--top", "2"],
     }
     text = folder / "text.txt"
     text.write_text("The capital of France is Paris.\n\nJapan is a country in Asia. Its capital is Tokyo.\n")
-    lines["feature"] = ["4:182", "--text", text, "--examples", "1", "--labels", labels]
+    lines["feature"] = [f"4:{tokyo}", "--text", text, "--examples", "1", "--labels", labels]
     for name, line in lines.items():
         output, plot = folder / f"{name}.json", folder / f"{name}.png"
         text = done(name, *line, *given, "--output", output, "--plot", plot)
@@ -80,14 +97,13 @@ def test_features_that_point_at_a_word_with_their_labels(written, atlas, capital
     rows = np.asarray(capitals.W_dec)
     cosines = rows @ direction / np.linalg.norm(rows, axis=1) / np.linalg.norm(direction)
     assert [row["id"] for row in record["features"]] == list(np.argsort(-cosines)[:6])
-    named = [row for row in record["features"] if row["label"]]
-    assert [(row["id"], row["label"]) for row in named] == ([(182, "capital cities")] if named else [])
-    assert ("capital cities" in text) == bool(named)
+    assert [row["label"] for row in record["features"]] == ["capital cities", *[None] * 5]
+    assert "capital cities" in text
 
 
 def test_a_scan_names_the_nearest_tokens_of_each_feature(written, atlas):
     record, _ = written["vocab-scan"]
-    assert len(record["features"]) == 64
+    assert len(record["features"]) == 48
     best = [row["cosines"][0] for row in record["features"]]
     assert best == sorted(best, reverse=True)
     first = record["features"][0]
@@ -95,14 +111,14 @@ def test_a_scan_names_the_nearest_tokens_of_each_feature(written, atlas):
     assert first["id"] % 8 == 0
 
 
-def test_what_is_injected_is_what_the_function_gives(written, atlas, capitals):
+def test_what_is_injected_is_what_the_function_gives(written, atlas, capitals, tokyo):
     record, text = written["inject"]
     found = jmi_sparse.planning_site(
         atlas,
         PROMPT,
         capitals,
         word=atlas.token_id(" Tokyo"),
-        injected=[(4, 182)],
+        injected=[(4, tokyo)],
         strengths=[0.5, 1],
         controls=2,
         progress=False,
@@ -123,20 +139,22 @@ def test_a_correction_and_a_comparison_are_told(written):
     assert "second: 4:" in text
 
 
-def test_a_feature_is_shown_where_it_is_strongest(written, atlas, capitals):
+def test_a_feature_is_shown_where_it_is_strongest(written, atlas, capitals, tokyo):
     record, text = written["feature"]
     sentences = ["The capital of France is Paris.", "Japan is a country in Asia. Its capital is Tokyo."]
-    acts = [np.asarray(capitals.encode(atlas.run(one, capture=[SITE])[SITE]))[0, :, 182] for one in sentences]
+    acts = [
+        np.asarray(capitals.encode(atlas.run(one, capture=[SITE])[SITE]))[0, :, tokyo] for one in sentences
+    ]
     best = max(acts, key=lambda values: values.max())
     np.testing.assert_allclose(record["feature"]["act_max"], best.max(), rtol=1e-5)
     top = record["feature"]["examples_quantiles"][0]["examples"][0]
     np.testing.assert_allclose(top["tokens_acts_list"], best[: len(top["tokens"])], atol=1e-6)
     assert f"[{top['tokens'][int(best.argmax())]}]" in text
-    logits = np.asarray(capitals.W_dec)[182] @ np.asarray(atlas.params["embed"]["W_E"]).T
+    logits = np.asarray(capitals.W_dec)[tokyo] @ np.asarray(atlas.params["embed"]["W_E"]).T
     assert record["feature"]["top_logits"][0] == atlas.token_string(int(logits.argmax()))
-    answers = np.asarray(atlas.params["embed"]["W_E"]) @ np.asarray(capitals.W_enc)[:, 182]
+    answers = np.asarray(atlas.params["embed"]["W_E"]) @ np.asarray(capitals.W_enc)[:, tokyo]
     assert record["reads"][0]["token_id"] == answers.argmax()
-    assert (record["layer"], record["id"], record["label"]) == (4, 182, "capital cities")
+    assert (record["layer"], record["id"], record["label"]) == (4, tokyo, "capital cities")
 
 
 def test_a_dictionary_is_described_and_scored(given, tmp_path, atlas, capitals):
@@ -144,7 +162,7 @@ def test_a_dictionary_is_described_and_scored(given, tmp_path, atlas, capitals):
     sentences = ["The capital of France is Paris", "The currency of Japan is the yen"]
     text.write_text("\n".join(sentences))
     shown = done("sae", given[1], "--text", text, "--output", output, "--plot", plot)
-    assert "Dictionary(sae, TopK, 128 -> 512 -> 128" in shown
+    assert "Dictionary(sae, TopK, 128 -> 384 -> 128" in shown
     assert plot.read_bytes().startswith(b"\x89PNG")
     found = jmi_sparse.score(atlas, sentences, {SITE: capitals}, progress=False)
     scores = json.loads(output.read_text())["scores"]
@@ -202,7 +220,7 @@ def test_dictionaries_are_needed(name):
             ),
             "later layers",
         ),
-        (("feature", "4:9999"), "512 features"),
+        (("feature", "4:9999"), "384 features"),
         (("feature", "2:1"), "features of layers [4]"),
         (("feature", "4:1", "--text", "nowhere.txt"), "nowhere.txt"),
         (("compare",), "--against"),

@@ -275,9 +275,11 @@ def test_matching_pursuit_by_a_loop(threshold, duplicate):
 @functools.cache
 def temporal():
     rng = np.random.default_rng(11)
-    part = lambda out: jmi_sparse.temporal.Linear(rng.normal(size=(out, F)) * 0.3, rng.normal(size=out) * 0.1)
+    part = lambda out: jmi_sparse.dictionaries.temporal.Linear(
+        rng.normal(size=(out, F)) * 0.3, rng.normal(size=out) * 0.1
+    )
     with jax.enable_x64(True):
-        layer = jmi_sparse.temporal.FeatureAttention(part(4), part(4), part(F), part(F), heads=2)
+        layer = jmi_sparse.dictionaries.temporal.FeatureAttention(part(4), part(4), part(F), part(F), heads=2)
         one = jmi_sparse.Temporal(W["W_dec"], W["b_dec"], (layer, layer), jmi_sparse.ReLU(), W["W_enc"])
         return jax.tree.map(jnp.asarray, one)
 

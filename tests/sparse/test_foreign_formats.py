@@ -13,8 +13,8 @@ import pytest
 
 import jmi_sparse
 from jmi.errors import ArgumentError
-from jmi_sparse.formats import tensors
-from jmi_sparse.formats.recognising import recognised
+from jmi_sparse.formats.reading import tensors
+from jmi_sparse.formats.reading.recognising import recognised
 from jmi_sparse.load import FORMATS
 
 SHARED = Path(os.environ.get("JMI_SHARED") or Path(__file__).parents[3] / "shared")

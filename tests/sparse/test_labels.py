@@ -9,7 +9,7 @@ import pytest
 import jmi_sparse
 from jmi.errors import ArgumentError, ConfigError
 
-MODULE = importlib.import_module("jmi_sparse.labels")
+MODULE = importlib.import_module("jmi_sparse.scoring.labels")
 
 
 def written(path, text):

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import jmi_sparse
 from jmi.errors import ArgumentError, CheckpointError
-from jmi_sparse.on_disk import open_decoder
+from jmi_sparse.decoders.on_disk import open_decoder
 from tests.sparse.made import D, F, folder, points
 from tests.sparse.set_folders import clt_folder, gemma_folder, layer_file, plt_folder
 from tests.sparse.set_folders import points as inputs

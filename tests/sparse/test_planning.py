@@ -25,17 +25,17 @@ def chances(logits):
 def telling(atlas, capitals):
     """Of each country the features that are active at the end of its sentence more than in others."""
     spliced, active = jmi_sparse.splice(atlas, capitals), {}
-    for country in ("France", "Italy", "Japan", "Norway", "Egypt", "Peru"):
+    for country in ("France", "Germany", "Japan", "Sweden", "Egypt", "Peru"):
         out = spliced.run(PROMPT.format(country), capture=[FEATURES])
         active[country] = np.asarray(out[FEATURES])[0, -1]
     mean = np.mean(list(active.values()), axis=0)
-    return {country: (np.argsort(mean - values)[:3], values) for country, values in active.items()}
+    return {country: (np.argsort(mean - values)[:4], values) for country, values in active.items()}
 
 
 def test_one_capital_suppressed_and_another_injected_moves_the_answer(atlas, capitals, telling):
     """Its own features at their own values: what `splice` is for."""
     spliced = jmi_sparse.splice(atlas, capitals)
-    for country, other, capital in (("France", "Japan", " Tokyo"), ("Italy", "Norway", " Oslo")):
+    for country, other, capital in (("France", "Japan", " Tokyo"), ("Germany", "Sweden", " Stockholm")):
         (own, _), (others, values) = telling[country], telling[other]
         hooks = [
             jmi.Replace(0.0, units=own, positions=-1),
@@ -47,7 +47,7 @@ def test_one_capital_suppressed_and_another_injected_moves_the_answer(atlas, cap
         assert plain < 1e-3
         assert moved > 0.25
         # Suppressing alone does not say another capital, and random features in its place do not either.
-        random = np.random.default_rng(0).permutation(capitals.n_features)[:3]
+        random = np.random.default_rng(0).permutation(capitals.n_features)[:4]
         elsewhere = np.zeros(capitals.n_features, np.float32)
         elsewhere[random] = values[others]
         for hook in (hooks[:1], [hooks[0], jmi.Replace(elsewhere, units=random, positions=-1)]):
@@ -66,7 +66,7 @@ def test_a_word_is_likely_where_its_features_are_written_and_nowhere_else(atlas,
         capitals,
         word=token,
         injected=injected,
-        strengths=[0.25, 0.5],
+        strengths=[0.5, 1.0],
         controls=3,
         seed=1,
         progress=False,
@@ -78,7 +78,7 @@ def test_a_word_is_likely_where_its_features_are_written_and_nowhere_else(atlas,
     assert found.probs[:5].max() < 1e-6
     assert found.control_probs.max() < 0.01
     by_hand = sum(np.asarray(capitals.W_dec[i]) for _, i in injected)
-    out = atlas.run(prompt, {SITE: jmi.Add(0.5 * by_hand, positions=5)})
+    out = atlas.run(prompt, {SITE: jmi.Add(by_hand, positions=5)})
     assert_agree(np.float32(found.probs[5, 1]), np.float32(chances(out.logits[0, -1])[token]), "oracle")
     assert_agree(np.float32(found.logits[5, 1]), np.asarray(out.logits[0, -1, token]), "oracle")
     assert (found.control_features[:, :, 0] == 4).all()

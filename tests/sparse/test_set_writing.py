@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         save_file(arrays, file)
 
-    monkeypatch.setattr("jmi_sparse.formats.circuit_tracer_writing.save_file", breaks)
+    monkeypatch.setattr("jmi_sparse.formats.sets.circuit_tracer_writing.save_file", breaks)
     with pytest.raises(OutputError, match="No space left"):
         jmi_sparse.save(second, tmp_path / "c", format="circuit-tracer")
     assert {file.name: file.read_bytes() for file in (tmp_path / "c").iterdir()} == before

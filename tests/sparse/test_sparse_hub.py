@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 import jmi_sparse
 from jmi.errors import ArgumentError, ConfigError, DownloadError
-from jmi_sparse.on_disk import open_decoder
+from jmi_sparse.decoders.on_disk import open_decoder
 from tests.sparse.cached import OLDER, HubCache
 from tests.sparse.made import folder, points, weights
 

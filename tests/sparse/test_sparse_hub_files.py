@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import jmi_sparse
 from jmi.errors import CheckpointError, ConfigError
-from jmi_sparse import hub
-from jmi_sparse.registry import listed
+from jmi_sparse.registry import hub, listed
 from tests.sparse.cached import OLDER, HubCache
 from tests.sparse.made import weights
 

@@ -11,7 +11,7 @@ import jmi_sparse
 from jmi_models.embedded.facts import COUNTRIES
 
 SITE = "blocks.4.hook_resid_post"
-FEATURES, K, STEPS, BATCH = 512, 12, 800, 256
+FEATURES, K, STEPS, BATCH = 384, 10, 600, 128
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Dictionaries as pytrees: what each kind computes."""

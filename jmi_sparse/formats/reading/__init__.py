@@ -1,0 +1,1 @@
+"""What all formats share: fields, tensors, paths, and which format a path is."""

@@ -1,0 +1,1 @@
+"""Dictionaries in a model: modules between its points."""

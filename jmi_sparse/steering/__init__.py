@@ -1,0 +1,1 @@
+"""Features written into the stream, and what comes of it."""
