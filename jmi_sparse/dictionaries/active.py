@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jmi.checks import whole_number
+from jmi_sparse.dictionaries.activations import largest
 
 EMPTY = -1
 """The id of a place that holds no feature; its value is 0."""
@@ -26,15 +27,14 @@ class Sparse(NamedTuple):
     overflowed: jax.Array
 
 
-def largest(features: jax.Array, capacity: int) -> Sparse:
+def sparse(features: jax.Array, capacity: int) -> Sparse:
     """The ``capacity`` largest of dense features ``[..., features]``, by magnitude.
 
     Of equal ones the lower id is taken.
     """
     capacity = whole_number("capacity", capacity, 1)
     places = min(capacity, features.shape[-1])
-    _, ids = lax.top_k(jnp.abs(features), places)
-    values = jnp.take_along_axis(features, ids, axis=-1)
+    ids, values = largest(features, places, by_magnitude=True)
     active = (features != 0).sum(-1)
     return padded(ids, values, active > places, capacity)
 

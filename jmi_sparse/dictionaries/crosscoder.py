@@ -86,7 +86,7 @@ class Crosscoder:
     @precise()
     def encode_sparse(self, x: jax.Array, capacity: int) -> Sparse:
         """The active features alone; see `Dictionary.encode_sparse`."""
-        return active.largest(self.encode(x), capacity)
+        return active.sparse(self.encode(x), capacity)
 
     @precise()
     def decode(self, features: jax.Array, x: jax.Array | None = None) -> jax.Array:

@@ -101,6 +101,8 @@ class Dictionary:
         Raises:
           ArgumentError: no real numbers, or of another width.
         """
+        if isinstance(self.activation, TopK):
+            return self.activation(*self._apart(x))
         return self.activation(self._scaled(self._linear(x)))
 
     @precise()
@@ -118,10 +120,10 @@ class Dictionary:
         Use it where features leave the device: of 100 active ones among 16,384 it is a hundredth of the
         memory. ``overflowed`` says where more were active than there are places.
         """
-        linear, capacity = self._scaled(self._linear(x)), whole_number("capacity", capacity, 1)
+        capacity = whole_number("capacity", capacity, 1)
         if not isinstance(self.activation, TopK) or self.activation.k > capacity:
-            return active.largest(self.activation(linear), capacity)
-        ids, values = self.activation.kept(linear)
+            return active.sparse(self.encode(x), capacity)
+        ids, values = self.activation.kept(*self._apart(x))
         return active.padded(ids, values, jnp.zeros(ids.shape[:-1], bool), capacity)
 
     @precise()
@@ -220,11 +222,19 @@ class Dictionary:
             linear = linear * over(self.decoder_norms.astype(linear.dtype), linear)
         return linear
 
+    def _apart(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """What the activation reads, the bias by itself: to add it is a pass over all features."""
+        bias = None if self.b_enc is None else self._scaled(self.b_enc)
+        return self._scaled(self._product(x)), bias
+
     def _linear(self, x: jax.Array) -> jax.Array:
         """``z W_enc + b_enc``."""
-        subtracted = self.b_dec if self.apply_b_dec_to_input else None
-        linear = inputs.prepared(self._flat(x), self.normalisation, subtracted) @ self.W_enc
+        linear = self._product(x)
         return linear if self.b_enc is None else linear + over(self.b_enc, linear)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        subtracted = self.b_dec if self.apply_b_dec_to_input else None
+        return inputs.prepared(self._flat(x), self.normalisation, subtracted) @ self.W_enc
 
     def _flat(self, x: jax.Array) -> jax.Array:
         return inputs.flat(x, self.d_in, self.hook_z, self.W_dec.dtype)

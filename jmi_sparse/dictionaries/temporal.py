@@ -128,7 +128,7 @@ class Temporal:
     @precise()
     def encode_sparse(self, x: jax.Array, capacity: int) -> Sparse:
         """The active ones alone; see `Dictionary.encode_sparse`."""
-        return active.largest(self.encode(x), capacity)
+        return active.sparse(self.encode(x), capacity)
 
     @precise()
     def decode(self, features: jax.Array, x: jax.Array | None = None) -> jax.Array:

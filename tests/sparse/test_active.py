@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jmi_sparse
 from jmi.errors import ArgumentError
+from jmi_sparse.dictionaries.activations import largest
 from tests.sparse.made import D, F, dictionary, folder, points
 from tests.sparse.test_splice import ALL
 
@@ -56,6 +57,29 @@ def test_a_pass_by_rows_is_that_by_products_with_the_same_gradients():
         one, other = loss(lambda d: d.reconstruct(x)), loss(lambda d: d.decode(d.encode(x)))
         for got, want in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_the_largest_of_many_are_found_block_by_block_equal_ones_included():
+    """Of numbers of which many are equal, in the order of `lax.top_k`."""
+    draws = np.random.default_rng(0)
+    for values in (
+        draws.normal(size=(3, 5, 1024)),
+        draws.integers(0, 4, (4, 2048)),
+        np.zeros((2, 1024)),
+        np.where(draws.random((6, 1024)) < 0.01, draws.integers(1, 3, (6, 1024)), 0),
+    ):
+        for k in (1, 3, 8):
+            given = jnp.asarray(values, jnp.float32)
+            for found, want in zip(largest(given, k), jax.lax.top_k(given, k)[::-1], strict=True):
+                np.testing.assert_array_equal(found, want)
+    bias = jnp.asarray(draws.integers(-3, 3, 1024), jnp.float32)
+    for by_magnitude in (False, True):
+        total = given + bias[None]
+        ids = jax.lax.top_k(jnp.abs(total) if by_magnitude else total, 8)[1]
+        found = largest(given, 8, bias, by_magnitude=by_magnitude)
+        np.testing.assert_array_equal(found[0], ids)
+        np.testing.assert_array_equal(found[1], jnp.take_along_axis(total, ids, axis=-1))
+    assert str(jax.make_jaxpr(lambda v: largest(v, 8))(given)).count("top_k") == 2
 
 
 def test_no_places_is_an_error():
