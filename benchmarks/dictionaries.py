@@ -5,7 +5,10 @@ weights once. Peers that are not installed (SAELens, sparsify, TransformerLens b
 """
 
 import functools
+import gc
 import importlib.util
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 import jmi
 import jmi_models
@@ -30,16 +34,9 @@ Runs = dict[str, Callable[[], Any]]
 
 
 def encoding(repeats: int) -> list[dict[str, Any]]:
-    """Encoding and the whole pass of a TopK and a JumpReLU dictionary, in products."""
-    draw = np.random.default_rng(0).normal
-    arrays: dict[str, Any] = {
-        "W_enc": draw(size=(WIDTH, FEATURES)).astype(np.float32) / 28,
-        "W_dec": draw(size=(FEATURES, WIDTH)).astype(np.float32) / 28,
-        "b_enc": np.zeros(FEATURES, np.float32),
-        "b_dec": np.zeros(WIDTH, np.float32),
-    }
-    x, rows = draw(size=(TOKENS, WIDTH)).astype(np.float32), []
-    for runs in (_ours(arrays, x), _saelens(arrays, x), _sparsify(arrays, x)):
+    """Encoding and the whole pass of a TopK and a JumpReLU dictionary, in products, and their memory."""
+    rows = []
+    for runs in _all_runs():
         times = compare(runs, repeats) if runs else {}
         for name, took in times.items():
             product = times[next(iter(times))]
@@ -50,9 +47,44 @@ def encoding(repeats: int) -> list[dict[str, Any]]:
                     "wall_s": took.wall,
                     "products_cpu": took.cpu / product.cpu,
                     "products_wall": took.wall / product.wall,
+                    "peak_mib": _peak(name),
                 }
             )
     return rows
+
+
+def _all_runs() -> list[Runs]:
+    """Of each library, the bare product first."""
+    draw = np.random.default_rng(0).normal
+    arrays: dict[str, Any] = {
+        "W_enc": draw(size=(WIDTH, FEATURES)).astype(np.float32) / 28,
+        "W_dec": draw(size=(FEATURES, WIDTH)).astype(np.float32) / 28,
+        "b_enc": np.zeros(FEATURES, np.float32),
+        "b_dec": np.zeros(WIDTH, np.float32),
+    }
+    x = draw(size=(TOKENS, WIDTH)).astype(np.float32)
+    return [_ours(arrays, x), _saelens(arrays, x), _sparsify(arrays, x)]
+
+
+def _peak(name: str) -> float | None:
+    """MiB that a case needs beside weights and inputs, in a process of its own; None where none can tell."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    line = f"from benchmarks.dictionaries import print_peak; print_peak({name!r})"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    return round(float(done.stdout.split()[-1]), 1)
+
+
+def print_peak(name: str) -> None:
+    """Print how far resident memory rises while a case runs for the first time, what it compiles included."""
+    run = {each: case for runs in _all_runs() for each, case in runs.items()}[name]
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    # What was the highest mark so far is forgotten.
+    Path("/proc/self/clear_refs").write_text("5")
+    jax.block_until_ready(run())
+    status = Path("/proc/self/status").read_text()
+    print((int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before) / 2**20)
 
 
 def _ours(arrays: dict[str, np.ndarray], x: np.ndarray) -> Runs:
@@ -137,15 +169,14 @@ def _gpt2() -> jmi.LanguageModel:
 
 def layers(repeats: int) -> list[dict[str, Any]]:
     """Features of all 12 layers in one run, against the run and twelve products of one matrix."""
-    lm, features = _gpt2(), 8 * WIDTH
-    key = jax.random.key(0)
-    rows = jax.random.normal(key, (12, features, WIDTH)) / 28
+    lm, key = _gpt2(), jax.random.key(0)
+    rows = jax.random.normal(key, (12, FEATURES, WIDTH)) / 28
     one = jmi_sparse.Dictionary(
         W_enc=jnp.swapaxes(rows, 1, 2),
         W_dec=rows,
         b_dec=jnp.zeros((12, WIDTH)),
         activation=jmi_sparse.TopK(K),
-        b_enc=jnp.zeros((12, features)),
+        b_enc=jnp.zeros((12, FEATURES)),
         hook_in="blocks.*.hook_resid_post",
         hook_out="blocks.*.hook_resid_post",
     )

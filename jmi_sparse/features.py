@@ -182,11 +182,16 @@ def _names(name: str, dictionary: Any) -> list[str]:
 
 
 def _reducer(lm: LanguageModel, dictionary: Any, capacity: int) -> Any:
-    if isinstance(dictionary, DictionarySet):
-        return jmi.PerLayer(Encode(dictionary.stacked, capacity), slots(dictionary.layers, lm.arch.n_layers))
     if isinstance(dictionary, CrossLayerTranscoder):
-        return jmi.PerLayer(Encode(dictionary.encoders, capacity), slots(dictionary.layers, lm.arch.n_layers))
-    return Encode(dictionary, capacity)
+        stacked, layers = dictionary.encoders, dictionary.layers
+    elif isinstance(dictionary, DictionarySet):
+        stacked, layers = dictionary.stacked, dictionary.layers
+    else:
+        return Encode(dictionary, capacity)
+    # Where each layer has one, the scan hands it its row.
+    every = layers == tuple(range(lm.arch.n_layers))
+    rows = None if every else slots(layers, lm.arch.n_layers)
+    return jmi.PerLayer(Encode(stacked, capacity), rows)
 
 
 def reading(dictionaries: Any) -> dict[int, tuple[str, Any]]:

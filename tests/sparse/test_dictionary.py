@@ -10,6 +10,7 @@ import pytest
 
 import jmi_sparse
 from jmi.errors import ArgumentError
+from jmi_sparse.dictionaries import temporal as temporal_kind
 from tests.sparse.made import D, F, dictionary, points, weights
 from tests.support.tolerances import assert_agree
 
@@ -275,11 +276,9 @@ def test_matching_pursuit_by_a_loop(threshold, duplicate):
 @functools.cache
 def temporal():
     rng = np.random.default_rng(11)
-    part = lambda out: jmi_sparse.dictionaries.temporal.Linear(
-        rng.normal(size=(out, F)) * 0.3, rng.normal(size=out) * 0.1
-    )
+    part = lambda out: temporal_kind.Linear(rng.normal(size=(out, F)) * 0.3, rng.normal(size=out) * 0.1)
     with jax.enable_x64(True):
-        layer = jmi_sparse.dictionaries.temporal.FeatureAttention(part(4), part(4), part(F), part(F), heads=2)
+        layer = temporal_kind.FeatureAttention(part(4), part(4), part(F), part(F), heads=2)
         one = jmi_sparse.Temporal(W["W_dec"], W["b_dec"], (layer, layer), jmi_sparse.ReLU(), W["W_enc"])
         return jax.tree.map(jnp.asarray, one)
 
