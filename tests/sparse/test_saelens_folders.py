@@ -271,3 +271,18 @@ def test_wrong_arguments_are_said(tmp_path):
     with pytest.raises(CheckpointError, match="no format of dictionaries that is known"):
         jmi_sparse.load(tmp_path / "b")
     assert json.loads((path / "cfg.json").read_text()) == CONFIG
+
+
+def test_a_factor_beyond_every_number_is_refused(tmp_path):
+    place = folder(tmp_path / "sae", {"normalize_activations": "expected_average_only_in"})
+    for said in ("1" + "0" * 400, "1e300", "0", "-1", "true"):
+        (place / "activation_scaler.json").write_text(f'{{"scaling_factor": {said}}}')
+        with pytest.raises(ConfigError, match="scaling_factor must be a number above 0"):
+            jmi_sparse.load(place)
+
+
+def test_before_and_after_are_one_kind_to_saelens(tmp_path):
+    one = dictionary(jmi_sparse.TopK(3, "before"))
+    jmi_sparse.save(one, tmp_path)
+    x = points().astype(np.float32)
+    np.testing.assert_array_equal(jmi_sparse.load(tmp_path).encode(x), one.encode(x))

@@ -218,7 +218,9 @@ def test_curation_lists_of_local_files(tmp_path):
     usual = jmi_sparse.load(path)
     names = [f"hf://some/repo/layer_{i}.safetensors?revision=new" for i in (2, 0, 1)]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | places(*names)))
-    one = jmi_sparse.load(tmp_path)
+    with pytest.warns(UserWarning, match="stands where layer 0 is") as told:
+        one = jmi_sparse.load(tmp_path)
+    assert told[0].filename == __file__
     assert (one.layers, one.hook_in) == ((0, 1, 2), "blocks.*.hook_resid_mid")
     np.testing.assert_array_equal(one.stacked.W_enc, usual.stacked.W_enc[jnp.array([2, 0, 1])])
     # As it was: entries with their layer, in any order, in a file of any name.

@@ -154,7 +154,8 @@ def test_a_set_whose_list_names_another_repository(tmp_path, cache):
         CONFIG.format("hook_resid_mid") + "transcoders:\n" + "".join(places)
     )
     cache.put("someone/list", tmp_path / "list")
-    made = jmi_sparse.load("someone/list")
+    with pytest.warns(UserWarning, match="stands where layer 0 is"):
+        made = jmi_sparse.load("someone/list")
     assert made.hook_in == "blocks.*.hook_resid_mid"
     np.testing.assert_array_equal(made.stacked.W_enc[0], weights(1)["W_enc"].astype(np.float32))
     np.testing.assert_array_equal(made.stacked.W_enc[1], weights(0)["W_enc"].astype(np.float32))

@@ -1,6 +1,5 @@
 """Folders of SAELens: ``cfg.json``, ``sae_weights.safetensors`` and, at times, ``sparsity.safetensors``."""
 
-import math
 import re
 import warnings
 from pathlib import Path
@@ -26,6 +25,8 @@ from jmi_sparse.formats.saelens.writing import CONFIG, LINEAR, SPARSITY, WEIGHTS
 from jmi_sparse.formats.saelens.writing import write as write
 
 SCALER = "activation_scaler.json"
+_LARGEST = 1e30
+"""A factor as large as this is none."""
 _SCALED = ("finetuning_scaling_factor", "scaling_factor")
 """Names under which versions before 6 kept what a finetuning multiplied features by."""
 
@@ -180,7 +181,7 @@ def _factor(folder: Path, config: Config, asked: Asked) -> float | None:
     if given is None and (folder / SCALER).exists():
         said = read_object(folder / SCALER, ConfigError).get("scaling_factor")
         if said is not None:
-            if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 < said < math.inf:
+            if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 < said < _LARGEST:
                 raise ConfigError(
                     f"{SCALER}: scaling_factor must be a number above 0, not {words.value(said)}"
                 )

@@ -114,7 +114,8 @@ def _architecture(d: OneDictionary) -> str:
         )
     usual: dict[type, str] = {ReLU: "standard", JumpReLU: "jumprelu", Gated: "gated", TopK: "topk"}
     name = usual.get(type(d.activation))
-    if isinstance(d.activation, TopK) and d.activation.relu != "after":
+    if isinstance(d.activation, TopK) and d.activation.relu not in ("after", "before"):
+        # Before and after give the same values.
         name = "abstopk" if d.activation.relu == "magnitude" else None
     if d.kind == "transcoder":
         skip, prefixes = "skip_" * (d.W_skip is not None), {"standard": "", "jumprelu": "jumprelu_"}

@@ -1,6 +1,7 @@
 """Curation lists of circuit-tracer: a YAML file that says where the transcoder of each layer is."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, urlsplit
@@ -10,6 +11,7 @@ from jmi_models.disk import words
 from jmi_sparse.formats.reading.yaml_files import read_yaml
 from jmi_sparse.formats.sets.circuit_tracer_config import PLT
 
+_LAYER = re.compile(r"layer_(\d{1,4})(?!\d)", re.ASCII)
 _PART = re.compile(r"[\w.+\-]{1,200}", re.ASCII)
 
 
@@ -35,12 +37,15 @@ def resolved(
         what to download.
     """
     found = dict[int, Path]()
-    problems, lacking = list[str](), list[str]()
+    problems, lacking, odd = list[str](), list[str](), list[str]()
     for layer, place in listed.items():
         parts, revision = _parts(place)
         if parts is None:
             problems.append(f"{words.value(place)} is no path below this folder")
             continue
+        said = [int(match[1]) for part in parts if (match := _LAYER.match(part))]
+        if said and layer not in said:
+            odd.append(f"{words.value(place)} stands where layer {layer} is")
         found[layer] = fetched.get(place, folder.joinpath(*parts))
         if not found[layer].is_file():
             lacking.append(_download(place, parts, revision))
@@ -50,6 +55,12 @@ def resolved(
         problems.append(f"{len(lacking)} of {len(listed)} files are not here; {'; '.join(lacking[:5])}")
     if problems:
         raise ConfigError(f"{words.name(name)}: transcoders: " + "; ".join(problems))
+    if odd:
+        warnings.warn(
+            f"{words.name(name)}: the place in the list says which layer a transcoder is of, and names of "
+            f"files say another: {'; '.join(odd[:5])}",
+            stacklevel=5,
+        )
     return found
 
 
