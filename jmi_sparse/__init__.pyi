@@ -37,7 +37,13 @@ from jmi_sparse.dictionaries.normalisation import (
     Outside as Outside,
     Scalar as Scalar,
 )
-from jmi_sparse.decoders.search import best_rows as best_rows, search_decoders as search_decoders
+from jmi_sparse.decoders.search import (
+    Found as Found,
+    Row as Row,
+    best_rows as best_rows,
+    search_decoders as search_decoders,
+)
 from jmi_sparse.decoders.virtual import virtual_weights as virtual_weights
-from jmi_sparse.decoders.vocabulary import vocab_scan as vocab_scan
+from jmi_sparse.decoders.vocabulary import Nearest as Nearest, vocab_scan as vocab_scan
 from jmi_sparse.decoders.rows import decoders_of as decoders_of
+from jmi_sparse.formats.reading.decoders import Decoders as Decoders

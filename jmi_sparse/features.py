@@ -15,6 +15,7 @@ from jmi.hooks.resolve import Hooks
 from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.sites import Site, layer_name, slots, split
+from jmi_sparse.dictionaries.activations import BatchTopK
 from jmi_sparse.dictionaries.active import Sparse
 from jmi_sparse.dictionaries.crosscoder import Crosscoder
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
@@ -71,12 +72,12 @@ class ActiveFeatures(Result):
     values: np.ndarray
     overflowed: np.ndarray
 
-    def strongest(self, count: int, row: int = 0) -> list[tuple[int, int]]:
-        """The ``count`` features ``(layer, id)`` with the largest activation at any token of a row."""
-        most: dict[tuple[int, int], float] = {}
+    def strongest(self, count: int, row: int = 0) -> list[tuple[str, int]]:
+        """The ``count`` features ``(site, id)`` with the largest activation at any token of a row."""
+        most: dict[tuple[str, int], float] = {}
         for n, s, k in zip(*np.nonzero(self.ids[:, row] >= 0), strict=True):
             if self.mask[row, s]:
-                key = self.layers[n], int(self.ids[n, row, s, k])
+                key = self.sites[n], int(self.ids[n, row, s, k])
                 most[key] = max(most.get(key, 0.0), abs(float(self.values[n, row, s, k])))
         return sorted(most, key=lambda key: -most[key])[:count]
 
@@ -143,7 +144,10 @@ def features(
         if layers is None:
             kept[name] = found
         for row, layer in enumerate(layers or ()):
-            kept[layer_name(split(name)[0], layer)] = Sparse(*(x[row] for x in found))
+            site = layer_name(split(name)[0], layer)
+            if site in kept:
+                raise ArgumentError(f"{site}: two dictionaries read here; run one after the other")
+            kept[site] = Sparse(*(x[row] for x in found))
     names = sorted(kept, key=_layer)
     ids, values, overflowed = (np.stack(part) for part in zip(*(kept[name] for name in names), strict=True))
     tokens = np.asarray(given.tokens)
@@ -166,6 +170,11 @@ def _sites(given: Any) -> list[tuple[str, Any]]:
             raise ArgumentError(f"dictionaries: {shown(each)}; give dictionaries of one site each")
         if not isinstance(name, str):
             raise ArgumentError("this dictionary does not say where it reads; give {site: dictionary}")
+        if isinstance(getattr(each, "activation", None), BatchTopK):
+            raise ArgumentError(
+                f"{name}: BatchTopK selects over all positions of a batch; use "
+                "jmi_sparse.at_threshold(dictionary)"
+            )
     if not found:
         raise ArgumentError("dictionaries={}: give {site: dictionary}")
     return found
@@ -173,12 +182,13 @@ def _sites(given: Any) -> list[tuple[str, Any]]:
 
 def _names(name: str, dictionary: Any) -> list[str]:
     """The sites to capture: of several layers those that the dictionary has."""
-    layers = getattr(dictionary, "layers", None)
-    if not isinstance(dictionary, (DictionarySet, CrossLayerTranscoder)) or layers is None:
-        return [name]
-    if not name.startswith("blocks.*."):
-        raise ArgumentError(f"{shown(name)}: this has dictionaries of several layers; give blocks.*.…")
-    return [name.replace("*", str(layer), 1) for layer in layers]
+    several = isinstance(dictionary, (DictionarySet, CrossLayerTranscoder))
+    if several != ("*" in name):
+        raise ArgumentError(
+            f"{shown(name)}: a dictionary of one layer reads one site, blocks.3.…, and one of several layers "
+            "blocks.*.…"
+        )
+    return [name.replace("*", str(layer), 1) for layer in dictionary.layers] if several else [name]
 
 
 def _reducer(lm: LanguageModel, dictionary: Any, capacity: int) -> Any:

@@ -76,10 +76,10 @@ def load(
     selects over the whole batch that it is given, and `at_threshold` turns it into what decides position by
     position. Of one dictionary in the layouts of others: ``"gemma-scope"``, ``"gemma-scope-2"``,
     ``"llama-scope"``, ``"qwen-scope"``, ``"goodfire"``, ``"deepseek"``, ``"hook-z"``,
-    ``"dictionary-learning"``, ``"sparsify"``; ``docs/sparse.md`` says what to know of each. Of several
-    layers: ``"circuit-tracer"`` (a `DictionarySet`; of one ``layer_<i>.safetensors`` a `Dictionary`),
-    ``"circuit-tracer-clt"``, ``"gemma-scope-2-sets"``, ``"clt-training"``, ``"crosslayer-transcoder"`` and
-    ``"llamascopium"``, which has dictionaries of one layer, too.
+    ``"dictionary-learning"``, ``"sparsify"``. Of several layers: ``"circuit-tracer"`` (a `DictionarySet`; of
+    one ``layer_<i>.safetensors`` a `Dictionary`), ``"circuit-tracer-clt"``, ``"gemma-scope-2-sets"``,
+    ``"clt-training"``, ``"crosslayer-transcoder"`` and ``"llamascopium"``, which has dictionaries of one
+    layer, too. ``docs/dictionary_formats.md`` says what to know of each.
 
     Args:
       source: the folder, or its file of weights; a folder below which there is only one dictionary. Else a

@@ -11,7 +11,7 @@ from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi.errors import ArgumentError
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, direction_of, named
+from jmi_sparse.commands.dictionaries import PROMPT, DictionaryOptions, check_written, direction_of, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +25,12 @@ def command(
     against: Annotated[
         list[str] | None, typer.Option(help="The dictionaries compared with --dictionaries (repeatable).")
     ] = None,
+    against_hook: Annotated[
+        str | None, typer.Option(help="Site that they read, where the files do not say it.")
+    ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Layer whose output is looked at.", show_default="the last of --dictionaries"),
+        typer.Option(help="Layer whose output is looked at.", show_default="the last that both have"),
     ] = None,
     word: Annotated[
         str | None, typer.Option(help="Word to follow, one token.", show_default="the prediction")
@@ -50,25 +53,18 @@ def command(
         raise ArgumentError("--against is needed: the dictionaries that --dictionaries are compared with")
     with source.loaded() as lm:
         token = int(lm.run(prompt, logits_at=-1).logits[0].argmax()) if word is None else lm.token_id(word)
+        second = dataclasses.replace(given, dictionaries=against, hook=against_hook)
+        both = {"first": given.loaded(lm), "second": second.loaded(lm)}
+        layer = _common(both) if layer is None else layer
+        asked = {"word": token, "direction": direction_of(lm, token), "k": top, "strength": strength}
         arms: dict[str, Arm] = {}
-        for name, options in (
-            ("first", given),
-            ("second", dataclasses.replace(given, dictionaries=against, hook=None)),
-        ):
-            dictionaries = options.loaded(lm)
-            layer = max(jmi_sparse.decoders_of(dictionaries).layers) if layer is None else layer
+        for name, dictionaries in both.items():
+            check_written(lm, dictionaries)
             for every in (False, True) if hasattr(dictionaries, "targets") else (False,):
-                arms[f"{name}, any layer" if every else name] = jmi_sparse.compare_arm(
-                    lm,
-                    prompt,
-                    dictionaries,
-                    word=token,
-                    direction=direction_of(lm, token),
-                    layer=layer,
-                    k=top,
-                    strength=strength,
-                    every_target=every,
+                arm = jmi_sparse.compare_arm(
+                    lm, prompt, dictionaries, layer=layer, every_target=every, **asked
                 )
+                arms[f"{name}, any layer" if every else name] = arm
         followed, labels = lm.token_string(token), given.known_labels()
         if files.plot is not None:
             files.draw(_figure(arms, f"{lm.name}: P({followed!r})"))
@@ -91,13 +87,24 @@ def command(
             cli.console.say(f"{name}: {features}")
 
 
-_COLUMNS = ("", "best cosine", "plain", "suppressed, most", "at", "one added back, most", "at", "skip")
+def _common(both: dict[str, Any]) -> int:
+    """The last layer that both write into; ArgumentError where there is none."""
+    layers = [
+        {target for targets in jmi_sparse.decoders_of(each).targets.values() for target in targets}
+        for each in both.values()
+    ]
+    if not layers[0] & layers[1]:
+        raise ArgumentError(f"the two have no layer in common: {sorted(layers[0])} and {sorted(layers[1])}")
+    return max(layers[0] & layers[1])
+
+
+_COLUMNS = ("", "best cosine", "plain", "suppressed, least", "at", "one added back, least", "at", "skip")
 
 
 def _row(name: str, arm: "Arm") -> tuple[str, ...]:
     cells: list[Any] = [name, f"{arm.cosines[0]:.4f}", f"{arm.suppressed.baseline[0]:.4g}"]
     for sweep in (arm.suppressed, arm.steered):
-        cells += [f"{sweep.probs.max():.4g}", str(sweep.best[0])]
+        cells += [f"{sweep.probs.min():.4g}", str(sweep.probs.argmin())]
     return (*cells, "none" if arm.skip is None else f"{arm.skip:.4g}")
 
 
@@ -107,8 +114,10 @@ def _figure(arms: dict[str, "Arm"], title: str) -> "Figure":
     figure = new_figure(7.5, 4, title)
     axes = figure.subplots()
     for name, arm in arms.items():
-        line = axes.plot(arm.suppressed.probs[:, 0], label=f"{name}: suppressed")[0]
-        axes.plot(arm.steered.probs[:, 0], "--", color=line.get_color(), label=f"{name}: one added back")
+        line = axes.plot(arm.suppressed.probs[:, 0], marker="o", label=f"{name}: suppressed")[0]
+        color = line.get_color()
+        axes.plot(arm.steered.probs[:, 0], "--", marker="x", color=color, label=f"{name}: one added back")
+    axes.axhline(arm.suppressed.baseline[0], color="k", linewidth=0.8, label="nothing written")
     axes.set_xlabel("position that is written")
     axes.set_ylabel("probability of the word")
     axes.legend(fontsize=8)

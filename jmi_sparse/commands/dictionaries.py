@@ -49,6 +49,7 @@ class DictionaryOptions:
           ArgumentError: dictionaries that do not say where they read, or two of one site.
         """
         import jmi_sparse
+        from jmi.model.sites import split
 
         found: dict[str, Any] = {}
         for source in self.dictionaries or ():
@@ -58,8 +59,12 @@ class DictionaryOptions:
             site = one.hook_in
             if not isinstance(site, str):
                 raise ArgumentError(f"{source}: its files do not say where it reads; give --hook")
-            if found.setdefault(site, one) is not one:
-                raise ArgumentError(f"{source}: a second dictionary at {site}; give one of them")
+            layers = {split(name)[1] for name in found}
+            if site in found or split(site)[1] in layers or (found and "*" in {*layers, split(site)[1]}):
+                raise ArgumentError(
+                    f"{source}: features are named layer:id, so give one dictionary of a layer"
+                )
+            found[site] = one
         return found
 
     def known_labels(self) -> "Labels":
@@ -95,8 +100,16 @@ def pointing_at(lm: "LanguageModel", dictionaries: Any, token: int) -> tuple[int
     """The feature whose decoder row points most at a token: what stands in where none is named."""
     import jmi_sparse
 
+    check_written(lm, dictionaries)
     (best,) = jmi_sparse.best_rows(dictionaries, direction_of(lm, token), k=1)
     return best.layer, best.id
+
+
+def check_written(lm: "LanguageModel", dictionaries: Any) -> None:
+    """Raise ArgumentError where decoder rows are no vectors of the stream, which tokens are read from."""
+    from jmi_sparse.decoders.rows import check_stream, decoders_of
+
+    check_stream(lm.arch, decoders_of(dictionaries))
 
 
 def named(feature: tuple[int, int], labels: "Labels") -> str:

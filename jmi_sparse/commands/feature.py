@@ -53,7 +53,7 @@ def command(
         found = jmi_sparse.examples(
             lm, texts_of(lm, text), dictionaries, features={site: [index]}, n=examples, context=context
         )[site, index]
-        reads = _read(lm, reader, index, top)
+        reads = _read(lm, site, reader, index, top)
         if files.plot is not None:
             files.draw(found.plot(f"{lm.name}: {named((layer, index), labels)}"))
         if files.output is not None:
@@ -90,13 +90,16 @@ def _reader(dictionaries: Any, layer: int) -> tuple[str, Any]:
     return found[layer]
 
 
-def _read(lm: "jmi.LanguageModel", reader: Any, index: int, top: int) -> list[dict[str, Any]]:
+def _read(lm: "jmi.LanguageModel", site: str, reader: Any, index: int, top: int) -> list[dict[str, Any]]:
     """Tokens whose embeddings a feature's encoder answers most; none where it does not read the stream."""
     import numpy as np
 
+    from jmi.model.sites import find
+
     embedding = lm.params.get("embed", {}).get("W_E")
     W_enc = getattr(reader, "W_enc", None)
-    if embedding is None or W_enc is None or embedding.shape[-1] != W_enc.shape[0]:
+    axes = find(lm.arch, site)[0][0].axes
+    if embedding is None or W_enc is None or axes[2:] != ("d_model",) or len(W_enc) != embedding.shape[-1]:
         return []
     scores = np.asarray(embedding) @ np.asarray(W_enc[:, index])
     return [
@@ -106,6 +109,9 @@ def _read(lm: "jmi.LanguageModel", reader: Any, index: int, top: int) -> list[di
 
 
 def _print(found: "FeatureExamples", reads: list[dict[str, Any]], examples: int, top: int) -> None:
+    if not found.top:
+        cli.console.say("never active on this text; give another with --text")
+        return
     cli.console.say(f"active on {found.frequency:.3%} of tokens, from {found.low:.4g} to {found.high:.4g}")
     for name, words in (("raises", found.top_logits), ("lowers", found.bottom_logits)):
         if words is not None:
@@ -117,7 +123,4 @@ def _print(found: "FeatureExamples", reads: list[dict[str, Any]], examples: int,
         at = int(abs(one.acts).argmax())
         before, after = one.strings[max(0, at - _AROUND) : at], one.strings[at + 1 : at + 1 + _AROUND]
         rows.append((f"{one.peak:.4g}", "".join(before) + f"[{one.strings[at]}]" + "".join(after)))
-    if rows:
-        cli.console.show_table(("activation", "strongest at [token]"), rows)
-    else:
-        cli.console.say("never active on this text; give another with --text")
+    cli.console.show_table(("activation", "strongest at [token]"), rows)

@@ -106,9 +106,11 @@ def _figure(found: "ActiveFeatures", tokens: list[str], labels: "Labels", title:
     from jmi.plots.heatmap import plot_heatmap
 
     chosen = found.strongest(_ACROSS)
+    if not chosen:
+        raise ArgumentError("--plot: no feature is active on this prompt")
     values = np.zeros((len(chosen), len(tokens)))
-    for row, (layer, feature) in enumerate(chosen):
-        n = found.layers.index(layer)
+    for row, (site, feature) in enumerate(chosen):
+        n = found.sites.index(site)
         values[row] = np.where(found.ids[n, 0] == feature, found.values[n, 0], 0).sum(-1)
-    names = [named(feature, labels) for feature in chosen]
+    names = [named((found.layers[found.sites.index(site)], i), labels) for site, i in chosen]
     return plot_heatmap(values, ("feature", names), ("token", tokens), title, "activation")

@@ -55,7 +55,8 @@ def command(
         chosen = _preset(preset)
         if chosen is None:
             return
-        prompt, word = prompt or chosen.prompt, word or chosen.word
+        prompt = chosen.prompt if prompt is None else prompt
+        word = chosen.word if word is None else word
         suppress = suppress or [f"{layer}:{index}" for layer, index in chosen.suppress]
         inject = inject or [f"{chosen.inject[0]}:{chosen.inject[1]}"]
         given = dataclasses.replace(given, dictionaries=given.dictionaries or [chosen.dictionaries])
@@ -63,10 +64,10 @@ def command(
             source = dataclasses.replace(source, model=chosen.model)
     given.check()
     files.check()
-    prompt = prompt or PROMPT
+    prompt = PROMPT if prompt is None else prompt
     added, taken = features_of("--inject", inject), features_of("--suppress", suppress)
     with source.loaded() as lm:
-        followed = lm.token_id(word or WORD)
+        followed = lm.token_id(WORD if word is None else word)
         dictionaries, labels = given.loaded(lm), given.known_labels()
         if not added and not taken:
             added = [pointing_at(lm, dictionaries, followed)]
@@ -140,7 +141,7 @@ def _print(found: "PlanningSite", tokens: list[str], word: str) -> None:
 def _figure(found: "PlanningSite", tokens: list[str], title: str) -> "Figure":
     from jmi.plots import new_figure, shown
 
-    figure = new_figure(max(6.5, 0.35 * len(tokens) + 2), 4, title)
+    figure = new_figure(min(14, max(6.5, 0.35 * len(tokens) + 2)), 4, title)
     axes = figure.subplots()
     for n, strength in enumerate(found.strengths):
         axes.plot(found.probs[:, n], marker="o", label=f"strength {strength:g}")
@@ -150,5 +151,6 @@ def _figure(found: "PlanningSite", tokens: list[str], title: str) -> "Figure":
     axes.set_xticks(range(len(tokens)), [shown(t) for t in tokens], rotation=60, fontsize=8)
     axes.set_xlabel("position that is written")
     axes.set_ylabel("probability of the word")
+    axes.set_yscale("log")
     axes.legend(fontsize=8)
     return figure

@@ -9,12 +9,12 @@ from jmi import cli
 from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, direction_of, named
+from jmi_sparse.commands.dictionaries import DictionaryOptions, check_written, direction_of, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SUGGESTED = 3
+_SUGGESTED, _DRAWN = 3, 40
 
 
 def command(
@@ -38,13 +38,18 @@ def command(
     with source.loaded() as lm:
         token, labels = lm.token_id(word), given.known_labels()
         dictionaries = given.loaded(lm)
+        check_written(lm, dictionaries)
         targets, direction = None if target is None else [target], direction_of(lm, token)
         found = jmi_sparse.best_rows(dictionaries, direction, targets=targets, k=top, cosine=not dot)
         layers = list(dict.fromkeys(row.layer for row in found))[:_SUGGESTED]
         suggested = [next((row.layer, row.id) for row in found if row.layer == layer) for layer in layers]
         names = [named((row.layer, row.id), labels) for row in found]
         if files.plot is not None:
-            files.draw(_figure(names, [row.score for row in found], f"{lm.name}: {word!r}"))
+            files.draw(
+                _figure(
+                    names, [row.score for row in found], "dot" if dot else "cosine", f"{lm.name}: {word!r}"
+                )
+            )
         if files.output is not None:
             written = record(
                 "probe-features",
@@ -63,11 +68,13 @@ def command(
         cli.console.say("one of each layer: " + " ".join(f"{layer}:{index}" for layer, index in suggested))
 
 
-def _figure(names: list[str], scores: list[float], title: str) -> "Figure":
+def _figure(names: list[str], scores: list[float], measure: str, title: str) -> "Figure":
     from jmi.plots import new_figure, shown
 
+    names, scores = names[:_DRAWN], scores[:_DRAWN]
     figure = new_figure(6.5, 1.5 + 0.25 * len(names), title)
     axes = figure.subplots()
+    axes.set_xlabel(measure)
     axes.barh(range(len(names)), scores)
     axes.set_yticks(range(len(names)), [shown(name) for name in names], fontsize=8)
     axes.invert_yaxis()

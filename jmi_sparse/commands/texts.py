@@ -25,9 +25,9 @@ def texts_of(lm: "LanguageModel", path: Path | None) -> list[str]:
     """
     if path is None:
         return _made()
-    from jmi.reading import read_bytes
+    from jmi.reading import read_text
 
-    lines = [line.strip() for line in read_bytes(path, ArgumentError).decode(errors="replace").splitlines()]
+    lines = [line.strip() for line in read_text(path, ArgumentError).splitlines()]
     found = [line for line in lines if line]
     if not found:
         raise ArgumentError(f"--text {path}: there is no text in it")

@@ -10,7 +10,7 @@ from jmi import cli
 from jmi.artefacts import write_json
 from jmi.cli.options import Files, described, record
 from jmi_models.commands.model import ModelOptions
-from jmi_sparse.commands.dictionaries import DictionaryOptions, named, vocabulary_of
+from jmi_sparse.commands.dictionaries import DictionaryOptions, check_written, named, vocabulary_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +38,7 @@ def command(
     files.check()
     with source.loaded() as lm:
         labels, dictionaries = given.known_labels(), given.loaded(lm)
+        check_written(lm, dictionaries)
         found: list[dict[str, Any]] = []
         scan = jmi_sparse.vocab_scan(
             dictionaries, vocabulary_of(lm), layers=layer, step=step, k=tokens, chunk=chunk

@@ -9,7 +9,7 @@ import numpy as np
 
 from jmi.checks import shown
 from jmi.errors import ArgumentError
-from jmi.model.sites import split
+from jmi.model.sites import split, table_of
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.dictionary import Dictionary
 from jmi_sparse.dictionaries.layered import DictionarySet
@@ -36,8 +36,9 @@ def decoders_of(given: Any) -> Decoders:
         for name, each in given.items():
             if not isinstance(each, (Dictionary, MatchingPursuit)):
                 raise ArgumentError(f"{shown(name)}: {shown(each)}; give the dictionary of one layer")
-            if found.setdefault(_layer(name), each) is not each:
+            if _layer(name) in found:
                 raise ArgumentError(f"{shown(name)}: a second dictionary of this layer; take one of them")
+            found[_layer(name)] = each
     else:
         raise ArgumentError(f"dictionaries={shown(given)}: give a dictionary, a set, or {{site: dictionary}}")
     shapes = {tuple(each.W_dec.shape) for each in found.values()}
@@ -52,6 +53,7 @@ def decoders_of(given: Any) -> Decoders:
         next(iter(matrices.values())).dtype,
         lambda layer, target: matrices[layer],
         lambda layer: found[layer],
+        _written(given, found),
     )
 
 
@@ -64,7 +66,40 @@ def _of_crosslayer(clt: CrossLayerTranscoder) -> Decoders:
         rows.dtype,
         lambda layer, target: rows[pairs[layer, target]],
         clt.encoder,
+        clt.hook_out,
     )
+
+
+def _written(given: Any, found: Mapping[int, Any]) -> str | None:
+    """The point at which dictionaries are written, the layer open; None where they do not say it."""
+    names = list(given) if isinstance(given, Mapping) else [each.hook_in for each in found.values()]
+    points = set()
+    for name, each in zip(names, found.values(), strict=True):
+        own = each.hook_out or (name if each.kind == "sae" else None)
+        points.add(None if own is None else split(own)[0])
+    if len(points) > 1:
+        raise ArgumentError(
+            f"dictionaries that write at several points, {sorted(map(str, points))}; take those of one"
+        )
+    return next(iter(points))
+
+
+def check_stream(arch: Any, decoders: Decoders) -> str:
+    """The point at which rows are written, found to take vectors of the stream.
+
+    Raises:
+      ArgumentError: rows of another width or of heads, or of layers that the model does not have.
+    """
+    point = decoders.site or "blocks.*.hook_resid_post"
+    site, last = table_of(arch).get(point), max(t for targets in decoders.targets.values() for t in targets)
+    width = None if site is None or site.axes[2:] != ("d_model",) else site.sizes[-1]
+    if width != decoders.d_out or last not in (site.layers or () if site else ()):
+        raise ArgumentError(
+            f"rows of {decoders.d_out} at {point}, up to layer {last}: they are no vectors of this model's "
+            f"stream, which has {table_of(arch)['blocks.*.hook_resid_post'].sizes[-1]} dimensions in "
+            f"{arch.n_layers} layers"
+        )
+    return point
 
 
 def _layer(name: Any) -> int:

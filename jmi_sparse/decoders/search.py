@@ -131,8 +131,22 @@ def best_rows(
 
     Args:
       targets: the layers that are written; by default all.
+
+    Raises:
+      ArgumentError: as `search_decoders`; several directions.
+
+    Example:
+      >>> import jax.numpy as jnp, jmi_sparse
+      >>> eye = jnp.eye(4)
+      >>> sae = jmi_sparse.Dictionary(eye, eye, jnp.zeros(4), jmi_sparse.ReLU(), jnp.zeros(4))
+      >>> jmi_sparse.best_rows({"blocks.3.hook_resid_post": sae}, eye[2], k=1)
+      [Row(layer=3, id=2, target=3, score=1.0)]
     """
     decoders = decoders_of(dictionaries)
+    if np.ndim(real_array("direction", direction)) != 1:
+        raise ArgumentError(f"direction={shown(direction)}: give one, [{decoders.d_out}]")
+    if targets is not None and (isinstance(targets, str) or not isinstance(targets, Sequence)):
+        raise ArgumentError(f"targets={shown(targets)}: give layers, [3, 4]")
     every = sorted({target for each in decoders.targets.values() for target in each})
     best: dict[tuple[int, int], Row] = {}
     for target in every if targets is None else targets:

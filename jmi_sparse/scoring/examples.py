@@ -160,7 +160,9 @@ def _asked(places: Sequence[Placed], features: Any) -> dict[str, np.ndarray]:
 
 
 def _ids(name: str, given: Any, size: int) -> np.ndarray:
-    ids = np.asarray(whole_array("features", given)).reshape(-1)
+    ids = np.atleast_1d(np.asarray(whole_array("features", given)))
+    if ids.ndim > 1:
+        raise ArgumentError(f"features={shown(given)}: give ids, [3, 14], of the one site, or {{site: ids}}")
     if not ids.size or ids.min() < 0 or ids.max() >= size or len(set(ids.tolist())) < len(ids):
         raise ArgumentError(f"features={shown(given)}: {name} has 0 to {size - 1}; give each id once")
     return ids.astype(np.int32)

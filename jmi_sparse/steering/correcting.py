@@ -18,7 +18,7 @@ from jmi.lm import LanguageModel, check_lm
 from jmi.metrics import final_logits, prob
 from jmi.model.sites import PATTERN, table_of
 from jmi_sparse.decoders.rows import decoders_of
-from jmi_sparse.steering.inject import POINT, inject
+from jmi_sparse.steering.inject import inject
 from jmi_sparse.steering.planning import Feature
 
 
@@ -147,7 +147,7 @@ def commit_and_correct(
     heads = PATTERN in table_of(lm.arch)
     looks = [jmi.Capture(PATTERN, reduce=jmi.Select(position=-1))] if heads else []
     metric = Answers(np.asarray(words, np.int32), np.int32(position % length) if heads else None)
-    hooks = {POINT: [commit[POINT], correct[POINT]]}
+    hooks = {point: [commit[point], correct[point]] for point in commit}
     found = jmi.sweep(lm, prompts, hooks, metric, capture=looks, logits_at=-1, progress=False)
     plain = metric(lm.run(prompts, capture=looks, logits_at=-1))
     changed = None

@@ -8,16 +8,14 @@ import numpy as np
 
 import jmi
 from jmi import tree
-from jmi.checks import real_array, shown, whole_array
+from jmi.checks import real_array, shown, whole_array, whole_number
 from jmi.errors import ArgumentError
 from jmi.hooks.grid import Swept
 from jmi.hooks.selection import Selective
 from jmi.lm import LanguageModel, check_lm
-from jmi.model.sites import Site, slots, table_of
-from jmi_sparse.decoders.rows import decoders_of
+from jmi.model.sites import Site, slots
+from jmi_sparse.decoders.rows import check_stream, decoders_of
 from jmi_sparse.formats.reading.decoders import Decoders
-
-POINT = "blocks.*.hook_resid_post"
 
 
 @tree.dataclass
@@ -63,7 +61,8 @@ def inject(
 ) -> dict[str, Any]:
     """Hooks that write decoder rows of features into all layers that these write into.
 
-    At ``position`` the stream gets ``strength * weight * row`` after each such layer. No encoder is asked: a
+    At ``position`` the site that the dictionaries write at, or ``hook_resid_post`` where they do not say it,
+    gets ``strength * weight * row`` in each such layer. No encoder is asked: a
     feature is written as strongly whether it is active or not, and twice where it is active already. Rows of
     a normalised dictionary are in the units of its normalised input. Injecting what points at an answer moves
     it there whatever the model computes: compare with random features of the same layer, which is one axis
@@ -97,9 +96,9 @@ def inject(
       >>> jmi.sweep(lm, "The capital of France is", hooks, goal, logits_at=-1, progress=False).shape
       (6, 2, 2, 1)
     """
-    decoders = decoders_of(dictionaries)
     check_lm(lm)
-    _check_stream(lm, decoders)
+    decoders, from_layer = decoders_of(dictionaries), whole_number("from_layer", from_layer, 0)
+    point = check_stream(lm.arch, decoders)
     given = features.values if isinstance(features, Swept) else _pairs(features)[None]
     if given.ndim == 2:
         given = given[:, None]
@@ -122,20 +121,18 @@ def inject(
         table,
         Swept(chosen, features.grid) if isinstance(features, Swept) else chosen[0],
         np.tile(parts, (len(targets), 1)),
-        strength,
+        _finite(strength),
         positions=_positions(position, len(targets)),
     )
-    return {POINT: jmi.PerLayer(rows, slots(targets, lm.arch.n_layers))}
+    return {point: jmi.PerLayer(rows, slots(targets, lm.arch.n_layers))}
 
 
-def _check_stream(lm: LanguageModel, decoders: Decoders) -> None:
-    width = table_of(lm.arch)[POINT].sizes[-1]
-    last = max(target for targets in decoders.targets.values() for target in targets)
-    if decoders.d_out != width or last >= lm.arch.n_layers:
-        raise ArgumentError(
-            f"inject: rows of {decoders.d_out} for layers up to {last}; this model has {lm.arch.n_layers} "
-            f"layers and a stream of {width}"
-        )
+def _finite(strength: Any) -> Any:
+    """A strength, or those of a grid, found to be a finite number."""
+    values = strength.values if isinstance(strength, Swept) else real_array("strength", strength)
+    if np.ndim(values) != isinstance(strength, Swept) or not np.isfinite(values).all():
+        raise ArgumentError(f"strength={shown(strength)}: give a finite number, or an axis of them")
+    return strength
 
 
 def _pairs(features: Any) -> np.ndarray:
@@ -154,6 +151,7 @@ def _targets(decoders: Decoders, layer: int, first: int) -> list[int]:
 
 def _positions(position: Any, layers: int) -> Any:
     """Positions as `PerLayer` takes them: of several there is a row for each layer."""
-    if isinstance(position, Swept) or np.ndim(position) == 0:
+    if isinstance(position, Swept):
         return position
-    return np.tile(np.asarray(whole_array("position", position)), (layers, 1))
+    places = np.asarray(whole_array("position", position))
+    return places if places.ndim == 0 else np.tile(places.reshape(-1), (layers, 1))

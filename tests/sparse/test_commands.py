@@ -1,5 +1,6 @@
 """Commands on dictionaries, as a person types them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,6 +204,10 @@ def test_dictionaries_are_needed(name):
         (("probe-features", " Constantinople of old"), "one token"),
         (("probe-features", " Tokyo", "--target", "2"), "no feature writes"),
         (("inject", "--inject", "four"), "layer and id"),
+        (("inject", "--strength", "nan"), "finite"),
+        (("correct", "--most", "inf"), "finite"),
+        (("inject", "--word", ""), "one token"),
+        (("inject", ""), "empty"),
         (("inject", "--inject", "4:9999"), "ids from 0"),
         (("inject", "--inject", "3:1"), "features of layers"),
         (
@@ -230,6 +235,24 @@ def test_dictionaries_are_needed(name):
 )
 def test_bad_input_is_one_clear_error(given, line, words):
     assert words in refused(*line, *given)
+
+
+def test_two_dictionaries_of_one_layer_would_share_their_names(given):
+    assert "one dictionary of a layer" in refused("features", *given, *given)
+
+
+def test_rows_of_heads_point_at_no_token(tmp_path, capitals):
+    place = tmp_path / "heads"
+    site = "blocks.4.attn.hook_z"
+    jmi_sparse.save(dataclasses.replace(capitals, hook_in=site, hook_out=site, hook_z=True), place)
+    for line in (("probe-features", " Tokyo"), ("vocab-scan",), ("inject",)):
+        assert "no vectors of this model's stream" in refused(*line, "--dictionaries", place)
+    assert "reads " not in done("feature", "4:3", "--dictionaries", place)
+
+
+def test_text_that_is_none(given, tmp_path):
+    (tmp_path / "text").write_bytes("word".encode("utf-16"))
+    assert "not UTF-8" in refused("sae", given[1], "--text", tmp_path / "text")
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jmi_models
 import jmi_sparse
 from jmi.errors import ArgumentError, OutputError
 from jmi_sparse.scoring.gathering import BINS, Gathered, gather
@@ -295,3 +296,17 @@ def test_activations_that_are_no_numbers_are_told():
 def test_a_corpus_without_texts():
     one = examples(dataclasses.replace(atlas(), tokenizer=None), padded(), {SITE: sae()}, features=[7])
     assert one[7].top[0].strings[0] == f"<{one[7].top[0].tokens[0]}>"
+
+
+def test_pairs_are_no_ids():
+    lm = jmi_models.load("atlas")
+    with pytest.raises(ArgumentError, match="give ids"):
+        jmi_sparse.examples(
+            lm, ["Paris"], {"blocks.2.hook_resid_post": trained_by_chance()}, features=[(2, 3)]
+        )
+
+
+def trained_by_chance():
+    rows = np.random.default_rng(0).normal(size=(16, 128)).astype(np.float32)
+    zeros = np.zeros(128, np.float32)
+    return jmi_sparse.Dictionary(rows.T.copy(), rows, zeros, jmi_sparse.TopK(2), np.zeros(16, np.float32))

@@ -59,7 +59,7 @@ def test_of_a_set_a_cross_layer_transcoder_and_dictionaries_of_their_own(lm, tok
         assert not found.overflowed.any()
     values = np.where(want > 0, want, -1)[:, 0].max(1)
     layer, feature = np.unravel_index(values.argmax(), values.shape)
-    assert alone.strongest(1) == [((0, 2)[layer], feature)]
+    assert alone.strongest(1) == [(f"blocks.{(0, 2)[layer]}.hook_resid_mid", feature)]
 
 
 def test_what_does_not_fit_into_the_places_is_told(lm, tokens):
@@ -71,6 +71,23 @@ def test_what_does_not_fit_into_the_places_is_told(lm, tokens):
     assert_agree(found.values[0], -np.sort(-features, axis=-1)[..., :3])
     off = jmi_sparse.features(lm, tokens, {name: sae}, capacity=3, hooks={name: jmi.Zero()})
     assert_agree(off.values[0, 0, 0], -np.sort(-np.asarray(sae.encode(np.zeros(16))))[:3])
+
+
+def test_what_would_be_mixed_up_is_refused(lm, tokens):
+    name = "blocks.1.hook_resid_post"
+    batch = dictionary(activation=jmi_sparse.BatchTopK(jnp.ones(()), 2))
+    some = {
+        "blocks.*.hook_resid_post": jmi_sparse.stack({1: dictionary(), 2: dictionary()}),
+        name: dictionary(),
+    }
+    for given, words in (
+        ({name: batch}, "at_threshold"),
+        ({"blocks.*.hook_resid_post": dictionary()}, "one site"),
+        ({name: jmi_sparse.stack({1: dictionary()})}, "several layers"),
+        (some, "two dictionaries read here"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            jmi_sparse.features(lm, tokens, given)
 
 
 def test_bad_input_is_named(lm, tokens):

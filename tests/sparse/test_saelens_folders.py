@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import jmi_sparse
-from jmi.errors import ArgumentError, CheckpointError, ConfigError, JmiError
+from jmi.errors import ArgumentError, CheckpointError, ConfigError, JmiError, OutputError
 from tests.sparse.made import CONFIG, LEFT_OUT, D, F, dictionary, folder, points, weights
 from tests.sparse.test_dictionary import temporal
 
@@ -286,3 +286,9 @@ def test_before_and_after_are_one_kind_to_saelens(tmp_path):
     jmi_sparse.save(one, tmp_path)
     x = points().astype(np.float32)
     np.testing.assert_array_equal(jmi_sparse.load(tmp_path).encode(x), one.encode(x))
+
+
+def test_a_place_where_no_folder_can_be(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(OutputError, match="cannot be made"):
+        jmi_sparse.save(dictionary(), tmp_path / "file" / "sae")

@@ -126,6 +126,23 @@ def test_features_are_an_axis_and_several_positions_are_written_at_once(lm, toke
             assert_agree(got[i, j], np.asarray(metric(lm.run(tokens, by_hand))))
 
 
+def test_rows_are_written_where_their_dictionary_writes(lm, tokens):
+    """An SAE of what enters a layer is not one of what leaves it."""
+    metric = jmi.metrics.LogProb(5)
+    for point in ("hook_resid_pre", "hook_mlp_out", "hook_attn_out"):
+        name, sae = f"blocks.2.{point}", dictionary()
+        got = metric(lm.run(tokens, jmi_sparse.inject(lm, {name: sae}, (2, 7), -1, 3.0)))
+        by_hand = {name: jmi.Add(3.0 * np.asarray(sae.W_dec[7]), positions=-1)}
+        assert_agree(np.asarray(got), np.asarray(metric(lm.run(tokens, by_hand))))
+    heads = {"blocks.2.attn.hook_z": dictionary(d_in=24, d_out=24)}
+    with pytest.raises(ArgumentError, match="no vectors of this model's stream"):
+        jmi_sparse.inject(lm, heads, (2, 7), -1)
+    with pytest.raises(ArgumentError, match="several points"):
+        jmi_sparse.inject(
+            lm, {"blocks.1.hook_mlp_out": dictionary(), "blocks.2.hook_resid_post": dictionary()}, (2, 7), -1
+        )
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -137,6 +154,13 @@ def test_features_are_an_axis_and_several_positions_are_written_at_once(lm, toke
             lambda clt: jmi_sparse.inject(model(), {"blocks.7.hook_resid_post": dictionary()}, (7, 1), 1),
             "4 layers",
         ),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, np.nan), "strength"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, "10"), "strength"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), "last"), "position"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, from_layer="x"), "from_layer"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (3, 2), 1, from_layer=4), "no such layer"),
+        (lambda clt: jmi_sparse.best_rows(clt, np.ones(D), targets=4), "targets"),
+        (lambda clt: jmi_sparse.best_rows(clt, np.ones((2, D))), "direction"),
         (lambda clt: jmi_sparse.search_decoders(clt, np.ones(D + 1)), "directions"),
         (lambda clt: jmi_sparse.search_decoders(clt, np.ones(D), target=7), "no feature writes"),
         (lambda clt: jmi_sparse.search_decoders(3, np.ones(D)), "give a dictionary"),

@@ -15,7 +15,7 @@ from jmi_sparse.formats.reading.asked import Asked
 from jmi_sparse.placement import placed
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Decoders:
     """Decoder rows of dictionaries on disk, read when they are asked for; see `jmi_sparse.open_decoder`.
 
@@ -28,6 +28,8 @@ class Decoders:
       dtype: of what is given.
       view: gives the matrix of a layer and a target as a view of its file.
       encode: gives what encodes in one layer; of a cross-layer transcoder its ``W_dec`` has width 0.
+      site: that the rows are written at, with the layer open, ``blocks.*.hook_mlp_out``; None where nothing
+        says it.
     """
 
     targets: Mapping[int, tuple[int, ...]]
@@ -35,6 +37,7 @@ class Decoders:
     dtype: Any
     view: Callable[[int, int], np.ndarray]
     encode: Callable[[int], Any]
+    site: str | None = None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -50,6 +53,11 @@ class Decoders:
     def d_out(self) -> int:
         """Width of what is written."""
         return self.shape[1]
+
+    def __repr__(self) -> str:
+        features, width = self.shape
+        made = f"layers {list(self.layers)}, {features} -> {width}, {np.dtype(self.dtype)}"
+        return f"Decoders({made}, {self.site})"
 
     def rows(self, layer: int, ids: Any, target: int | None = None) -> np.ndarray:
         """Decoder rows ``[n, d_out]`` of the features ``ids`` ``[n]`` of a layer.

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jmi.errors import OutputError
+
 
 def said(path: Path, pattern: str) -> re.Match[str] | None:
     """The innermost part of a path that matches a pattern as a whole, or None.
@@ -40,3 +42,11 @@ def sites(reads: str | None, writes: str | None = None, *, transcoder: bool = Fa
         # Heads are two axes in a model, and one in the files.
         "hook_z": reads is not None and reads.endswith("attn.hook_z"),
     }
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to; OutputError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: this folder cannot be made: {error.strerror}") from None

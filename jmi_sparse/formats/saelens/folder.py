@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmi.errors import ArgumentError, CheckpointError, ConfigError
+from jmi.model.sites import split
 from jmi.reading import read_object
 from jmi_models.disk import words
 from jmi_sparse.dictionaries.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
@@ -83,6 +84,7 @@ def on_disk(folder: Path, asked: Asked) -> Decoders:
         )
     if problems := tensors.misfits(headers, config.tensors()):
         raise CheckpointError(f"{WEIGHTS}: " + "; ".join(problems))
+    written = config.hook_out if config.kind == "transcoder" else config.hook_in
     layer = re.match(r"blocks\.(\d{1,4})\.", config.hook_in or "", re.ASCII)
     return Decoders(
         targets={found: (found,) for found in [int(layer[1]) if layer else 0]},
@@ -90,6 +92,7 @@ def on_disk(folder: Path, asked: Asked) -> Decoders:
         dtype=asked.dtype,
         view=lambda layer, target: np.asarray(headers["W_dec"].read()),
         encode=lambda layer: read(folder, asked),
+        site=None if written is None else split(written)[0],
     )
 
 

@@ -17,6 +17,7 @@ from jmi_sparse.dictionaries.kinds import AnyDictionary
 from jmi_sparse.dictionaries.normalisation import ConstantNorm, LayerNorm, Outside, Scalar
 from jmi_sparse.dictionaries.pursuit import MatchingPursuit
 from jmi_sparse.dictionaries.temporal import Temporal
+from jmi_sparse.formats.reading.paths import make_folder
 
 CONFIG, WEIGHTS, SPARSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 LINEAR = ("q_target", "k_ctx", "v_ctx", "c_proj")
@@ -32,7 +33,7 @@ def write(dictionary: AnyDictionary, folder: Path) -> None:
             f"save: a folder of SAELens holds one dictionary of one point, not {dictionary!r}"
         )
     config, arrays = _config(dictionary), _arrays(dictionary)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = {WEIGHTS: arrays}
     if dictionary.log_density is not None:
         files[SPARSITY] = {"sparsity": np.asarray(dictionary.log_density)}

@@ -89,6 +89,7 @@ def on_disk(path: Path, asked: Asked) -> Decoders:
         dtype=asked.dtype,
         view=lambda layer, target: np.asarray(headers[layer]["W_dec"].read()),
         encode=encoder,
+        site=config.hook_out,
     )
 
 

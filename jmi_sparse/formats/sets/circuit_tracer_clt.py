@@ -88,6 +88,7 @@ def on_disk(folder: Path, asked: Asked) -> Decoders:
         dtype=asked.dtype,
         view=lambda layer, target: _view(decoders, layer, target),
         encode=encoder,
+        site=config.hook_out,
     )
 
 

@@ -20,6 +20,7 @@ from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.dictionary import Dictionary
 from jmi_sparse.dictionaries.kinds import AnyDictionary
 from jmi_sparse.dictionaries.layered import DictionarySet
+from jmi_sparse.formats.reading.paths import make_folder
 from jmi_sparse.formats.sets.circuit_tracer import PREFIX, THRESHOLD, warn_of_negative
 from jmi_sparse.formats.sets.circuit_tracer_clt import DECODER, ENCODER
 from jmi_sparse.formats.sets.circuit_tracer_config import CLT, CONFIG, PLT
@@ -42,7 +43,7 @@ def write(dictionary: AnyDictionary, folder: Path) -> None:
             f"{dictionary!r}"
         )
     text = yaml.safe_dump(_config(dictionary, kind), sort_keys=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _check_alone(folder, files)
     with contextlib.ExitStack() as stack:
         # None takes its place before all are written.

@@ -100,6 +100,7 @@ def on_disk(path: Path, asked: Asked) -> Decoders:
         dtype=asked.dtype,
         view=lambda layer, target: _view(headers, places[layer], config.layers.index(target)),
         encode=encoder,
+        site=config.hook_out,
     )
 
 
