@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ from jmi.errors import ArgumentError
 from jmi.hooks.resolve import Hooks
 from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
-from jmi.model.sites import Site, layer_name, slots, split
+from jmi.model.sites import Site, find, layer_name, slots, split
 from jmi_sparse.dictionaries.activations import BatchTopK
 from jmi_sparse.dictionaries.active import Sparse
+from jmi_sparse.dictionaries.by_site import by_site, sites_of
 from jmi_sparse.dictionaries.crosscoder import Crosscoder
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.kinds import AnyDictionary
 from jmi_sparse.dictionaries.layered import DictionarySet
+from jmi_sparse.dictionaries.temporal import Temporal
 
 
 @tree.dataclass
@@ -41,9 +43,13 @@ class Encode:
       (1, 3, 8)
     """
 
-    takes_padding: ClassVar[bool] = True
     dictionary: Any
     capacity: int = tree.static()
+
+    @property
+    def takes_padding(self) -> bool:
+        """Not of a dictionary that looks at other positions."""
+        return not _looks_around(self.dictionary)
 
     def __call__(self, value: jax.Array, site: Site) -> Sparse:
         del site
@@ -131,14 +137,20 @@ def features(
     check_lm(lm)
     capacity = whole_number("capacity", capacity, 1)
     given = lm.prompts(prompts)
-    listed = _sites(dictionaries)
+    listed = _listed(dictionaries)
+    if given.mask is not None and any(isinstance(each, Temporal) for each in listed.values()):
+        raise ArgumentError(
+            "a temporal dictionary reads sequences from their first token: give prompts of one length"
+        )
     captures = []
-    for number, (name, each) in enumerate(listed):
+    for number, (name, each) in enumerate(listed.items()):
+        for one in sites_of(name, each):
+            find(lm.arch, one)
         reducer = _reducer(lm, each, capacity)
-        captures += [jmi.Capture(one, reduce=reducer, label=str(number)) for one in _names(name, each)]
+        captures += [jmi.Capture(one, reduce=reducer, label=str(number)) for one in sites_of(name, each)]
     out = lm.run(given, hooks, captures, logits_at=-1)
     kept: dict[str, Sparse] = {}
-    for number, (name, _) in enumerate(listed):
+    for number, name in enumerate(listed):
         found = jax.tree.map(np.asarray, out.captures[str(number)])
         layers = next(known.layers for known in out.kept if known.label == str(number))
         if layers is None:
@@ -155,40 +167,28 @@ def features(
     return ActiveFeatures(tokens, mask, tuple(names), tuple(map(_layer, names)), ids, values, overflowed)
 
 
+def _looks_around(dictionary: Any) -> bool:
+    """Whether what it makes of a position depends on others."""
+    return isinstance(dictionary, Temporal) or isinstance(getattr(dictionary, "activation", None), BatchTopK)
+
+
 def _layer(name: str) -> int:
     """Of a site; -1 before the layers."""
     return int(split(name)[1] or -1)
 
 
-def _sites(given: Any) -> list[tuple[str, Any]]:
-    """Each dictionary with the name of the site that it reads."""
-    found: list[Any] = (
-        list(given.items()) if isinstance(given, Mapping) else [(getattr(given, "hook_in", None), given)]
-    )
-    for name, each in found:
+def _listed(given: Any) -> dict[str, Any]:
+    """Each dictionary by the name of the site that it reads."""
+    found = by_site(given)
+    for name, each in found.items():
         if isinstance(each, Crosscoder) or not isinstance(each, AnyDictionary):
-            raise ArgumentError(f"dictionaries: {shown(each)}; give dictionaries of one site each")
-        if not isinstance(name, str):
-            raise ArgumentError("this dictionary does not say where it reads; give {site: dictionary}")
+            raise ArgumentError(f"{name}: {shown(each)}; give dictionaries of one site each")
         if isinstance(getattr(each, "activation", None), BatchTopK):
             raise ArgumentError(
                 f"{name}: BatchTopK selects over all positions of a batch; use "
                 "jmi_sparse.at_threshold(dictionary)"
             )
-    if not found:
-        raise ArgumentError("dictionaries={}: give {site: dictionary}")
     return found
-
-
-def _names(name: str, dictionary: Any) -> list[str]:
-    """The sites to capture: of several layers those that the dictionary has."""
-    several = isinstance(dictionary, (DictionarySet, CrossLayerTranscoder))
-    if several != ("*" in name):
-        raise ArgumentError(
-            f"{shown(name)}: a dictionary of one layer reads one site, blocks.3.…, and one of several layers "
-            "blocks.*.…"
-        )
-    return [name.replace("*", str(layer), 1) for layer in dictionary.layers] if several else [name]
 
 
 def _reducer(lm: LanguageModel, dictionary: Any, capacity: int) -> Any:
@@ -207,11 +207,8 @@ def _reducer(lm: LanguageModel, dictionary: Any, capacity: int) -> Any:
 def reading(dictionaries: Any) -> dict[int, tuple[str, Any]]:
     """By layer, the site that is read and the dictionary that reads it; arguments as of `features`."""
     found: dict[int, tuple[str, Any]] = {}
-    for name, each in _sites(dictionaries):
-        if isinstance(each, (DictionarySet, CrossLayerTranscoder)):
+    for name, each in _listed(dictionaries).items():
+        for site, layer in sites_of(name, each).items():
             own = each.encoder if isinstance(each, CrossLayerTranscoder) else each.__getitem__
-            pairs = zip(each.layers, _names(name, each), strict=True)
-            found |= {layer: (one, own(layer)) for layer, one in pairs}
-        else:
-            found[_layer(name)] = name, each
+            found[_layer(site)] = site, each if layer is None else own(layer)
     return found

@@ -57,6 +57,11 @@ class Rewired:
         return found
 
     @property
+    def writes_stream(self) -> bool:
+        """Whether a module writes the stream itself, which is then no sum of what the model wrote."""
+        return any(wire.writes.startswith("hook_resid") for wire in self.wires)
+
+    @property
     def n_layers(self) -> int:
         """Number of layers."""
         return self.model.n_layers

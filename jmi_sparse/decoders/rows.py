@@ -10,6 +10,7 @@ import numpy as np
 from jmi.checks import shown
 from jmi.errors import ArgumentError
 from jmi.model.sites import split, table_of
+from jmi.numerics import wide
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.dictionary import Dictionary
 from jmi_sparse.dictionaries.layered import DictionarySet
@@ -114,7 +115,8 @@ def _layer(name: Any) -> int:
 
 
 def unit(rows: jax.Array) -> jax.Array:
-    """Rows ``[..., d]`` of norm 1; those of 0 stay 0."""
+    """Rows ``[..., d]`` of norm 1, in float32 or more; those of 0 stay 0."""
+    rows = rows.astype(wide(rows.dtype))
     return rows / jnp.broadcast_to(
         jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-10), rows.shape
     )

@@ -81,6 +81,8 @@ class JumpReLU:
 
     def __call__(self, linear: jax.Array) -> jax.Array:
         active = (linear > over(self.threshold, linear)) & (linear > 0)
+        # A comparison with NaN is false, and would hide it.
+        active = active | jnp.isnan(linear)
         return jnp.where(active, linear, jnp.zeros_like(linear))
 
     def scaled(self, norms: jax.Array) -> "JumpReLU":
@@ -110,7 +112,8 @@ class Gated:
 
     def of(self, linear: jax.Array, magnitude: jax.Array) -> jax.Array:
         """Features of a magnitude before relu that need not be its own."""
-        active = linear + over(self.b_gate, linear) > 0
+        gate = linear + over(self.b_gate, linear)
+        active = (gate > 0) | jnp.isnan(gate)
         return jnp.where(active, jax.nn.relu(magnitude), jnp.zeros_like(linear))
 
     def scaled(self, norms: jax.Array) -> "Gated":

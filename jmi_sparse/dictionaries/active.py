@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jmi.checks import whole_number
+from jmi.numerics import wide
 from jmi_sparse.dictionaries.activations import largest
 
 EMPTY = -1
@@ -54,10 +55,12 @@ def written(ids: jax.Array, values: jax.Array, rows: jax.Array) -> jax.Array:
     lead, d = ids.shape[:-1], rows.shape[-1]
     ids, values = ids.reshape(-1, ids.shape[-1]), values.reshape(-1, values.shape[-1])
 
+    dtype = wide(rows.dtype)
+
     def add(total: jax.Array, place: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         at, value = place
-        return total + value[:, None] * rows[at], None
+        return total + value[:, None] * rows[at].astype(dtype), None
 
     # Of no feature the value is 0, whatever row its id names.
-    total, _ = lax.scan(add, jnp.zeros((len(ids), d), rows.dtype), (ids.T, values.T.astype(rows.dtype)))
-    return total.reshape(*lead, d)
+    total, _ = lax.scan(add, jnp.zeros((len(ids), d), dtype), (ids.T, values.T.astype(dtype)))
+    return total.astype(rows.dtype).reshape(*lead, d)

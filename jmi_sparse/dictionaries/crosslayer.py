@@ -63,6 +63,9 @@ class CrossLayerTranscoder:
     def __post_init__(self) -> None:
         if not self.targets:
             object.__setattr__(self, "targets", self.layers)
+        for layers in (self.layers, self.targets):
+            if list(layers) != sorted(set(layers)):
+                raise ArgumentError(f"layers {list(layers)}: give each once, in ascending order")
         known = {(i, t) for i in range(len(self.layers)) for t in range(len(self.targets))}
         # An index that is out of range would be read as the last one.
         if not known.issuperset(self.pairs) or len(set(self.pairs)) != len(self.pairs):

@@ -92,7 +92,9 @@ class Dictionary:
     @property
     def decoder_norms(self) -> jax.Array:
         """Euclidean norm of each decoder row ``[features]``, in float32 or more."""
-        return jnp.linalg.norm(self.W_dec.astype(wide(self.W_dec.dtype)), axis=-1)
+        square = jnp.square(self.W_dec.astype(wide(self.W_dec.dtype))).sum(-1)
+        # The gradient of a root at 0 is none; that of a row of zeros is 0.
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
     @precise()
     def encode(self, x: jax.Array) -> jax.Array:
@@ -124,6 +126,10 @@ class Dictionary:
         if not isinstance(self.activation, TopK) or self.activation.k > capacity:
             return active.sparse(self.encode(x), capacity)
         ids, values = self.activation.kept(*self._apart(x))
+        if self.activation.relu == "none":
+            # The largest first, whatever the sign.
+            order = jnp.argsort(-jnp.abs(values), axis=-1)
+            ids, values = (jnp.take_along_axis(part, order, axis=-1) for part in (ids, values))
         return active.padded(ids, values, jnp.zeros(ids.shape[:-1], bool), capacity)
 
     @precise()

@@ -74,7 +74,9 @@ def fold_norm_factor(
         least = d.residual_threshold / factor
         return dataclasses.replace(d, b_dec=b_dec, residual_threshold=least, normalisation=normalisation)
     activation = d.activation
-    if isinstance(activation, BatchTopK) and d.rescale_acts_by_decoder_norm:
+    if normalisation is not None and normalisation.by_vector:
+        raise ArgumentError(f"factor: {type(normalisation).__name__} already scales each input by itself")
+    if isinstance(activation, (BatchTopK, JumpReLU)) and d.rescale_acts_by_decoder_norm:
         # Its threshold is compared with what the shorter decoder rows make smaller.
         activation = dataclasses.replace(activation, threshold=activation.threshold / factor)
     return dataclasses.replace(

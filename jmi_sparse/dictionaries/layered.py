@@ -178,7 +178,9 @@ def widened(dictionary: Dictionary, features: int) -> Dictionary:
         )
     if isinstance(activation, TopK):
         # Features of rows without a norm would be scaled to 0, which is more than a negative value.
-        raw = activation.relu == "none" and dictionary.rescale_acts_by_decoder_norm
+        raw = activation.relu == "none" and (
+            dictionary.rescale_acts_by_decoder_norm or dictionary.b_enc is None
+        )
         if activation.k > dictionary.n_features or raw:
             raise ArgumentError(
                 f"stack: a dictionary of {dictionary.n_features} features that keeps {activation.k} of them "

@@ -4,7 +4,7 @@ Axis letters: L sites that are read, T sites that are written, b batch, s places
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jmi.errors import ArgumentError, HookError
 from jmi.lm import LanguageModel
 from jmi.model.sites import find, layer_name, split
 from jmi_sparse.dictionaries.activations import BatchTopK
+from jmi_sparse.dictionaries.by_site import by_site, sites_of
 from jmi_sparse.dictionaries.crosscoder import Crosscoder
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.kinds import AnyDictionary
@@ -79,23 +80,14 @@ def _listed(given: Any) -> Iterator[tuple[str, str | None, Any]]:
     if isinstance(given, AnyDictionary):
         yield "", None, given
         return
-    if not isinstance(given, Mapping) or not given:
-        raise ArgumentError(f"dictionaries={shown(given)}: {_GIVE}")
-    for site, value in given.items():
-        if not isinstance(site, str):
-            raise ArgumentError(f"dictionaries: {shown(site)} is no name of a site; {_GIVE}")
+    for site, value in by_site(given).items():
         if isinstance(value, DictionarySet):
-            yield from (("", _of_layer(site, layer), value[layer]) for layer in value.layers)
+            for name, layer in sites_of(site, value).items():
+                yield "", name, value[layer or 0]
             continue
         several = isinstance(value, (list, tuple))
         for i, each in enumerate(value if several else [value]):
             yield (f"[{i}]" if several else ""), site, each
-
-
-def _of_layer(site: str, layer: int) -> str:
-    if "*" not in site:
-        raise ArgumentError(f"{shown(site)}: a set has dictionaries of several layers; give blocks.*.…")
-    return layer_name(site, layer)
 
 
 def _one(lm: LanguageModel, ending: str, site: str | None, dictionary: Any) -> Placed:

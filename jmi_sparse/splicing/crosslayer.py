@@ -18,7 +18,7 @@ from jmi.model.sites import Site, slots
 from jmi_sparse.dictionaries.activations import over
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.dictionary import Dictionary
-from jmi_sparse.splicing.modules import apart, place_of, special_places, transcoder_sites
+from jmi_sparse.splicing.modules import apart, place_of, special_places, transcoder_sites, with_error
 
 
 @tree.dataclass
@@ -65,32 +65,34 @@ class SplicedCLT:
         encoder: Dictionary = self.params["encoder"]
         own = encoder.encode_through(read, lambda pre: here.tap(f"{name}.hook_features_pre", pre))
         features = here.tap(f"{name}.hook_features", own)
-        total = self._wrote(carry["written"], features, row)
+        more = self._written(features, row)
+        total = carry["written"] + more
         carry = {**carry, "written": total}
         rest = encoder.skipped(read)
         rest = rest + over(encoder.b_dec, rest)
-        output = total[:, :, row] + rest
+        output = (total[:, :, row] + rest).astype(written.dtype)
         if self.error:
             hooked = [here.tap.hooked(f"{name}.hook_features{end}") for end in ("_pre", "")]
-            clean = self._wrote(carry["clean"], encoder.encode(read), row) if any(hooked) else total
-            carry = {**carry, "clean": clean}
-            y = clean[:, :, row] + rest
-            missed = (written.astype(y.dtype) - y).astype(written.dtype)
-            output = output + here.tap(f"{name}.hook_error", missed).astype(y.dtype)
-        return apart(carry["special"], output.astype(written.dtype), written), carry
+            plain = self._written(encoder.encode(read), row) if any(hooked) else more
+            # Not the total: what is carried here may come from a run with other hooks.
+            carry = {**carry, "clean": carry["clean"] + plain}
+            y = (carry["clean"][:, :, row] + rest).astype(written.dtype)
+            output = with_error(output, y, written, lambda e: here.tap(f"{name}.hook_error", e))
+        return apart(carry["special"], output, written), carry
 
-    def _wrote(self, total: jax.Array, features: jax.Array, row: jax.Array) -> jax.Array:
-        """``total`` ``[b, s, L, d]`` with what the features of one layer write into it and later ones."""
+    def _written(self, features: jax.Array, row: jax.Array) -> jax.Array:
+        """What the features of one layer write into it and later ones, ``[b, s, L, d]``."""
         table = np.full((len(self.layers), len(self.layers)), -1, np.int32)
         for pair, (source, target) in enumerate(self.pairs):
             table[source, target] = pair
 
-        def into(target: jax.Array, pair: jax.Array) -> jax.Array:
-            # A conditional: an earlier layer costs nothing.
-            return lax.cond(pair >= 0, lambda: target + features @ self.W_dec[pair], lambda: target)
+        nothing = jnp.zeros((*features.shape[:-1], self.W_dec.shape[-1]), self.W_dec.dtype)
 
-        by_target = jnp.moveaxis(total, 2, 0), jnp.asarray(table)[row]
-        return jnp.moveaxis(lax.scan(lambda _, each: (None, into(*each)), None, by_target)[1], 0, 2)
+        def into(_: None, pair: jax.Array) -> tuple[None, jax.Array]:
+            # A conditional: an earlier layer costs nothing.
+            return None, lax.cond(pair >= 0, lambda: features @ self.W_dec[pair], lambda: nothing)
+
+        return jnp.moveaxis(lax.scan(into, None, jnp.asarray(table)[row])[1], 0, 2)
 
 
 def module_of(clt: CrossLayerTranscoder, **options: Any) -> SplicedCLT:

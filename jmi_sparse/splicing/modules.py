@@ -1,6 +1,6 @@
 """Modules that put a dictionary into a model (`jmi.rewire`), with its features as sites."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jmi import tree
 from jmi.engine.wired import Here
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site
+from jmi.numerics import wide
 from jmi_sparse.dictionaries.dictionary import Dictionary
 from jmi_sparse.dictionaries.pursuit import MatchingPursuit
 
@@ -71,31 +72,28 @@ class SplicedSAE:
     def __call__(self, read: jax.Array, written: jax.Array, carry: Any, here: Here) -> Any:
         """The output in place of what was read."""
         sae, name = self.params, lambda part: _named(here.site, part)
-        dtype = sae.W_dec.dtype
 
-        def tap(part: str, value: jax.Array) -> jax.Array:
-            return here.tap(name(part), value)
+        def output_of(features: jax.Array) -> jax.Array:
+            y = sae.decode(features, x)
+            if isinstance(sae, Dictionary) and sae.W_skip is not None:
+                y = y + sae.skipped(x)
+            return y.astype(written.dtype)
 
-        def at_site(part: str, value: jax.Array) -> jax.Array:
-            return tap(part, value.astype(written.dtype)).astype(dtype)
-
-        x = at_site("input", written)
+        x = here.tap(name("input"), written)
         if isinstance(sae, MatchingPursuit):
             clean = sae.encode(x)
         else:
-            clean = sae.encode_through(x, lambda pre: tap("acts_pre", pre))
-        features = tap("acts_post", clean)
-        y = sae.decode(features, x)
-        output = at_site("recons", y)
+            clean = sae.encode_through(x, lambda pre: here.tap(name("acts_pre"), pre))
+        features = here.tap(name("acts_post"), clean)
+        y = output_of(features)
+        output = here.tap(name("recons"), y)
         if self.error:
             if here.tap.hooked(name("input")) or here.tap.hooked(name("acts_pre")):
-                missed = sae.error(written)
+                y = sae.reconstruct(written).astype(written.dtype)
             elif here.tap.hooked(name("acts_post")):
-                missed = written.astype(dtype) - sae.decode(clean, written)
-            else:
-                missed = written.astype(dtype) - y
-            output = output + at_site("error", missed)
-        return apart(carry, tap("output", output.astype(written.dtype)), written), carry
+                y = output_of(clean)
+            output = with_error(output, y, written, lambda e: here.tap(name("error"), e))
+        return apart(carry, here.tap(name("output"), output), written), carry
 
 
 def _named(site: Site, part: str) -> str:
@@ -141,13 +139,21 @@ class SplicedTranscoder:
         part, name = self.params, place_of(here.site)
         clean = part.encode_through(read, lambda pre: here.tap(f"{name}.hook_features_pre", pre))
         features = here.tap(f"{name}.hook_features", clean)
-        output = part.decode(features, read) + part.skipped(read)
+        output = (part.decode(features, read) + part.skipped(read)).astype(written.dtype)
         if self.error:
             hooked = [here.tap.hooked(f"{name}.hook_features{end}") for end in ("_pre", "")]
-            y = part.reconstruct(read) if any(hooked) else output
-            missed = (written.astype(y.dtype) - y).astype(written.dtype)
-            output = output + here.tap(f"{name}.hook_error", missed).astype(y.dtype)
-        return apart(carry, output.astype(written.dtype), written), carry
+            y = part.reconstruct(read).astype(written.dtype) if any(hooked) else output
+            output = with_error(output, y, written, lambda e: here.tap(f"{name}.hook_error", e))
+        return apart(carry, output, written), carry
+
+
+def with_error(
+    output: jax.Array, clean: jax.Array, written: jax.Array, tap: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """``output`` and what ``clean`` misses of ``written``, all in its dtype, added in float32 or more."""
+    wider = wide(written.dtype)
+    missed = tap((written.astype(wider) - clean.astype(wider)).astype(written.dtype))
+    return (output.astype(wider) + missed.astype(wider)).astype(written.dtype)
 
 
 def place_of(site: Site) -> str:

@@ -13,6 +13,7 @@ from jmi.errors import ArgumentError, HookError
 from jmi.lm import LanguageModel, check_lm
 from jmi.model.sites import Site, find, table_of
 from jmi_sparse.dictionaries.activations import BatchTopK
+from jmi_sparse.dictionaries.by_site import by_site, sites_of
 from jmi_sparse.dictionaries.crosscoder import Crosscoder
 from jmi_sparse.dictionaries.crosslayer import CrossLayerTranscoder
 from jmi_sparse.dictionaries.dictionary import Dictionary
@@ -94,7 +95,8 @@ def splice(
     error, special = flag("error", error), _special(lm, skip_special)
     if isinstance(dictionaries, CrossLayerTranscoder):
         return _with_clt(lm, dictionaries, special, error)
-    placed = [_placed(lm, name, each) for name, each in _listed(lm, dictionaries)]
+    placed = [_placed(lm, name, each) for name, each in _listed(dictionaries)]
+    _check_apart(lm, placed, error)
     modules: dict[tuple[str | Iterable[str], str], Any] = {}
     for point in dict.fromkeys(p.reads.point for p in placed):
         here = [p for p in placed if p.reads.point == point]
@@ -103,6 +105,26 @@ def splice(
             module = _module(lm, alike, max(p.dictionary.n_features for p in here), special, error)
             modules |= {p.ends(): module for p in alike}
     return jmi.rewire(lm, modules)
+
+
+def _check_apart(lm: LanguageModel, placed: list[_Placed], error: bool) -> None:
+    """Refuse two dictionaries at one place, and one where nothing reads what it writes."""
+    seen: set[tuple[str, int]] = set()
+    for p in placed:
+        if (p.reads.point, p.layer) in seen:
+            raise ArgumentError(
+                f"{p.ends()[0]}: two dictionaries read here; splice one, or one after the other"
+            )
+        seen.add((p.reads.point, p.layer))
+    for p in placed if not error else ():
+        gone = {f"blocks.*.{name}" for name in between(lm, p.reads, p.writes)}
+        for other in placed:
+            here = {other.reads.point, other.writes.point}
+            if other.layer == p.layer and gone & here:
+                raise ArgumentError(
+                    f"{other.ends()[0]}: without its error the transcoder at {p.ends()[0]} stands for what "
+                    "is here; leave one of them out, or splice with error=True"
+                )
 
 
 def _special(lm: LanguageModel, asked: Any) -> Any:
@@ -119,31 +141,19 @@ def _special(lm: LanguageModel, asked: Any) -> Any:
     return jnp.asarray(sorted(set(lm.tokenizer.special.values())), jnp.int32)
 
 
-def _listed(lm: LanguageModel, given: Any) -> list[tuple[str, Any]]:
+def _listed(given: Any) -> list[tuple[str, Any]]:
     """Sites and dictionaries, sets taken apart."""
-    if isinstance(given, (DictionarySet, Dictionary, MatchingPursuit)):
-        if given.hook_in is None:
-            raise ArgumentError(
-                "splice: this dictionary does not say where it reads; give {site: dictionary}"
-            )
-        given = {given.hook_in: given}
-    if not isinstance(given, Mapping) or not given:
-        raise ArgumentError(f"dictionaries={shown(given)}: give a dict, {{site: dictionary}}")
     found: list[tuple[str, Any]] = []
-    for name, each in given.items():
+    for name, each in by_site(given).items():
         if isinstance(each, DictionarySet):
-            found += [(_of_layer(name, layer), each[layer]) for layer in each.layers]
+            found += [
+                (site, each[layer]) for site, layer in sites_of(name, each).items() if layer is not None
+            ]
         elif isinstance(each, (Dictionary, MatchingPursuit)):
             found.append((name, each))
         else:
-            raise ArgumentError(f"{shown(name)}: {_why_not(each)}")
+            raise ArgumentError(f"{name}: {_why_not(each)}")
     return found
-
-
-def _of_layer(name: str, layer: int) -> str:
-    if not name.startswith("blocks.*."):
-        raise ArgumentError(f"{shown(name)}: a set has dictionaries of several layers; give blocks.*.…")
-    return name.replace("*", str(layer), 1)
 
 
 def _why_not(given: Any) -> str:
@@ -177,6 +187,10 @@ def _placed(lm: LanguageModel, name: str, dictionary: Any) -> _Placed:
     _check_width(name, "reads", dictionary.d_in, reads)
     _check_width(name, "writes", dictionary.d_out, writes)
     hook_z = len(reads.axes) == 4
+    if dictionary.kind == "transcoder" and (hook_z or len(writes.axes) == 4):
+        raise ArgumentError(
+            f"{name}: a transcoder between vectors of heads; take points of the stream's width"
+        )
     if hook_z != dictionary.hook_z:
         dictionary = dataclasses.replace(dictionary, hook_z=hook_z)
     return _Placed(dictionary, layer, reads, writes)
@@ -230,6 +244,12 @@ def between(lm: LanguageModel, reads: Site, writes: Site) -> tuple[str, ...]:
 
 
 def _with_clt(lm: LanguageModel, clt: CrossLayerTranscoder, special: Any, error: bool) -> LanguageModel:
+    if isinstance(clt.activation, BatchTopK):
+        raise ArgumentError(
+            "splice: BatchTopK selects over all positions of a batch; it cannot stand in a run"
+        )
+    if any(clt.targets[target] < clt.layers[source] for source, target in clt.pairs):
+        raise ArgumentError("splice: this transcoder writes into layers before the one it reads")
     if clt.layers != clt.targets:
         raise ArgumentError(
             f"splice: this transcoder reads layers {list(clt.layers)} and writes {list(clt.targets)}; load "

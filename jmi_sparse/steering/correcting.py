@@ -11,7 +11,7 @@ import numpy as np
 import jmi
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.checks import shown
+from jmi.checks import real_array, shown, whole_array
 from jmi.errors import ArgumentError
 from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
@@ -137,11 +137,14 @@ def commit_and_correct(
     decoders, prompts = decoders_of(dictionaries), lm.prompts(prompt)
     if prompts.shape[0] != 1:
         raise ArgumentError(f"prompt={shown(prompt)}: give one prompt")
-    length = prompts.shape[1]
+    if prompts.mask is not None and not np.asarray(prompts.mask).all():
+        raise ArgumentError("prompt: give one without padding; a position is a place in it")
+    length, position = prompts.shape[1], int(whole_array("position", position))
     if not -length <= position < length:
         raise ArgumentError(f"position={position}: the prompt has {length} tokens")
+    values = np.atleast_1d(np.asarray(real_array("strengths", strengths), np.float64))
     weights = [-1.0] * len(suppressed) + [1.0] * len(committed)
-    grid = jmi.Grid(strength=np.asarray(strengths, float))
+    grid = jmi.Grid(strength=values)
     commit = inject(lm, decoders, [*suppressed, *committed], position, commit_strength, weights=weights)
     correct = inject(lm, decoders, list(correcting), position, grid["strength"], from_layer=from_layer)
     heads = PATTERN in table_of(lm.arch)
@@ -155,7 +158,7 @@ def commit_and_correct(
         changed = np.asarray(found["looks"])[:, 0] - np.asarray(plain["looks"])[:1]
     return Correction(
         words,
-        np.asarray(strengths, float),
+        values,
         np.asarray(plain["probs"])[0],
         np.asarray(found["probs"])[:, 0],
         np.asarray(found["top"])[:, 0],

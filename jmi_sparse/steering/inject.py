@@ -151,7 +151,12 @@ def _targets(decoders: Decoders, layer: int, first: int) -> list[int]:
 
 def _positions(position: Any, layers: int) -> Any:
     """Positions as `PerLayer` takes them: of several there is a row for each layer."""
+    several = "give one, or a list of those that are written together; an axis has one in each cell"
     if isinstance(position, Swept):
+        if position.values.ndim != 1:
+            raise ArgumentError(f"position={shown(position)}: {several}")
         return position
     places = np.asarray(whole_array("position", position))
-    return places if places.ndim == 0 else np.tile(places.reshape(-1), (layers, 1))
+    if places.ndim > 1:
+        raise ArgumentError(f"position={shown(position)}: {several}")
+    return places if places.ndim == 0 else np.tile(places, (layers, 1))

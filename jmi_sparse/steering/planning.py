@@ -10,7 +10,7 @@ import numpy as np
 import jmi
 from jmi import tree
 from jmi.captures.output import Output
-from jmi.checks import shown, whole_number
+from jmi.checks import real_array, shown, whole_number
 from jmi.errors import ArgumentError
 from jmi.interp.results import Result, array, short
 from jmi.lm import LanguageModel, check_lm
@@ -132,6 +132,7 @@ def planning_site(
     """
     check_lm(lm)
     decoders, prompts = decoders_of(dictionaries), lm.prompts(prompt)
+    values = np.atleast_1d(np.asarray(real_array("strengths", strengths), np.float64))
     if prompts.shape[0] != 1:
         raise ArgumentError(f"prompt={shown(prompt)}: give one prompt")
     pairs = np.asarray([*suppressed, *injected])
@@ -140,7 +141,7 @@ def planning_site(
     draws = np.random.default_rng(whole_number("seed", seed, 0))
     others = np.stack([pairs] * (1 + whole_number("controls", controls, 0)))
     others[1:, :, 1] = draws.integers(decoders.n_features, size=others[1:, :, 1].shape)
-    grid = jmi.Grid(features=others, position=range(prompts.shape[1]), strength=np.asarray(strengths, float))
+    grid = jmi.Grid(features=others, position=range(prompts.shape[1]), strength=values)
     weights = [-1.0] * len(suppressed) + [1.0] * len(injected)
     hooks = inject(lm, decoders, grid["features"], grid["position"], grid["strength"], weights=weights)
     metric = Chance(word)
@@ -152,7 +153,7 @@ def planning_site(
         word,
         tuple((int(a), int(b)) for a, b in suppressed),
         tuple((int(a), int(b)) for a, b in injected),
-        np.asarray(strengths, float),
+        values,
         probs[0],
         logits[0],
         (float(plain["prob"][0]), float(plain["logit"][0])),

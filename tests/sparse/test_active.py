@@ -82,6 +82,37 @@ def test_the_largest_of_many_are_found_block_by_block_equal_ones_included():
     assert str(jax.make_jaxpr(lambda v: largest(v, 8))(given)).count("top_k") == 2
 
 
+def test_rows_are_summed_in_float32_and_the_largest_come_first_whatever_their_sign():
+    draw = np.random.default_rng(0).normal
+    arrays = {
+        "W_enc": draw(size=(D, 640)),
+        "W_dec": draw(size=(640, D)),
+        "b_dec": draw(size=D),
+        "b_enc": np.zeros(640),
+    }
+    half = jmi_sparse.Dictionary(
+        **{name: jnp.asarray(x, jnp.bfloat16) for name, x in arrays.items()}, activation=jmi_sparse.TopK(40)
+    )
+    x = jnp.asarray(points(4, D), jnp.bfloat16)
+    features = np.asarray(half.encode(x), np.float64)
+    want = features @ np.asarray(half.W_dec, np.float64) + np.asarray(half.b_dec, np.float64)
+    assert np.abs(np.asarray(half.reconstruct(x), np.float64) - want).max() <= 0.006 * np.abs(want).max()
+    raw = dictionary(jmi_sparse.TopK(6, "none"))
+    for capacity in (3, 6, 9):
+        values = np.abs(np.asarray(raw.encode_sparse(points(5, D).astype(np.float32), capacity).values))
+        assert (np.diff(values) <= 0).all()
+
+
+def test_nan_is_not_hidden_by_a_threshold():
+    x = points(2, D).astype(np.float32)
+    x[0, 1] = np.nan
+    for activation in (jmi_sparse.JumpReLU(jnp.full(F, 0.1)), jmi_sparse.Gated(*[jnp.zeros(F)] * 3)):
+        skip = ("b_enc",) if isinstance(activation, jmi_sparse.Gated) else ()
+        found = np.asarray(dictionary(activation, skip=skip).reconstruct(x))
+        assert np.isnan(found[0]).all()
+        assert np.isfinite(found[1]).all()
+
+
 def test_no_places_is_an_error():
     with pytest.raises(ArgumentError, match="capacity"):
         dictionary().encode_sparse(points(), 0)

@@ -90,6 +90,19 @@ def test_what_would_be_mixed_up_is_refused(lm, tokens):
             jmi_sparse.features(lm, tokens, given)
 
 
+def test_what_looks_at_other_positions_takes_no_padding(lm, tokens):
+    from tests.sparse.test_dictionary import temporal
+
+    batch = dictionary(activation=jmi_sparse.BatchTopK(jnp.ones(()), 2))
+    for one, takes in ((dictionary(), True), (batch, False), (temporal(), False)):
+        assert jmi_sparse.Encode(one, 3).takes_padding == takes
+    padded = (tokens, np.arange(7)[None] >= np.array([[0], [2]]))
+    with pytest.raises(ArgumentError, match="one length"):
+        jmi_sparse.features(lm, padded, {"blocks.1.hook_resid_post": temporal()})
+    with pytest.raises(HookError):
+        jmi_sparse.features(lm, tokens, {"blocks.*.hook_resid_post": jmi_sparse.stack({9: dictionary()})})
+
+
 def test_bad_input_is_named(lm, tokens):
     for given, words in (
         ({}, "give"),

@@ -97,3 +97,13 @@ def test_a_batch_of_topk_at_its_threshold(rescaled):
 def test_thresholds_are_folded_with_the_features_they_belong_to():
     one = dictionary(jmi_sparse.JumpReLU(jnp.asarray(THRESHOLD)), np.float64)
     assert_agree(one.fold_norms().activation.threshold, THRESHOLD * NORMS)
+
+
+def test_a_factor_changes_what_a_threshold_in_units_of_rows_is_compared_with():
+    threshold = jmi_sparse.JumpReLU(jnp.linspace(0, 2, F))
+    trained = dictionary(threshold, np.float64, rescale_acts_by_decoder_norm=True)
+    folded, x = jmi_sparse.fold_norm_factor(trained, 3.0), points()
+    assert_agree(folded.reconstruct(x), trained.reconstruct(3.0 * x) / 3.0)
+    np.testing.assert_array_equal(folded.encode(x) != 0, trained.encode(3.0 * x) != 0)
+    with pytest.raises(ArgumentError, match="scales each input by itself"):
+        jmi_sparse.fold_norm_factor(dictionary(normalisation=jmi_sparse.ConstantNorm()), 2.0)

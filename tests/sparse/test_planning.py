@@ -118,6 +118,14 @@ def test_committing_and_correcting_is_what_two_hooks_do(atlas, capitals):
     assert np.abs(found.looks[:, 5]).max() > 1e-4
 
 
+def test_a_correction_of_a_padded_prompt_is_refused(atlas, capitals):
+    tokens = atlas.to_tokens(PROMPT.format("France"))
+    padded = np.pad(tokens, ((0, 0), (2, 0))), np.pad(np.ones_like(tokens, bool), ((0, 0), (2, 0)))
+    options = {"words": (3, 4), "committed": [(4, 1)], "correcting": [(4, 2)], "from_layer": 4}
+    with pytest.raises(ArgumentError, match="without padding"):
+        jmi_sparse.commit_and_correct(atlas, padded, capitals, -1, **options)
+
+
 def test_an_arm_of_a_comparison_is_its_parts():
     """Of a cross-layer transcoder, features are ranked by rows into one layer, or by the best of any."""
     lm = jmi.LanguageModel(*_tiny(), name="tiny")

@@ -207,7 +207,7 @@ REFUSED = {
     "does not say its hook_out": lambda: {SITE: sae(kind="transcoder")},
     "does not say its hook_in": lambda: sae(),
     "no dictionary of one site": lambda: {SITE: clt()},
-    "give {site: dictionary}": lambda: {},
+    "give a dict, {site: dictionary}": lambda: {},
     "is no name of a site": lambda: {3: sae()},
     "several layers": lambda: {SITE: jmi_sparse.stack({2: sae()})},
     "named twice": lambda: {SITE: sae(), "blocks.-4.hook_resid_post": sae()},

@@ -35,6 +35,10 @@ def model():
     return jmi.LanguageModel(tiny(), lively(tiny(), jnp.float64), name="tiny")
 
 
+def swept(values):
+    return jmi.Grid(axis=values)["axis"]
+
+
 def row(clt, source, target, feature):
     return np.asarray(clt.W_dec[clt.pairs.index((source, target))][feature])
 
@@ -126,6 +130,25 @@ def test_features_are_an_axis_and_several_positions_are_written_at_once(lm, toke
             assert_agree(got[i, j], np.asarray(metric(lm.run(tokens, by_hand))))
 
 
+def test_several_positions_as_many_as_there_are_layers(lm, tokens):
+    clt, metric = crosslayer(False), jmi.metrics.LogProb(5)
+    got = metric(lm.run(tokens, jmi_sparse.inject(lm, clt, (0, 2), [0, 2, 3, 5], 2.0)))
+    by_hand = {
+        f"blocks.{t}.hook_mlp_out": jmi.Add(2.0 * row(clt, 0, t, 2), positions=[0, 2, 3, 5]) for t in range(4)
+    }
+    assert_agree(np.asarray(got), np.asarray(metric(lm.run(tokens, by_hand))))
+
+
+def test_norms_are_those_of_float32_in_half_precision():
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=(5, D)) * 300, jnp.float16)
+    sae = jmi_sparse.Dictionary(
+        rows.T, rows, jnp.zeros(D, jnp.float16), jmi_sparse.ReLU(), jnp.zeros(5, jnp.float16)
+    )
+    found = jmi_sparse.search_decoders({"blocks.1.hook_resid_post": sae}, rows[3], k=1)
+    assert int(found.ids[0]) == 3
+    assert abs(float(found.scores[0]) - 1) < 1e-2
+
+
 def test_rows_are_written_where_their_dictionary_writes(lm, tokens):
     """An SAE of what enters a layer is not one of what leaves it."""
     metric = jmi.metrics.LogProb(5)
@@ -156,6 +179,11 @@ def test_rows_are_written_where_their_dictionary_writes(lm, tokens):
         ),
         (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, np.nan), "strength"),
         (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, "10"), "strength"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, [2.0, 5.0]), "strength"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), [[0], [2]]), "position"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), swept([[0, 1], [2, 3]])), "position"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, swept([[0, 1], [2, 3]])), "strength"),
+        (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, from_layer=-1), "from_layer"),
         (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), "last"), "position"),
         (lambda clt: jmi_sparse.inject(model(), clt, (1, 2), 1, from_layer="x"), "from_layer"),
         (lambda clt: jmi_sparse.inject(model(), clt, (3, 2), 1, from_layer=4), "no such layer"),

@@ -203,6 +203,14 @@ def test_transcoders_stand_for_mlps(lm, tokens):
     assert_agree(silent[OUT.format(2)], plain[OUT.format(2)] - plain["blocks.2.mlp.hook_error"])
 
 
+def test_a_dictionary_where_nothing_reads_any_more_is_refused(lm, tokens):
+    inside = dictionary(d_in=24, d_out=24)
+    both = {IN.format(1): transcoder(1, 1), "blocks.1.mlp.hook_post": inside}
+    with pytest.raises(ArgumentError, match="stands for what is here"):
+        jmi_sparse.splice(lm, both, error=False)
+    assert_agree(jmi_sparse.splice(lm, both).run(tokens).logits, lm.run(tokens).logits)
+
+
 def test_points_that_nothing_reads_any_more_are_closed(lm, tokens):
     """A hook there would do nothing, without a word."""
     whole, bare = (jmi_sparse.splice(lm, {IN.format(1): transcoder(1, 1)}, error=e) for e in (True, False))
@@ -331,6 +339,50 @@ def test_special_tokens_are_left_out(lm, tokens):
     assert np.abs(np.asarray(out - kept)[~special]).min(-1).max() > 1e-3
 
 
+def test_a_carry_of_a_run_with_other_hooks_keeps_what_these_did(lm, tokens):
+    """The error is that of what is read, not of what was written along the way."""
+    whole, feature = jmi_sparse.splice(lm, crosslayer(True)), "blocks.1.mlp.hook_features"
+    hooks = {feature: jmi.Zero(units=4)}
+    first = whole.run(tokens, hooks, stop_at_layer=2)
+    then = whole.run(tokens, start_at_layer=2, carry=first.carry).logits
+    assert_agree(then, whole.run(tokens, hooks).logits)
+
+
+def test_a_skip_of_an_autoencoder_is_added(lm, tokens):
+    site, sae = RESID.format(1), dictionary(skip=True)
+    bare = jmi_sparse.splice(lm, {site: sae}, error=False)
+    x = lm.run(tokens, capture=[site])[site]
+    assert_agree(bare.run(tokens).logits, lm.run(tokens, {site: jmi.Replace(sae.reconstruct(x))}).logits)
+    whole = jmi_sparse.splice(lm, {site: sae})
+    same = {f"{site}.hook_sae_acts_post": jmi.Scale(1.0), f"{site}.hook_sae_acts_pre": jmi.Scale(1.0)}
+    assert_agree(whole.run(tokens, same).logits, lm.run(tokens).logits)
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")])
+def test_with_its_error_nothing_changes_in_any_dtype(lm, tokens, dtypes):
+    model, own = map(jnp.dtype, dtypes)
+    cast = lambda tree, dtype: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+    small = dataclasses.replace(lm, params=cast(lm.params, model))
+    site, sae = RESID.format(1), cast(dictionary(), own)
+    out = jmi_sparse.splice(small, {site: sae}).run(tokens, capture=["blocks.2.hook_resid_pre"])
+    got, want = (
+        np.asarray(o["blocks.2.hook_resid_pre"], np.float64)
+        for o in (out, small.run(tokens, capture=["blocks.2.hook_resid_pre"]))
+    )
+    bar = 2e-2 if model == jnp.bfloat16 else 1e-6
+    assert np.abs(got - want).max() <= bar * np.abs(want).max()
+
+
+def test_parts_of_a_stream_that_a_module_writes_are_refused(lm, tokens):
+    spliced = jmi_sparse.splice(lm, {RESID.format(1): dictionary()}, error=False)
+    with pytest.raises(ArgumentError, match="no sum of its parts"):
+        jmi.interp.decompose(spliced, tokens)
+
+
+def late(**changes):
+    return dataclasses.replace(crosslayer(False), **changes)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
@@ -348,6 +400,12 @@ def test_special_tokens_are_left_out(lm, tokens):
             {RESID.format(1): lambda: dictionary(activation=jmi_sparse.BatchTopK(jnp.ones(()), 2))},
             ArgumentError,
             "at_threshold",
+        ),
+        ({RESID.format(3): dictionary, RESID.format(-1): dictionary}, ArgumentError, "two dictionaries"),
+        (
+            lambda: late(activation=jmi_sparse.BatchTopK(jnp.ones(4), 2)),
+            ArgumentError,
+            "cannot stand in a run",
         ),
         (dictionary, ArgumentError, "does not say where it reads"),
         ({"blocks.*.hook_resid_mid": lambda: crosslayer(False)}, ArgumentError, "alone"),

@@ -206,6 +206,11 @@ def check_splits(lm: LanguageModel, by: str) -> None:
             "this model normalises its residual stream after each module: what a module writes is scaled "
             "by later ones, so the stream is no sum of parts"
         )
+    if getattr(arch, "writes_stream", False):
+        raise ArgumentError(
+            "a module writes the residual stream of this model, which is then no sum of its parts; take the "
+            "model without it"
+        )
     split = _SPLITS[by]
     if split is not None:
         if split.source not in table_of(arch):
