@@ -26,7 +26,8 @@ from jmi.errors import (
     OutputError as OutputError,
     TokenizerError as TokenizerError,
 )
-from jmi.generation import Generated as Generated, generate as generate
+from jmi.generated import Generated as Generated
+from jmi.generation import generate as generate
 from jmi.gradients import (
     Gradients as Gradients,
     value_and_grad_at as value_and_grad_at,

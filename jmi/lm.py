@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,9 +12,10 @@ import numpy as np
 
 from jmi.captures.capture import Capture
 from jmi.captures.output import Output
-from jmi.checks import check_model, flag, real_number, shown, whole_number
+from jmi.checks import check_model, flag, shown, whole_number
+from jmi.decoding import Generation, run_generation
 from jmi.engine.forward import finished, run_compiled
-from jmi.engine.lengths import beginning, cut, length_for, padded, rooms_for
+from jmi.engine.lengths import cut, length_for, padded, rooms_for
 from jmi.engine.listed import for_tokens
 from jmi.engine.memory import Memory
 from jmi.engine.programs import compiled
@@ -22,11 +23,14 @@ from jmi.engine.run import plan_run
 from jmi.engine.site_shapes import SiteShapes, shapes_of
 from jmi.engine.takes_padding import held_in
 from jmi.errors import ArgumentError, JmiError, TokenizerError
-from jmi.generation import Generated, Generation, plan_generation, run_generation
+from jmi.generated import Generated
+from jmi.generation import plan_generation
 from jmi.hooks.resolve import Hooks
 from jmi.model.architecture import Architecture, Params
 from jmi.model.inputs import Prompts, as_prompts, checked
-from jmi.tokenizers import Batch, Encoding, Tokenizer
+from jmi.sampling.given import ends_of, key_of, n_vocab_of, with_tokens_of
+from jmi.sampling.options import Sampling, sampling_of
+from jmi.tokenizers import Batch, Encoding, Tokenizer, chat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,28 +137,43 @@ class LanguageModel:
         prompts: Any,
         max_new_tokens: int = 20,
         *,
-        seed: int | None = None,
-        temperature: float = 1.0,
+        stop: int | str | Sequence[int | str] = (),
+        seed: int | Sequence[int] | None = None,
         hooks: Hooks | None = None,
         prompt_hooks: Hooks | None = None,
         step_hooks: Hooks | None = None,
         capture: Sequence[str | Capture] = (),
         memory: bool | Memory = False,
         exact: bool = False,
+        **sampling: Any,
     ) -> Generated:
-        """Continue texts or tokens ``[b, s]``, compiled; as `jmi.generate`.
+        """Continue texts or tokens ``[b, s]``, compiled; as `jmi.generate`, and the result has ``text``.
 
         Args:
-          seed: of the random choice; without one the most likely token is taken.
+          stop: ids and texts that end a row. Texts are looked for in the end: they save no time.
+          seed: of the random choice, or one for each row, which draws what it draws alone; without one the
+            most likely token is taken.
+          sampling: as `jmi.generate`; ``eos_token_id`` is the tokenizer's unless given, ``()`` is none. What
+            else a ``generation_config.json`` names is not read.
           exact: compile for these very numbers of tokens. Otherwise prompts are padded as in `run`, with room
             for more tokens than are generated, unless memory is asked for or captures have a key for each
             place.
 
         Raises:
-          ArgumentError: a model that gives NaN; else as `jmi.generate`.
+          ArgumentError: a model that gives NaN, or options that allow no token; texts in ``stop`` with
+            ``memory`` or under a transformation of jax; else as `jmi.generate`.
+
+        Example:
+          >>> import jmi_models
+          >>> jmi_models.load("atlas").generate("The capital of Japan is", stop=" and").text
+          [' Tokyo and']
         """
-        key = None if seed is None else jax.random.key(whole_number("seed", seed, 0))
         prompts = checked(self.arch, self.prompts(prompts))
+        key, (words, ids) = key_of(seed, prompts.shape[0]), ends_of(stop)
+        if words and self._text() and memory is not False:
+            raise ArgumentError("stop=, a text: memory would hold what comes after it; give token ids")
+        options = with_tokens_of(self.tokenizer, sampling, n_vocab_of(self.arch))
+        chosen = sampling_of(options, n_vocab=n_vocab_of(self.arch), draws=key is not None, stop=ids)
         plan = functools.partial(
             plan_generation,
             self.arch,
@@ -169,25 +188,18 @@ class LanguageModel:
             given = [one for some in (hooks, prompt_hooks, step_hooks) for one in held_in(self.arch, some)]
             given += held_in(self.arch, None, capture)
             rooms = rooms_for(self.arch, self.params, prompts, work.count, given)
-        temperature = real_number("temperature", temperature, above=0)
         found = None
         if rooms is not None:
             # Of a text that would be too long with all that room there is the exact one.
             with contextlib.suppress(JmiError):
                 more = plan(padded(prompts, rooms[0], left=True), max_new_tokens, room=rooms[1])
-                found = _first(self._generated(more, key, temperature), work.count)
-        if found is None:
-            found = self._generated(work, key, temperature)
-        if not isinstance(found.tokens, jax.core.Tracer) and (np.asarray(found.tokens) < 0).any():
-            raise ArgumentError(
-                "the model gives logits that are NaN, so that no token is the likeliest; run the prompt and "
-                "capture jmi.IsFinite() of blocks.*.hook_resid_post to see in which layer it begins"
-            )
-        return found
+                found = self._generated(more, key, chosen).first(work.count)
+        found = found or self._generated(work, key, chosen)
+        found = dataclasses.replace(found, prompts=prompts, tokenizer=self.tokenizer).checked()
+        return found.cut(words, chosen.pad_token_id) if words else found
 
-    def _generated(self, work: Generation, key: Any, temperature: Any) -> Generated:
-        blocks = for_tokens(self.params, work.count, self.arch.n_layers)
-        return _generate(work, self.params, key, temperature, blocks)
+    def _generated(self, work: Generation, *given: Any) -> Generated:
+        return _generate(work, self.params, *given, for_tokens(self.params, work.count, self.arch.n_layers))
 
     def prompts(self, given: Any) -> Prompts:
         """Prompts of a text, of several, of tokens as given, ``(tokens, mask)``, or `Prompts` themselves.
@@ -216,6 +228,13 @@ class LanguageModel:
     def encode(self, text: str, special_tokens: bool = True) -> np.ndarray:
         """Tokens int32 ``[1, s]`` of a text."""
         return self._text().encode(text, special_tokens)[None]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """A conversation as one text, by the model's chat template; as `jmi.tokenizers.chat.render`.
+
+        Its special tokens stand in it: run ``lm.encode(text, special_tokens=False)``, not the text itself.
+        """
+        return chat.render(self._text(), messages, **options).text
 
     def encode_batch(self, texts: Sequence[str], padding: Literal["left", "right"]) -> Batch:
         """Texts padded to one length, with the mask that `run` needs."""
@@ -250,14 +269,8 @@ class LanguageModel:
 
 
 @compiled()
-def _generate(work: Generation, params: Params, key: Any, temperature: Any, blocks: Any) -> Generated:
-    return run_generation(work, params, key, temperature, blocks)
-
-
-def _first(found: Generated, count: int) -> Generated:
-    """The first ``count`` tokens, and what was captured of them."""
-    captures = jax.tree.map(lambda x: beginning(x, (count, *x.shape[1:])), found.captures)
-    return Generated(beginning(found.tokens, (len(found.tokens), count)), captures, found.memory)
+def _generate(work: Generation, params: Params, key: Any, sampling: Sampling, blocks: Any) -> Generated:
+    return run_generation(work, params, key, sampling, blocks)
 
 
 def check_lm(lm: Any) -> LanguageModel:

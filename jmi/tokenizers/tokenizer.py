@@ -55,7 +55,8 @@ class Tokenizer:
     Attributes:
       pad_id: what fills padding; its value never matters, since padding is masked.
       special: names such as ``bos_token`` -> id.
-      chat_templates: name -> Jinja template, as text; "default" is the one that has no name. None is run.
+      chat_templates: name -> Jinja template, as text; "default" is the one that has no name. None
+        is run before `jmi.tokenizers.chat.render` is asked to.
     """
 
     def __init__(
@@ -101,13 +102,17 @@ class Tokenizer:
         config: dict[str, Any] = {"tokenizer_class": "TokenizersBackend"}
         config["add_prefix_space"] = parts.spaces.prefixes(self._backend)
         config["split_special_tokens"] = self._backend.encode_special_tokens
-        names = {name: self._backend.id_to_token(index) for name, index in self.special.items()}
-        write_json(folder / "tokenizer_config.json", config | names | templates)
+        write_json(folder / "tokenizer_config.json", config | self.special_texts | templates)
 
     @property
     def n_vocab(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._backend.get_vocab_size())
+
+    @property
+    def special_texts(self) -> dict[str, str]:
+        """Special tokens as the vocabulary spells them, by names such as ``bos_token``."""
+        return {name: self._piece(index) for name, index in self.special.items()}
 
     def encode(self, text: str, special_tokens: bool = True) -> np.ndarray:
         """Token ids int32 ``[s]``; with the special tokens that ``tokenizer.json`` adds, or without.

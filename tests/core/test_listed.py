@@ -18,6 +18,7 @@ from jmi.engine import listed
 from jmi.engine.listed import PAYS, for_tokens
 from jmi.generation import plan_generation
 from jmi.lm import LanguageModel
+from jmi.sampling.options import Sampling
 from jmi_models.decoder.experts import Experts
 from jmi_models.decoder.mlp import Mlp
 from jmi_models.decoder.positions import Positions
@@ -64,7 +65,8 @@ def program(lm: LanguageModel, blocks: Any) -> str:
     """The compiled generation of a few tokens."""
     given = {"hooks": None, "prompt_hooks": None, "step_hooks": None, "capture": (), "memory": False}
     work = plan_generation(lm.arch, jmi.Prompts(np.zeros((1, 8), np.int32)), N, **given)
-    text: str = language_model._generate.lower(work, lm.params, None, 1.0, blocks).compile().as_text()
+    greedy = Sampling(do_sample=False)
+    text: str = language_model._generate.lower(work, lm.params, None, greedy, blocks).compile().as_text()
     return text
 
 

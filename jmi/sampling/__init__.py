@@ -1,0 +1,1 @@
+"""Sampling: what is done to logits before a token is chosen of them."""
