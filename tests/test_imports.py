@@ -34,6 +34,7 @@ SLOW_ONES = {
         "typer",
         "rich",
         "optax",
+        "jinja2",
     )
 }
 
