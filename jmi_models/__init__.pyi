@@ -5,6 +5,7 @@ from jmi_models.adapted import adapt as adapt
 from jmi_models.auto import CompatibilityReport as CompatibilityReport
 from jmi_models.controls import shuffled as shuffled
 from jmi_models.decoder.transformer import Transformer as Transformer
+from jmi_models.lenses import load_lens as load_lens, save_lens as save_lens
 from jmi_models.loading import architecture as architecture, inspect as inspect, load as load
 from jmi_models.params import init as init, n_params as n_params
 from jmi_models.processing import (

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jmi.engine.wired import Wire, WiredTap
-from jmi.model.architecture import Params
+from jmi.model.architecture import Params, carry_of
 from jmi.model.inputs import Prompts
 from jmi.model.sites import Site, table_of
 from jmi.model.tap import Tap
@@ -113,6 +113,10 @@ class Rewired:
     def unembed(self, params: Params, carry: Any, tap: Tap) -> jax.Array:
         """As the model's."""
         return self.model.unembed(params, carry["host"], tap)
+
+    def carry_of(self, stream: jax.Array) -> Any:
+        """As the model's; no module acts after the layers."""
+        return {"host": carry_of(self.model, stream)}
 
 
 def layers_of(wires: Iterable[Wire], module: int) -> tuple[int, ...]:

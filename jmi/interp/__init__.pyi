@@ -36,6 +36,12 @@ from jmi.interp.edges.selection import (
     top_edges as top_edges,
 )
 from jmi.interp.edges.written import Written as Written, written as written
+from jmi.interp.lenses.jacobian import JacobianLens as JacobianLens, jacobian_lens as jacobian_lens
+from jmi.interp.lenses.jacobian_fit import fit_jacobian_lens as fit_jacobian_lens
+from jmi.interp.lenses.lens import Lens as Lens
+from jmi.interp.lenses.logit_lens import lens_of as lens_of, logit_lens as logit_lens
+from jmi.interp.lenses.tuned import TunedLens as TunedLens, tuned_lens as tuned_lens
+from jmi.interp.lenses.tuned_fit import fit_tuned_lens as fit_tuned_lens
 from jmi.interp.patching.causal_tracing import causal_trace as causal_trace
 from jmi.interp.patching.knockout import KnockoutResult as KnockoutResult, knockout as knockout
 from jmi.interp.patching.patch import patch as patch

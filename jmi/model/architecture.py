@@ -196,6 +196,21 @@ class Attending(Protocol):
         ...
 
 
+class Streaming(Protocol):
+    """An architecture whose layers hand on more than the residual stream, and that reads its logits from that
+    alone.
+    """
+
+    def carry_of(self, stream: jax.Array) -> Any:
+        """What ``unembed`` takes in place of what leaves the last layer, of a stream ``[b, s, d]``."""
+        ...
+
+
+def carry_of(arch: Any, stream: jax.Array) -> Any:
+    """What the ``unembed`` of an architecture takes, of a stream: itself, unless it is `Streaming`."""
+    return arch.carry_of(stream) if hasattr(arch, "carry_of") else stream
+
+
 def require(arch: Any, method: str) -> Any:
     """``arch``, found to have a method of `Attributable` or `Attending`; else ArgumentError."""
     if not hasattr(arch, method):

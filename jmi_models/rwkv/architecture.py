@@ -170,6 +170,10 @@ class Rwkv:
             logits = jnp.einsum("bsd,dv->bsv", x, params["unembed"]["W_U"])
         return tap("hook_logits", tap("unembed.hook_out", logits))
 
+    def carry_of(self, stream: jax.Array) -> Any:
+        """Logits are read from the stream alone."""
+        return {"stream": stream}
+
     # How logits read the stream, given the denominator of a run.
     to_logits = residual.to_logits
     logit_constant = residual.logit_constant

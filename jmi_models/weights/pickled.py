@@ -7,14 +7,17 @@ Source: ``torch.save`` and ``torch._utils`` of PyTorch 2.13; the format is the s
 """
 
 import dataclasses
+import functools
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from jmi.errors import CheckpointError
+from jmi_models.disk import words
 from jmi_models.disk.mapped import NUMPY, mapped, reach
 from jmi_models.weights.pickle_machine import Tensor, described, run
 
@@ -49,13 +52,45 @@ def read_headers(file: Path) -> dict[str, PickledTensor]:
         pickle that asks for more than a state dict needs, values other than tensors, or tensors that
         reach beyond their storage.
     """
+    return _opened(
+        file, lambda archive, value: {k: _locate(file, k, x, archive) for k, x in _flat(value).items()}
+    )
+
+
+def read_nested(file: Path) -> Any:
+    """All that such a file holds, its tensors as `PickledTensor`: dicts, lists and scalars in each other.
+
+    Raises:
+      CheckpointError: as `read_headers`, but that it need be no flat dict; it nests deeper than 8.
+    """
+    return _opened(file, lambda archive, value: _within(file, value, archive, "", 8))
+
+
+def _opened(file: Path, read: Callable[["_Archive", Any], Any]) -> Any:
+    """What ``read`` makes of a checkpoint and of what its pickle describes."""
     try:
         with file.open("rb") as raw:
             archive = _Archive(raw)
-            tensors = _flat(run(archive.read("data.pkl", _LARGEST_PICKLE)))
-            return {name: _locate(file, name, tensor, archive) for name, tensor in tensors.items()}
+            return read(archive, run(archive.read("data.pkl", _LARGEST_PICKLE)))
     except (CheckpointError, OSError) as error:
         raise CheckpointError(f"{file.name}: {error}") from None
+
+
+def _within(file: Path, value: Any, archive: "_Archive", name: str, levels: int) -> Any:
+    if type(value) is Tensor:
+        return _locate(file, name, value, archive)
+    if type(value) not in (dict, list, tuple):
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise CheckpointError(
+            f"{words.name(name)} is {described(value)}; only tensors and plain values are read"
+        )
+    if not levels:
+        raise CheckpointError(f"{words.name(name)} is nested too deeply; save its tensors in one dict")
+    inner = functools.partial(_within, file, archive=archive, levels=levels - 1)
+    if type(value) is dict:
+        return {key: inner(each, name=f"{name}{key}"[:99]) for key, each in value.items()}
+    return [inner(each, name=f"{name}[{i}]"[:99]) for i, each in enumerate(value)]
 
 
 def read_tensor(tensor: PickledTensor, box: tuple[slice, ...] | None = None) -> np.ndarray:
