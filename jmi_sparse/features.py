@@ -209,6 +209,12 @@ def reading(dictionaries: Any) -> dict[int, tuple[str, Any]]:
     found: dict[int, tuple[str, Any]] = {}
     for name, each in _listed(dictionaries).items():
         for site, layer in sites_of(name, each).items():
-            own = each.encoder if isinstance(each, CrossLayerTranscoder) else each.__getitem__
-            found[_layer(site)] = site, each if layer is None else own(layer)
+            found[_layer(site)] = site, _of_layer(each, layer)
     return found
+
+
+def _of_layer(dictionary: Any, layer: int | None) -> Any:
+    """What reads in one layer; the dictionary itself where there is one."""
+    if layer is None:
+        return dictionary
+    return dictionary.encoder(layer) if isinstance(dictionary, CrossLayerTranscoder) else dictionary[layer]

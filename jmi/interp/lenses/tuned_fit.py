@@ -90,9 +90,8 @@ def fit_tuned_lens(
         out = lm.run(part, None, points, logits_at=-1)
         mask = np.ones(part.shape, bool) if part.mask is None else part.mask
         numbers = np.array([rate * (1 - step / steps), decay], zeros[0].dtype)
-        state, loss = _step(
-            lm.arch, lm.params, state, out.stack("hook_resid_pre"), out[points[1].name], mask, numbers
-        )
+        streams = out.stack("hook_resid_pre"), out[points[1].name]
+        state, loss = _step(lm.arch, lm.params, state, streams, mask, numbers)
         losses.append(np.asarray(loss))
         if not np.isfinite(losses[-1]).all():
             break
@@ -116,9 +115,14 @@ def _order(rows: int, batch: int, seed: int) -> Iterator[np.ndarray]:
 
 @compiled(static=0)
 def _step(
-    arch: Any, params: Any, state: tuple[Any, Any], streams: Any, final: Any, mask: Any, numbers: Any
+    arch: Any, params: Any, state: tuple[Any, Any], given: tuple[Any, Any], mask: Any, numbers: Any
 ) -> tuple[tuple[Any, Any], jax.Array]:
-    """Maps and momentum after one step, and the loss of each layer ``[n]`` before it."""
+    """Maps and momentum after one step, and the loss of each layer ``[n]`` before it.
+
+    Args:
+      given: the stream entering each layer and the final one.
+    """
+    streams, final = given
     n, d = streams.shape[0], streams.shape[-1]
     share = jnp.asarray(mask).reshape(-1).astype(numbers.dtype)
     share = share / share.sum(keepdims=True)
