@@ -61,7 +61,7 @@ def key_of(seed: Any, batch: int) -> Any:
     """
     if seed is None:
         return None
-    if not np.ndim(seed):
+    if not isinstance(seed, (list, tuple, range)) and not getattr(seed, "ndim", 0):
         return jax.random.key(whole_number("seed", seed, 0))
     seeds = [whole_number("seed", one, 0) for one in several("seed", seed, "seeds")]
     if len(seeds) != batch:

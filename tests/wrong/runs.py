@@ -54,8 +54,8 @@ def run_calls() -> list[Call]:
             {
                 "prompts": "prompt",
                 "max_new_tokens": "count",
-                "seed": "seed?",
-                "temperature": "positive",
+                "seed": "seed of rows?",
+                "temperature": "positive?",
                 "step_hooks": "hooks",
             },
         ),

@@ -214,6 +214,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "count from 0": Kind(wrong={"as text": "3", "too many": 10**6}, same=SCALARS),
     "seed": Kind(wrong={"as text": "3", "in a list": [2]}, same=SCALARS),
+    "seed of rows": Kind(wrong={"as text": "3", "one too many": [2, 3]}, same=SCALARS),
     "seeds": Kind(wrong={"one alone": 3, "fractions": [0.5], "as texts": ["0"]}, same=AS_ARRAYS),
     "number": Kind(
         fine=("a fraction", "minus one", "infinity", "too large"), wrong={"as text": "3"}, same=SCALARS
